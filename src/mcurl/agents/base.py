@@ -1,0 +1,61 @@
+"""What every agent is: a batch goes in, metrics and priorities come out. It never sees the environment, the replay or the logger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from mcurl.objectives.base import Objective
+from mcurl.replay.batch import Batch, Crop, Shift
+
+
+class Update(NamedTuple):
+    """What one update gives back."""
+
+    metrics: dict[str, Tensor]
+    """Named scalars, detached; they stay on the device until they are logged."""
+    td_error: Tensor | None = None
+    """``float32 [B]``, new priorities of the batch's rows; None where the replay is uniform."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """The data that one update of an agent reads; what its objective wants stands in ``objective.views``."""
+
+    batch: int
+    """Transitions of the RL loss."""
+    prioritised: bool = False
+    """Drawn by priority, otherwise uniformly."""
+    rl: Crop | None = None
+    """Crop of observation and next observation, drawn for each; None: whole frames."""
+    centred: bool = False
+    """The RL loss sees the centre of the crop instead of a random one."""
+    contrast: Crop | Shift | None = None
+    """How a view for the contrastive loss is augmented."""
+
+    @property
+    def rl_is_a_view(self) -> bool:
+        """Whether the RL loss's own observation serves as the anchor of a contrast over the RL batch (CURL on SAC)."""
+        return self.rl is not None and self.rl == self.contrast and not self.centred
+
+
+class Agent(Protocol):
+    """SAC, Rainbow, or your own."""
+
+    views: Views
+    objective: Objective | None
+    learn_from: int
+    """Agent steps before the first update."""
+
+    def act(self, stacks: np.ndarray, *, explore: bool, generator: np.random.Generator | None = None) -> np.ndarray:
+        """Actions for ``[N, *observation]``; ``explore=False`` is the policy that is evaluated, with its randomness (if any) from ``generator``."""
+
+    def update(self, batch: Batch, env_steps: int) -> Update:
+        """One update. ``env_steps``: simulator steps learned from, counted from the first update."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -1,0 +1,277 @@
+"""Data-efficient Rainbow (van Hasselt et al., 2019) on 100k agent steps of Atari, with a contrastive objective joined as L_rl + λ·L_ct (eq. 6).
+
+Distributional, double, dueling, n-step and prioritised Q-learning that explores by noise in its weights. One update is one weighted sum of losses and one step of one Adam.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mcurl.agents.base import RlView, Update
+from mcurl.agents.distributional import cross_entropy, double_q_target, expected, make_support
+from mcurl.agents.optim import adam, load_optimizer, set_learning_rates
+from mcurl.networks.atari import HEAD_WIDTH, ContrastHead, DataEfficientEncoder, encoder_width
+from mcurl.networks.ema import follow, momentum_copy
+from mcurl.networks.noisy import DuelingHead
+from mcurl.objectives.base import Objective
+from mcurl.replay.batch import Batch, Contrast, Transitions
+
+
+@dataclass(frozen=True)
+class RainbowSettings:
+    """Rainbow's networks, losses and clocks (CURL's Atari release, whose values are data-efficient Rainbow's)."""
+
+    learning_rate: float = 1e-4
+    """Adam's learning rate."""
+    adam_eps: float = 1.5e-4
+    """Adam's ε (CURL's Atari release; the paper's appendix gives DMControl's)."""
+    gradient_norm: float = 10.0
+    """Clip the gradient of all parameters together to this norm."""
+    batch_size: int = 32
+    """Transitions in an update."""
+    n_step: int = 20
+    """Rewards summed before the target network's estimate takes over."""
+    discount: float = 0.99
+    """γ per agent step."""
+    clip_reward: float = 1.0
+    """Rewards are clipped to ± this before they are stored, so before n of them are summed; 0 is off. Evaluation counts real rewards."""
+    priority_exponent: float = 0.5
+    """Transitions are drawn in proportion to their priority to this power."""
+    importance_start: float = 0.4
+    """Exponent of the importance weights when learning begins; rises linearly to 1 at the end of the run."""
+    learn_from: int = 1600
+    """Agent steps before the first update."""
+    updates_per_step: int = 1
+    """Updates in an agent step."""
+    target_every: int = 2000
+    """Agent steps between copies of the network into the target network."""
+    atoms: int = 51
+    """Atoms of the return distribution."""
+    v_min: float = -10.0
+    """Return at the first atom."""
+    v_max: float = 10.0
+    """Return at the last atom."""
+    hidden: int = 256
+    """Width of the hidden layer in the value and in the advantage stream."""
+    sigma: float = 0.1
+    """σ₀ of the noisy layers."""
+    evaluation_epsilon: float = 0.001
+    """Probability of a random action in evaluation, where the noise is off."""
+    key_momentum: float = 0.001
+    """Step of the key encoder and its head towards the encoder at every update."""
+    importance_weighted_contrast: bool = False
+    """Multiply the contrastive loss by the importance weights (CURL's Atari release)."""
+    contrast_in_priorities: bool = False
+    """Add the contrastive loss to the priorities (CURL's Atari release)."""
+
+
+FeatureChoice = Literal["head", "conv"]
+
+
+def contrast_width(observation_shape: tuple[int, int, int], features: FeatureChoice) -> int:
+    """d, the width of the features that an objective on Rainbow compares: 128 on a head of its own, 576 (at 84 × 84) on the convolutions."""
+    return HEAD_WIDTH if features == "head" else encoder_width(observation_shape)
+
+
+class QNetwork(nn.Module):
+    """Encoder and dueling head: pixels ``uint8 [N, K*C, H, W]`` -> logits ``float32 [N, A, atoms]``."""
+
+    def __init__(self, settings: RainbowSettings, observation_shape: tuple[int, int, int], actions: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.encoder = DataEfficientEncoder(observation_shape, dtype=dtype)
+        self.head = DuelingHead(self.encoder.width, actions, settings.atoms, settings.hidden, settings.sigma)
+
+    def forward(self, patches: Tensor, noise: Tensor | None) -> Tensor:
+        """``patches`` as the encoder cuts them: online and target network read the same."""
+        return self.head(self.encoder.encode(patches), noise)  # type: ignore[no-any-return]
+
+
+class Rainbow:
+    """Online and target network, the features of the contrastive loss with their momentum copies, the optimizer, and when each steps.
+
+    Args:
+        settings: see :class:`RainbowSettings`.
+        observation_shape: ``(K*C, H, W)``.
+        actions: number of actions.
+        objective: the contrastive loss, built for :func:`contrast_width` features; None trains on the RL loss alone.
+        features: which features the objective compares: a 576-256-128 head on the convolutions, or the convolutions' own, which the policy reads.
+        head_init: the head's first weights: ``"standard"`` (M-CURL here) or ``"uniform"`` from U[0, 1) (CURL).
+        contrast_weight: λ of eq. 6.
+        device: where the parameters live.
+        dtype: arithmetic of convolutions and contrastive head; everything else is float32.
+    """
+
+    def __init__(
+        self,
+        settings: RainbowSettings,
+        observation_shape: tuple[int, int, int],
+        actions: int,
+        objective: Objective | None = None,
+        *,
+        features: FeatureChoice = "head",
+        head_init: Literal["standard", "uniform"] = "standard",
+        contrast_weight: float = 1.0,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.settings, self.objective, self.contrast_weight, self.device = settings, objective, contrast_weight, device
+        self.actions = actions
+        self.rl_view = RlView(settings.batch_size, prioritised=True, augmented=False)
+        self.learn_from = settings.learn_from
+        self.updates = 0
+        self.support = make_support(settings.atoms, settings.v_min, settings.v_max, device)
+        self.online = QNetwork(settings, observation_shape, actions, dtype).to(device)
+        self.target = momentum_copy(self.online)
+        # The target network's noise is its own; the online network's is shared by acting and the update.
+        self.noise = self.online.head.draw_noise()
+        self._noise_spent = False
+        self._build_contrast(features, head_init, dtype)
+        self._build_optimizer()
+
+    def _build_contrast(self, features: FeatureChoice, head_init: Literal["standard", "uniform"], dtype: torch.dtype) -> None:
+        head = ContrastHead(self.online.encoder.width, head_init, dtype=dtype) if features == "head" else nn.Identity()
+        self.contrast_head: nn.Module | None = None if self.objective is None else head.to(self.device)
+        self.key_encoder = None if self.objective is None else momentum_copy(self.online.encoder)
+        self.key_head = None if self.contrast_head is None else momentum_copy(self.contrast_head)
+        if self.objective is not None:
+            self.objective.to(self.device)
+
+    def _build_optimizer(self) -> None:
+        named = {"encoder": self.online.encoder, "heads": self.online.head, "contrast_head": self.contrast_head, "objective": self.objective}
+        groups = [{"params": list(module.parameters()), "name": name} for name, module in named.items() if module is not None]
+        self.optimizer = adam(groups, self.settings.learning_rate, self.device, eps=self.settings.adam_eps)
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
+
+    # Acting
+
+    @torch.no_grad()
+    def act(self, stacks: np.ndarray, *, explore: bool, generator: np.random.Generator | None = None) -> np.ndarray:
+        """Actions ``int64 [N]`` for ``uint8 [N, K*C, H, W]``: greedy.
+
+        To explore, under a new draw of the noise, which the next update shares. To evaluate, without noise, and at random with the probability
+        ``evaluation_epsilon`` (drawn from ``generator``; never at random without one).
+        """
+        if explore:
+            self.reset_noise()
+        patches = self.online.encoder.patches(torch.as_tensor(stacks, device=self.device))
+        q = expected(self.online(patches, self.noise if explore else None), self.support)  # [N, A]
+        action: np.ndarray = q.argmax(1).cpu().numpy()
+        if explore or generator is None:
+            return action
+        at_random = generator.random(len(action)) < self.settings.evaluation_epsilon
+        return np.where(at_random, generator.integers(self.actions, size=len(action)), action)
+
+    def reset_noise(self) -> None:
+        """A new draw for the online network, into the same memory, which a captured graph reads."""
+        self.noise.copy_(self.online.head.draw_noise())
+        self._noise_spent = False
+
+    # Learning
+
+    def update(self, batch: Batch, env_steps: int) -> Update:
+        """One update of everything that is due.
+
+        Args:
+            batch: transitions with their importance weights, and the contrastive views where the objective wants any (None: no sequence could be drawn yet).
+            env_steps: simulator steps learned from, counted from the first update; drives the schedule of the Transformer (eq. 10).
+        """
+        if self._noise_spent:
+            self.reset_noise()
+        if self.objective is not None:
+            set_learning_rates(self.optimizer, self.settings.learning_rate, {"objective": self.objective.learning_rate(env_steps)["objective"]})
+        update = self.step(batch)
+        self._noise_spent = True
+        self.updates += 1
+        if self._target_due():
+            self.copy_target()
+        return update
+
+    def _target_due(self) -> bool:
+        """Agent steps count from the start of the run, and the first update is that of step ``learn_from``."""
+        s = self.settings
+        steps, rest = divmod(self.updates, s.updates_per_step)
+        return rest == 0 and (s.learn_from + steps) % s.target_every == 0
+
+    def copy_target(self) -> None:
+        follow(self.target.parameters(), self.online.parameters(), 1.0)
+
+    def step(self, batch: Batch) -> Update:
+        """Losses and one step, on the device alone: no synchronisation, no branch on a tensor."""
+        loss, priority, metrics = self._losses(batch, self.noise, self.target.head.draw_noise())
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._follow_keys()
+        return Update(metrics | {"rl/gradient_norm": norm}, priority)
+
+    def _losses(self, batch: Batch, noise: Tensor, target_noise: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """L_rl + λ·L_ct, the priorities ``[B]`` and the metrics."""
+        t = batch.transitions
+        each, metrics = self._rl_loss(t, noise, target_noise)  # [B]
+        loss, priority = (t.weights * each).mean(), each.detach()
+        if batch.contrast is not None:
+            contrast, more = self._contrast_loss(batch.contrast)
+            weight = t.weights.mean() if self.settings.importance_weighted_contrast else 1.0
+            loss, metrics = loss + self.contrast_weight * weight * contrast, metrics | more
+            if self.settings.contrast_in_priorities:
+                priority = priority + self.contrast_weight * contrast.detach()
+        return loss, priority, metrics
+
+    def _rl_loss(self, t: Transitions, noise: Tensor, target_noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The cross-entropy between the projected n-step target and the online distribution of the action taken, for each transition ``[B]``."""
+        cut = self.online.encoder.patches
+        with torch.no_grad():
+            following = cut(t.next_obs)
+            target = double_q_target(self.online(following, noise), self.target(following, target_noise), t.reward, t.discount, self.support)
+        logits = self.online(cut(t.obs), noise)
+        each = cross_entropy(logits, t.action, target)
+        q = expected(logits.detach(), self.support).gather(1, t.action[:, None])
+        return each, {"rl/loss": each.detach().mean(), "rl/q": q.mean(), "rl/target": (target @ self.support).mean(), "batch/reward": t.reward.mean()}
+
+    def _contrast_loss(self, views: Contrast) -> tuple[Tensor, dict[str, Tensor]]:
+        assert self.objective is not None
+        loss = self.objective.loss(views.query, views.key, views.plan, self._encode_query, self._encode_key)
+        return loss.value, loss.metrics
+
+    def _encode_query(self, pixels: Tensor) -> Tensor:
+        assert self.contrast_head is not None
+        return self.contrast_head(self.online.encoder(pixels))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def _encode_key(self, pixels: Tensor) -> Tensor:
+        assert self.key_encoder is not None and self.key_head is not None
+        return self.key_head(self.key_encoder(pixels))  # type: ignore[no-any-return]
+
+    def _follow_keys(self) -> None:
+        """The key encoder and its head follow what the step left, and so does whatever the objective has that follows."""
+        if self.objective is None or self.key_encoder is None or self.key_head is None or self.contrast_head is None:
+            return
+        copies = [*self.key_encoder.parameters(), *self.key_head.parameters()]
+        follow(copies, [*self.online.encoder.parameters(), *self.contrast_head.parameters()], self.settings.key_momentum)
+        self.objective.after_step()
+
+    # State
+
+    def _modules(self) -> dict[str, nn.Module]:
+        named = {
+            "online": self.online, "target": self.target, "contrast_head": self.contrast_head, "key_encoder": self.key_encoder, "key_head": self.key_head, "objective": self.objective,
+        }  # fmt: skip
+        return {name: module for name, module in named.items() if module is not None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later update depends on but torch's generator, from which noise is drawn."""
+        state: dict[str, Any] = {name: module.state_dict() for name, module in self._modules().items()}
+        return state | {"optimizer": self.optimizer.state_dict(), "updates": self.updates, "noise": self.noise.clone(), "noise_spent": self._noise_spent}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, module in self._modules().items():
+            module.load_state_dict(state[name])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.updates, self._noise_spent = state["updates"], state["noise_spent"]
+        self.noise.copy_(state["noise"])

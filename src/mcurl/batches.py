@@ -1,0 +1,64 @@
+"""Rows of the replay -> the pixels that one update reads: the RL batch, and the views that the objective wants, by its plan."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcurl.agents.base import Views
+from mcurl.objectives.base import Objective, ViewSpec
+from mcurl.replay.batch import Batch, Contrast, Transitions
+from mcurl.replay.buffer import Replay
+from mcurl.seeding import Generators
+
+
+def draw(replay: Replay, views: Views, objective: Objective | None, generators: Generators, *, importance: float = 1.0) -> Batch:
+    """Sample one update's data.
+
+    Args:
+        replay: holds at least one whole transition.
+        views: what the agent reads.
+        objective: its ``views`` say what the contrastive loss reads; None: nothing.
+        generators: ``"replay"`` draws rows, ``"crops"`` augments, ``"plan"`` makes the objective's own choices.
+        importance: β, exponent of the importance weights of a prioritised batch.
+    """
+    rng = generators["replay"]
+    if views.prioritised:
+        rows, weights = replay.prioritised(views.batch, rng, importance)
+    else:
+        rows, weights = replay.uniform(views.batch, rng), None
+    transitions = replay.transitions(rows, crop=views.rl, rng=generators["crops"], centred=views.centred, weights=weights)
+    if objective is None:
+        return Batch(transitions)
+    spec = objective.views
+    if spec.source == "rl":
+        return Batch(transitions, _views_of(transitions, rows, replay, views, generators))
+    return Batch(transitions, _sequences(replay, spec, views, objective, generators))
+
+
+def _views_of(transitions: Transitions, rows: np.ndarray, replay: Replay, views: Views, generators: Generators) -> Contrast:
+    """Two views of the RL batch: CURL's anchors and keys."""
+    query = transitions.obs if views.rl_is_a_view else _augmented(replay, rows, views, generators)
+    return Contrast(query, _augmented(replay, rows, views, generators), None)
+
+
+def _sequences(replay: Replay, spec: ViewSpec, views: Views, objective: Objective, generators: Generators) -> Contrast | None:
+    """Sequences with their mask: queries as the plan shows them, keys as they are. None while no sequence can be drawn."""
+    drawn = replay.sequences(spec.batch, spec.length, generators["replay"], cross_episodes=spec.cross_episodes)
+    if drawn is None:
+        return None
+    rows, padded = drawn
+    plan = objective.plan(padded, generators["plan"])
+    spares = replay.observations(rows.size, generators["replay"]).reshape(rows.shape)
+    shown = np.where(plan.replaced, spares, rows).ravel()[plan.encoded]
+    seen = _augmented(replay, shown, views, generators)
+    # Row 0 is the zero observation: zeroing comes before the crop, so one encoding serves every zeroed position.
+    query = torch.cat([torch.zeros_like(seen[:1]), seen])
+    return Contrast(query, _augmented(replay, rows.ravel(), views, generators), plan.on(query.device))
+
+
+def _augmented(replay: Replay, rows: np.ndarray, views: Views, generators: Generators) -> Tensor:
+    """Stacks with an independent random window each."""
+    window = views.contrast.draw(len(rows), replay.frame_hw, generators["crops"]) if views.contrast else None
+    return replay.stacks(rows, window)

@@ -1,0 +1,91 @@
+"""Device, precision, threads, allocator: decided once, from what the machine has."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from mcurl.errors import UserError
+
+
+@dataclass(frozen=True)
+class ComputeSettings:
+    """Where and in which arithmetic a run computes."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the convolutions. auto: bf16 where the processor has instructions for it, else fp32. Losses, norms, targets and optimizers are always fp32."""
+    threads: int = 0
+    """Threads of the processor; 0: all cores."""
+    graphs: bool = True
+    """On a GPU: replay each update as one CUDA graph."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What was decided."""
+
+    device: torch.device
+    dtype: torch.dtype
+    graphs: bool
+
+    @property
+    def name(self) -> str:
+        where = torch.cuda.get_device_name() if self.device.type == "cuda" else f"{torch.get_num_threads()} threads"
+        return f"{where}, {'bf16' if self.dtype == torch.bfloat16 else 'fp32'}"
+
+
+def prepare(settings: ComputeSettings) -> Compute:
+    """Set threads and allocator for this process and choose device and precision.
+
+    Raises:
+        UserError: a GPU is asked for where there is none.
+    """
+    cuda = torch.cuda.is_available()
+    if settings.device == "cuda" and not cuda:
+        raise UserError("compute.device=cuda, but PyTorch sees no GPU here; leave it at auto or cpu")
+    device = torch.device("cuda" if cuda and settings.device != "cpu" else "cpu")
+    torch.set_num_threads(settings.threads or available_cores())
+    keep_freed_memory()
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = settings.precision != "fp32"
+        torch.backends.cudnn.allow_tf32 = settings.precision != "fp32"
+        torch.backends.cudnn.benchmark = True
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16(device))
+    return Compute(device, torch.bfloat16 if bf16 else torch.float32, settings.graphs and device.type == "cuda")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 convolutions are faster than float32 here: Ampere or later, or a processor with AMX or AVX-512 BF16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability()[0] >= 8
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks. Activations of tens of megabytes are otherwise mapped, zeroed page by page and unmapped in every update, which costs about a third of it."""
+    if sys.platform != "linux":
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    m_trim_threshold, m_mmap_max = -1, -4
+    mallopt(m_mmap_max, 0)
+    mallopt(m_trim_threshold, 2**31 - 1)

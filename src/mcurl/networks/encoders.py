@@ -1,0 +1,144 @@
+"""The pixel encoder of SAC on DMControl: four 3×3 convolutions, then a linear layer and LayerNorm (section A.1.1).
+
+Layout: activations are channels-last on the CPU. The linear layer's weight is kept as ``[features, filters, h, w]`` in the same memory format, so that flattening both is a
+view, while its logical order, which checkpoints store, stays the plain one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class _ConvReLU(torch.autograd.Function):
+    """ReLU(conv(x)) as one operation forward; backward needs only the output. What oneDNN fuses in inference, with a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+        y = fused_conv_relu(x, weight, bias, stride)
+        ctx.save_for_backward(x, weight, y)
+        ctx.stride = stride
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, y = ctx.saved_tensors
+        through = torch.ops.aten.threshold_backward(gradients[0], y, 0)
+        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]]
+        s = ctx.stride
+        dx, dw, db = torch.ops.aten.convolution_backward(through, x, weight, [len(weight)], [s, s], [0, 0], [1, 1], False, [0, 0], 1, wanted)
+        return dx, dw, db, None
+
+
+def fused_conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """oneDNN's convolution with ReLU applied before the result is written."""
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [0, 0], [stride, stride], [1, 1], 1, "relu", [], "")
+    return y
+
+
+class Convolutions(nn.Module):
+    """Pixels ``uint8 [N, C, H, W]`` -> feature maps ``[N, filters, h, w]`` in the compute dtype.
+
+    Args:
+        channels: C, all stacked frames together.
+        layers: the first has stride 2, the others 1; all 3×3 with ReLU.
+        dtype: float32 or bfloat16 for the arithmetic; parameters stay float32.
+        channels_last: memory format of activations and weights.
+    """
+
+    def __init__(self, channels: int, filters: int = 32, layers: int = 4, *, dtype: torch.dtype = torch.float32, channels_last: bool = True) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.weights = nn.ParameterList(
+            _delta_orthogonal(torch.zeros(filters, channels if layer == 0 else filters, 3, 3)).contiguous(memory_format=self.memory_format) for layer in range(layers)
+        )
+        self.biases = nn.ParameterList(torch.zeros(filters) for _ in range(layers))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = pixels.to(self.dtype, memory_format=self.memory_format)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            # The division by 255 is folded into the first layer: 0..255 is exact in bfloat16, 1/255 is not.
+            w = (weight / 255 if layer == 0 else weight).to(self.dtype)
+            x = self._conv_relu(x, w, bias.to(self.dtype), 2 if layer == 0 else 1)
+        return x
+
+    def _conv_relu(self, x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+        if x.device.type != "cpu" or x.dtype == torch.float64 or not torch.backends.mkldnn.is_available():
+            return F.relu(F.conv2d(x, weight, bias, stride=stride), inplace=True)
+        if torch.is_grad_enabled() and weight.requires_grad:
+            y: Tensor = _ConvReLU.apply(x, weight, bias, stride)
+            return y
+        return fused_conv_relu(x, weight, bias, stride)
+
+    def output_size(self, size: int) -> int:
+        """Side of the feature map for square pixels of this side."""
+        return (size - 3) // 2 + 1 - 2 * (len(self.weights) - 1)
+
+
+class Features(nn.Module):
+    """Feature maps -> ``float32 [N, d]``: a linear layer, then LayerNorm. No tanh after it."""
+
+    def __init__(self, filters: int, side: int, features: int = 50, *, channels_last: bool = True) -> None:
+        super().__init__()
+        weight = torch.empty(features, filters * side * side)
+        nn.init.orthogonal_(weight)
+        form = torch.channels_last if channels_last else torch.contiguous_format
+        self.weight = nn.Parameter(weight.view(features, filters, side, side).contiguous(memory_format=form))
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.norm = nn.LayerNorm(features)
+        self._last = channels_last
+
+    def forward(self, maps: Tensor) -> Tensor:
+        h = F.linear(self._flat(maps), self._flat(self.weight).to(maps.dtype))
+        return self.norm(h.float() + self.bias)  # type: ignore[no-any-return]
+
+    def _flat(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1) if self._last else x.flatten(1)
+
+
+class PixelEncoder(nn.Module):
+    """f_θ: ``uint8 [N, C, S, S]`` -> ``float32 [N, d]``: convolutions, which actor and critic share, and the features of one of them.
+
+    Args:
+        chunk: encode at most this many observations at a time: activations of a larger batch leave the processor's cache.
+    """
+
+    def __init__(self, convolutions: Convolutions, side: int, features: int = 50, *, chunk: int = 128) -> None:
+        super().__init__()
+        self.convolutions = convolutions
+        self.features = Features(len(convolutions.biases[0]), convolutions.output_size(side), features, channels_last=convolutions.memory_format == torch.channels_last)
+        self.width = features
+        self.chunk = chunk
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if pixels.device.type != "cpu" or len(pixels) <= self.chunk:
+            return self.features(self.convolutions(pixels))  # type: ignore[no-any-return]
+        parts = -(-len(pixels) // self.chunk)
+        return torch.cat([self.features(self.convolutions(chunk)) for chunk in pixels.tensor_split(parts)])
+
+
+class Flat(nn.Module):
+    """What stands in for the encoder where the observation is the simulator's state ``float32 [N, D]``."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, state: Tensor) -> Tensor:
+        return state.float()
+
+
+def _delta_orthogonal(weight: Tensor) -> Tensor:
+    """Zero but for the kernel's centre, which is an orthogonal matrix (Xiao et al., 2018), with ReLU's gain."""
+    nn.init.orthogonal_(weight[:, :, 1, 1], nn.init.calculate_gain("relu"))
+    return weight
+
+
+def centre_crop(frames: Tensor, size: int) -> Tensor:
+    """``[..., H, W]`` -> ``[..., size, size]``, a view: how the agent sees when it acts."""
+    top, left = (frames.shape[-2] - size) // 2, (frames.shape[-1] - size) // 2
+    return frames[..., top : top + size, left : left + size]

@@ -1,0 +1,397 @@
+"""The replay: each frame stored once, in a ring; stacks, crops and n-step returns are put together when they are asked for."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mcurl.errors import UserError
+from mcurl.replay import files, sampling
+from mcurl.replay.batch import Transitions, Window
+from mcurl.replay.priorities import Priorities, PrioritySettings
+from mcurl.replay.sampling import Mask, Records, Rows
+
+FrameDtype = Literal["uint8", "float32"]
+
+_FINGERPRINT_ROWS = 16
+
+
+def bytes_needed(capacity: int, frame_shape: tuple[int, ...], frame_dtype: FrameDtype, action_shape: tuple[int, ...], action_dtype: npt.DTypeLike) -> int:
+    """Memory that a full replay takes, in bytes; a tree of priorities included, which is small beside the frames."""
+    frame = int(np.prod(frame_shape)) * np.dtype(frame_dtype).itemsize
+    return capacity * (frame + sampling.record_dtype(action_shape, action_dtype).itemsize + 4 * 8)
+
+
+class Replay:
+    """A ring of rows. A row is one frame, the action taken from it, and what came of it; an episode of n transitions has n + 1 rows.
+
+    `begin` opens an episode with its first frame, `append` gives the newest frame its action and adds the next one. Rows are named by their ids (int64, the
+    number of rows written before; see `replay.sampling`, where the rule of which rows may be drawn lives). Choosing ids is apart from gathering what they name.
+
+    Args:
+        capacity: rows held; more than frame_stack + n_step.
+        frame_shape: (C, H, W) of one frame, or (D,) of a state.
+        frame_dtype: "uint8" or "float32".
+        frame_stack: K frames make an observation, uint8 [K*C, H, W].
+        stack_start: what stands before an episode's first frame: its repetition, or zeros ("blank").
+        action_shape, action_dtype: of one action: (A,) and float32, or () and int64.
+        n_step: transitions that a return spans, 1 <= n.
+        discount: γ, 0 <= γ <= 1.
+        device: where the frames lie ("cpu", "cuda"); the bookkeeping stays on the host.
+        prioritised: settings of prioritised draws; None, and there are none.
+
+    Raises:
+        UserError: the capacity is too small, or its frames do not fit into the memory of the machine.
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity: int,
+        frame_shape: tuple[int, ...],
+        frame_dtype: FrameDtype,
+        frame_stack: int,
+        stack_start: Literal["repeat", "blank"],
+        action_shape: tuple[int, ...],
+        action_dtype: npt.DTypeLike,
+        n_step: int = 1,
+        discount: float = 0.99,
+        device: torch.device | str = "cpu",
+        prioritised: PrioritySettings | None = None,
+    ) -> None:
+        if capacity <= frame_stack + n_step:
+            raise UserError(f"a replay of {capacity} rows is too small: {frame_stack} frames and {n_step} steps ahead need at least {frame_stack + n_step + 1}")
+        _check_memory(bytes_needed(capacity, frame_shape, frame_dtype, action_shape, action_dtype), f"a replay of {capacity:,} rows", torch.device(device))
+        self.frame_shape, self.frame_stack, self.n_step, self.discount = tuple(frame_shape), frame_stack, n_step, discount
+        self._blank = stack_start == "blank"
+        self._frame_dtype = np.dtype(frame_dtype)
+        # Not zeroed: memory is taken only as rows are written.
+        self.frames = torch.empty((capacity, *frame_shape), dtype=torch.uint8 if frame_dtype == "uint8" else torch.float32, device=device)
+        self.records = Records(np.zeros(capacity, sampling.record_dtype(action_shape, action_dtype)))
+        self.priorities = Priorities(self.records, prioritised, frame_stack=frame_stack, n_step=n_step) if prioritised else None
+        self._stacked_view = _stacked_view(self.frames, frame_stack) if self.frames.device.type == "cpu" else None
+        self._folder: Path | None = None
+        self._persisted = 0
+
+    # Storing
+
+    def begin(self, frame: npt.ArrayLike) -> None:
+        """Opens an episode with its first frame. One that is still open ends as it stands, as if truncated."""
+        frame = self._checked(frame)
+        self._store(self.records.begin(), frame)
+
+    def append(self, action: npt.ArrayLike, reward: float, frame: npt.ArrayLike, terminated: bool, truncated: bool, life_lost: bool = False) -> None:
+        """Stores a transition: the action taken from the newest frame, and the frame that it led to (the final one too).
+
+        `terminated` and `truncated` end the episode; `life_lost` ends the return only, not the episode.
+
+        Raises:
+            RuntimeError: no episode is open.
+            ValueError: the frame or action has another shape or dtype than the replay.
+        """
+        if not self.records.open:
+            raise RuntimeError("append needs an open episode: call begin with its first frame")
+        frame, action = self._checked(frame), np.asarray(action)
+        if action.shape != self.records.table["action"].shape[1:]:
+            raise ValueError(f"expected an action of shape {self.records.table['action'].shape[1:]}, got {action.shape}")
+        slot = self.records.append(action, reward, sampling.TERMINATED * bool(terminated) | sampling.LIFE_LOST * bool(life_lost))
+        self.records.open = not (terminated or truncated)
+        self._store(slot, frame)
+
+    def close_as_truncated(self) -> None:
+        """Ends the open episode, if there is one, as if its last transition had been truncated: for environments that cannot be restored."""
+        self.records.open = False
+        self._follow()
+
+    def _checked(self, frame: npt.ArrayLike) -> npt.NDArray[Any]:
+        array = np.asarray(frame)
+        if array.shape != self.frame_shape or array.dtype != self._frame_dtype:
+            raise ValueError(f"expected a frame of shape {self.frame_shape} and {self._frame_dtype}, got {array.shape} and {array.dtype}")
+        return array
+
+    def _store(self, slot: int, frame: npt.NDArray[Any]) -> None:
+        # A copy: the caller may reuse its array, and torch wants a writable one.
+        self.frames[slot].copy_(torch.from_numpy(np.array(frame)), non_blocking=True)
+        self._follow()
+
+    def _follow(self) -> None:
+        if self.priorities is not None:
+            self.priorities.follow()
+
+    # Counting
+
+    def __len__(self) -> int:
+        """Rows held."""
+        return self.records.written - self.records.oldest
+
+    @property
+    def written(self) -> int:
+        """Rows ever written."""
+        return self.records.written
+
+    @property
+    def drawable(self) -> int:
+        """Transitions that may be drawn now."""
+        return int(self._transition_spans().sizes.sum())
+
+    def _transition_spans(self) -> sampling.Spans:
+        return sampling.transitions(self.records, self.frame_stack, self.n_step)
+
+    # Choosing
+
+    def uniform(self, batch: int, rng: np.random.Generator) -> Rows:
+        """Ids of `batch` transitions, independent and uniform. Raises `NothingToDraw` where `drawable` is 0."""
+        return self._transition_spans().draw(batch, rng)[0]
+
+    def observations(self, batch: int, rng: np.random.Generator) -> Rows:
+        """Ids of `batch` observations of the whole replay, final ones included, independent and uniform. Raises `NothingToDraw` where no row is held."""
+        return sampling.observations(self.records, self.frame_stack).draw(batch, rng)[0]
+
+    def sequences(self, batch: int, length: int, rng: np.random.Generator, cross_episodes: bool = False) -> tuple[Rows, Mask] | None:
+        """Ids [batch, length] of consecutive rows, and which positions are padding [batch, length]; None where there is nothing to draw yet.
+
+        A sequence stays in one episode, may begin before it and end after it, and is padded there (see `sampling.draw_sequences`). With
+        `cross_episodes` it runs on into the next episode instead, and nothing is padded.
+        """
+        try:
+            if cross_episodes:
+                rows = sampling.draw_runs(self.records, self.frame_stack, length, batch, rng)
+                return rows, np.zeros(rows.shape, np.bool_)
+            return sampling.draw_sequences(self.records, self.frame_stack, length, batch, rng)
+        except sampling.NothingToDraw:
+            return None
+
+    def prioritised(self, batch: int, rng: np.random.Generator, beta: float) -> tuple[Rows, npt.NDArray[np.float32]]:
+        """Ids of `batch` transitions, stratified, in proportion to priority ** exponent, and their importance weights (N·P)^-β over the batch's maximum.
+
+        Raises:
+            NothingToDraw: `drawable` is 0.
+            RuntimeError: the replay was made without priorities.
+        """
+        return self._priorities().draw(batch, rng, beta)
+
+    def reprioritise(self, rows: Tensor | Rows, td_error: Tensor | npt.NDArray[Any]) -> None:
+        """Sets the priorities of drawn transitions to |td_error| [B]. Rows overwritten since are ignored. Raises `ValueError` where one is not finite."""
+        self._priorities().update(_on_host(rows), _on_host(td_error))
+
+    def _priorities(self) -> Priorities:
+        if self.priorities is None:
+            raise RuntimeError("this replay has no priorities: make it with prioritised=PrioritySettings()")
+        return self.priorities
+
+    # Gathering
+
+    def transitions(
+        self, rows: Rows, *, window: Window | None = None, next_window: Window | None = None, weights: npt.NDArray[np.float32] | None = None
+    ) -> Transitions:
+        """The n-step transitions [B] from `rows`, observations cut by `window` and next observations by `next_window`.
+
+        Raises:
+            ValueError: a row may not be drawn (overwritten since, the last of its episode, or its return not whole yet).
+        """
+        self._require_drawable(rows)
+        length, ended = sampling.n_step_windows(self.records, rows, self.n_step)
+        ahead = np.arange(self.n_step)
+        rewards = np.where(ahead < length[:, None], self.records.of("reward", rows[:, None] + ahead), 0.0)
+        discount = np.where(ended, 0.0, self.discount**length)
+        return Transitions(
+            obs=self.stacks(rows, window),
+            action=self._sent(self.records.of("action", rows)),
+            reward=self._sent((rewards @ self.discount**ahead).astype(np.float32)),
+            next_obs=self.stacks(rows + length, next_window),
+            discount=self._sent(discount.astype(np.float32)),
+            rows=torch.from_numpy(rows),
+            weights=self._sent(np.ones(len(rows), np.float32) if weights is None else weights),
+        )
+
+    def stacks(self, rows: Rows, window: Window | None = None, out: Tensor | None = None) -> Tensor:
+        """The observations of `rows` [N], each cut by its own window: [N, K*C, h, w] of the frames' dtype, contiguous, on the frames' device.
+
+        Gathers and cuts in one pass over the ring. `out`, if given, is written and returned.
+
+        Raises:
+            ValueError: a row was overwritten or its stack reaches into overwritten rows, or the window is of another number of stacks.
+        """
+        held = sampling.observations(self.records, self.frame_stack)
+        if len(rows) and (rows.min() < held.first[0] or rows.max() >= held.stop[0]):
+            raise ValueError("a row to gather has no whole stack in the replay (any more)")
+        if window is None or self._stacked_view is None:
+            found = self._stacks_indexed(rows, window)
+            return found if out is None else out.copy_(found)
+        if len(window) != len(rows):
+            raise ValueError(f"{len(window)} windows for {len(rows)} stacks")
+        if out is None:
+            out = torch.empty((len(rows), self._stacked_view.shape[1], window.size, window.size), dtype=self.frames.dtype)
+        self._copy_windows(rows, window, out.numpy())
+        return out
+
+    def _stacks_indexed(self, rows: Rows, window: Window | None) -> Tensor:
+        """`stacks` as one advanced index, on any device, without waiting for it."""
+        frame_rows, before = sampling.stack_rows(self.records, rows, self.frame_stack)
+        slots = frame_rows % self.records.capacity
+        if self._blank:
+            slots[before] = -1
+        corners = [] if window is None else [window.top, window.left, window.down, window.right]
+        sent = self._sent(np.column_stack([slots, *corners]))  # one transfer
+        slot = sent[:, : self.frame_stack]
+        if window is None:
+            found = self.frames.index_select(0, slot.clamp_min(0).flatten()).unflatten(0, slot.shape)
+        else:
+            along = torch.arange(window.size, device=sent.device)
+            top, left, down, right = sent[:, self.frame_stack :, None].unbind(1)
+            y = (top + (along - down).clamp(0, window.crop - 1))[:, None, None, :, None]
+            x = (left + (along - right).clamp(0, window.crop - 1))[:, None, None, None, :]
+            channel = torch.arange(self.frame_shape[0], device=sent.device)[:, None, None]
+            found = self.frames[slot.clamp_min(0)[:, :, None, None, None], channel, y, x]
+        if self._blank:
+            found.mul_((slot >= 0).view(*slot.shape, *[1] * len(self.frame_shape)))
+        return found.flatten(1, 2)
+
+    def _copy_windows(self, rows: Rows, window: Window, out: npt.NDArray[Any]) -> None:
+        """`stacks` as one NumPy copy per stack where its frames lie side by side, else one per frame: on a CPU three times as fast as indexing."""
+        assert self._stacked_view is not None
+        whole, single, channels = self._stacked_view, self.frames.numpy(), self.frame_shape[0]
+        frame_rows, before = sampling.stack_rows(self.records, rows, self.frame_stack)
+        slots = frame_rows % self.records.capacity
+        together = ~before[:, 0] & (slots[:, 0] <= slots[:, -1])
+        # Where the part of the crop that shows begins, in the frame and in the output, and how long it is.
+        y, x = window.top + np.maximum(-window.down, 0), window.left + np.maximum(-window.right, 0)
+        to_y, to_x = np.maximum(window.down, 0), np.maximum(window.right, 0)
+        high = np.minimum(window.crop - np.maximum(-window.down, 0), window.size - to_y)
+        wide = np.minimum(window.crop - np.maximum(-window.right, 0), window.size - to_x)
+        places = zip(y.tolist(), x.tolist(), to_y.tolist(), to_x.tolist(), high.tolist(), wide.tolist(), strict=True)
+        for i, (first, y0, x0, v, u, h, w) in enumerate((s, *place) for s, place in zip(np.where(together, slots[:, 0], -1).tolist(), places, strict=True)):
+            to = out[i]
+            if first >= 0:
+                to[:, v : v + h, u : u + w] = whole[first, :, y0 : y0 + h, x0 : x0 + w]
+            else:
+                for k, slot in enumerate(slots[i]):
+                    blank = self._blank and before[i, k]
+                    to[k * channels : (k + 1) * channels, v : v + h, u : u + w] = 0 if blank else single[slot, :, y0 : y0 + h, x0 : x0 + w]
+            if h < window.size or w < window.size:
+                _replicate(to, v, u, h, w)
+
+    def _require_drawable(self, rows: Rows) -> None:
+        spans = self._transition_spans()
+        span = np.searchsorted(self.records.starts, rows, side="right") - 1
+        if len(rows) and (rows.min() < 0 or ((rows < spans.first[span]) | (rows >= spans.stop[span])).any()):
+            raise ValueError("a row is not a transition that may be drawn (any more)")
+
+    def _sent(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.frames.device, non_blocking=True)
+
+    # Saving
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Appends to the files in `folder` the rows that became final since the last call, and gives the state that `read` needs beside them.
+
+        The state is a tree of plain values and NumPy arrays (the open row's frame, the priorities). Files of earlier states stay valid.
+        """
+        records = self.records
+        final = records.written - records.open
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.resolve() != self._folder:
+            self._folder, self._persisted = folder.resolve(), 0
+        if final > self._persisted or self._persisted == 0:
+            first = max(self._persisted, records.oldest)
+            files.cut(folder, first, {"frames": self.frames[0].nbytes, "rows": records.table.itemsize})
+            for start, stop in files.pieces(first, final, records.capacity):
+                slot = start % records.capacity
+                files.append(folder, "frames", start, self.frames[slot : slot + stop - start].cpu().numpy())
+                files.append(folder, "rows", start, records.table[slot : slot + stop - start])
+            files.sync_folder(folder)
+        self._persisted = final
+        newest = (records.written - 1) % records.capacity
+        return {
+            "layout": self._layout(),
+            "written": records.written,
+            "oldest": records.oldest,
+            "fingerprint": self._fingerprint(final),
+            "open_frame": self.frames[newest].cpu().numpy().copy() if records.open else None,
+            "open_step": int(records.table["step"][newest]) if records.open else None,
+            "priorities": None if self.priorities is None else self.priorities.state_dict(),
+        }
+
+    def read(self, folder: Path, state: dict[str, Any]) -> None:
+        """Restores what `write` saved, exactly; later `write`s to `folder` go on from there and drop what other processes appended beyond it.
+
+        Raises:
+            UserError: the state is of a replay of another layout, or the files are missing, too short, or not those that it was saved with.
+        """
+        if state["layout"] != self._layout():
+            raise UserError(f"the saved replay is laid out as {state['layout']}, not as {self._layout()}: keep these settings to resume")
+        records, final = self.records, int(state["written"]) - (state["open_frame"] is not None)
+        for start, stop in files.pieces(int(state["oldest"]), final, records.capacity):
+            slot = start % records.capacity
+            self.frames[slot : slot + stop - start] = torch.from_numpy(files.load(folder, "frames", start, stop, self._frame_dtype, self.frame_shape))
+            records.table[slot : slot + stop - start] = files.load(folder, "rows", start, stop, records.table.dtype)
+        records.written, records.open = int(state["written"]), state["open_frame"] is not None
+        if self._fingerprint(final) != state["fingerprint"]:
+            raise UserError(f"{folder} was continued from an earlier checkpoint: its rows are not those of this one any more")
+        if records.open:
+            newest = final % records.capacity
+            self.frames[newest] = torch.as_tensor(state["open_frame"])
+            records.table[newest] = np.zeros((), records.table.dtype)
+            records.table[newest]["step"] = state["open_step"]
+        records.find_starts()
+        if self.priorities is not None:
+            self.priorities.load_state_dict(state["priorities"])
+        self._folder, self._persisted = folder.resolve(), final
+
+    def _layout(self) -> dict[str, Any]:
+        return {
+            "capacity": self.records.capacity,
+            "frame_shape": list(self.frame_shape),
+            "frame_dtype": self._frame_dtype.name,
+            "row": str(self.records.table.dtype.descr),
+            "segment_rows": files.SEGMENT_ROWS,
+            "prioritised": self.priorities is not None,
+        }
+
+    def _fingerprint(self, final: int) -> int:
+        """A checksum of the last final rows: tells the files of this run from those of another continuation."""
+        slots = np.arange(max(final - _FINGERPRINT_ROWS, self.records.oldest), final) % self.records.capacity
+        return zlib.crc32(self.frames[torch.from_numpy(slots)].cpu().numpy().tobytes(), zlib.crc32(self.records.table[slots].tobytes()))
+
+
+def _stacked_view(frames: Tensor, frame_stack: int) -> npt.NDArray[Any]:
+    """All runs of K frames that lie side by side, as overlapping views: [capacity - K + 1, K*C, H, W], by the slot of the first."""
+    array = frames.numpy()
+    shape = (len(array) - frame_stack + 1, frame_stack * array.shape[1], *array.shape[2:])
+    return np.lib.stride_tricks.as_strided(array, shape, array.strides, writeable=False)
+
+
+def _replicate(image: npt.NDArray[Any], v: int, u: int, h: int, w: int) -> None:
+    """Repeats the edges of the filled part image[:, v:v+h, u:u+w] outwards, in place: sideways first, then whole rows."""
+    size = image.shape[-1]
+    if u > 0:
+        image[:, v : v + h, :u] = image[:, v : v + h, u : u + 1]
+    if u + w < size:
+        image[:, v : v + h, u + w :] = image[:, v : v + h, u + w - 1 : u + w]
+    if v > 0:
+        image[:, :v] = image[:, v : v + 1]
+    if v + h < size:
+        image[:, v + h :] = image[:, v + h - 1 : v + h]
+
+
+def _on_host(values: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _check_memory(needed: int, what: str, device: torch.device) -> None:
+    """Raises `UserError` where `needed` bytes are more than the machine (or the GPU) has."""
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    elif hasattr(os, "sysconf"):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:  # not known here: let the allocation fail
+        return
+    if needed > there:
+        raise UserError(f"{what} takes {needed / 1e9:.1f} GB, more than the {there / 1e9:.1f} GB of memory here: choose a smaller capacity")

@@ -1,0 +1,211 @@
+"""Which rows may be drawn: the one validity rule, as functions of the rows' records.
+
+A row is named by its *id*, the number of rows written before it; it lies in slot `id % capacity` of the ring. Ids grow for ever, so an id whose row
+was overwritten is seen to be stale. Two facts that never go back bound what may be drawn:
+
+- `whole_from`: rows below it were overwritten, or have stacks that reach into overwritten rows;
+- `whole_until`: transitions from it on lack some of their n rewards, because their episode still runs.
+
+Between the two, every row is an observation, and every row but the last of each episode is a transition. So each set to draw from is a few spans of ids
+per episode, and a draw is one integer looked up in their cumulative sizes: exactly uniform, and nothing is ever rejected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+TERMINATED, LIFE_LOST = 1, 2
+ENDS_RETURN = TERMINATED | LIFE_LOST
+
+
+class NothingToDraw(Exception):  # noqa: N818 - it says what is the matter
+    """The replay holds nothing yet that may be drawn."""
+
+
+def record_dtype(action_shape: tuple[int, ...], action_dtype: npt.DTypeLike) -> np.dtype[np.void]:
+    """What is stored of a row beside its frame; the same bytes in memory and on disk (little-endian, packed).
+
+    `step` is the row's position in its episode. An episode is named by the id of its first row, `id - step`. That a row has an action, and that an episode
+    was cut off rather than terminated, follows from where the next episode begins, so neither is stored.
+    """
+    action = np.dtype(action_dtype).newbyteorder("<")
+    return np.dtype([("step", "<i4"), ("flags", "u1"), ("reward", "<f4"), ("action", action, action_shape)])
+
+
+@dataclass(slots=True)
+class Records:
+    """The ring's bookkeeping.
+
+    Attributes:
+        table: [capacity] of `record_dtype`, by slot.
+        written: rows ever written.
+        open: whether the newest row waits for an action.
+        starts: ascending ids of the first rows of all episodes with a row in the ring (the first few may lie before the oldest row).
+    """
+
+    table: npt.NDArray[np.void]
+    written: int = 0
+    open: bool = False
+    starts: Rows = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def capacity(self) -> int:
+        return len(self.table)
+
+    @property
+    def oldest(self) -> int:
+        """Id of the oldest row in the ring."""
+        return max(0, self.written - len(self.table))
+
+    def of(self, column: str, rows: Any) -> npt.NDArray[Any]:
+        """A column of the table at some ids."""
+        values: npt.NDArray[Any] = self.table[column][rows % len(self.table)]
+        return values
+
+    def begin(self) -> int:
+        """Adds the first row of an episode, closing the one before as it stands; gives its slot."""
+        held = max(int(np.searchsorted(self.starts, self.oldest, side="right")) - 1, 0)
+        self.starts = np.append(self.starts[held:], self.written)
+        return self._add(step=0)
+
+    def append(self, action: Any, reward: float, flags: int) -> int:
+        """Closes the newest row and adds the next of its episode; gives that one's slot."""
+        newest = self.table[(self.written - 1) % self.capacity]
+        newest["action"], newest["reward"], newest["flags"] = action, reward, flags
+        return self._add(step=int(newest["step"]) + 1)
+
+    def _add(self, step: int) -> int:
+        slot = self.written % self.capacity
+        self.table[slot] = np.zeros((), self.table.dtype)
+        self.table[slot]["step"] = step
+        self.written += 1
+        self.open = True
+        return slot
+
+    def find_starts(self) -> None:
+        """Works `starts` out again, from the table."""
+        held = np.arange(self.oldest, self.written)
+        self.starts = np.unique(held - self.of("step", held))
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Ids from `first[e]` up to and without `stop[e]`, int64 [E] each; a span with stop <= first is empty."""
+
+    first: Rows
+    stop: Rows
+
+    @property
+    def sizes(self) -> Rows:
+        return np.maximum(self.stop - self.first, 0)
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[Rows, Rows]:
+        """`n` ids drawn independently and uniformly over all spans, and the span of each.
+
+        Raises:
+            NothingToDraw: all spans are empty.
+        """
+        sizes = self.sizes
+        ends = np.cumsum(sizes)
+        if not len(ends) or ends[-1] == 0:
+            raise NothingToDraw("the replay holds nothing that may be drawn yet")
+        at = rng.integers(ends[-1], size=n)
+        span = np.searchsorted(ends, at, side="right")
+        return self.first[span] + at - (ends[span] - sizes[span]), span
+
+
+def whole_from(records: Records, frame_stack: int) -> int:
+    """Id of the first row whose stack reads no overwritten row. All later rows' stacks are whole too: only the ring's oldest episode can lack its beginning."""
+    oldest = records.oldest
+    head = np.arange(oldest, min(oldest + frame_stack - 1, records.written))
+    reach = head - np.minimum(records.of("step", head), frame_stack - 1)
+    return oldest + int(np.count_nonzero(reach < oldest))
+
+
+def whole_until(records: Records, n_step: int) -> int:
+    """Id of the first row whose n-step return is not known yet: n transitions have not followed, and neither has an end of the return."""
+    if not records.open:
+        return records.written
+    newest = records.written - 1
+    start = newest - int(records.of("step", newest))
+    first = max(newest - n_step + 1, start, records.oldest)
+    ends = np.flatnonzero(records.of("flags", np.arange(first, newest)) & ENDS_RETURN)
+    return first + (int(ends[-1]) + 1 if len(ends) else 0)
+
+
+def episodes(records: Records, first: int = 0) -> Spans:
+    """The rows of each episode from id `first` on, final rows included."""
+    return Spans(np.maximum(records.starts, first), np.append(records.starts[1:], records.written)[: len(records.starts)])
+
+
+def transitions(records: Records, frame_stack: int, n_step: int) -> Spans:
+    """The transitions of each episode that may be drawn. The last row of an episode has no action, nor has the newest row while its episode runs."""
+    held = episodes(records, whole_from(records, frame_stack))
+    return Spans(held.first, np.minimum(held.stop - 1, whole_until(records, n_step)))
+
+
+def has_action(records: Records, rows: Rows) -> Mask:
+    """Whether a row is a transition's, rather than the last of its episode."""
+    ends = episodes(records).stop
+    mask: Mask = rows < ends[np.searchsorted(records.starts, rows, side="right") - 1] - 1
+    return mask
+
+
+def observations(records: Records, frame_stack: int) -> Spans:
+    """All rows whose stacks are whole."""
+    return Spans(np.array([whole_from(records, frame_stack)]), np.array([records.written]))
+
+
+def draw_sequences(records: Records, frame_stack: int, length: int, batch: int, rng: np.random.Generator) -> tuple[Rows, Mask]:
+    """`batch` windows of `length` rows, uniformly over all windows that hold at least one row of an episode.
+
+    A window may begin before the episode or end after it. So each row of the replay is at each position of as many windows as any other row: once.
+    Positions outside the episode, or without a whole stack, are padded; they name the episode's nearest row, so that they can be gathered.
+
+    Raises:
+        NothingToDraw: no row is held.
+    """
+    held = episodes(records, whole_from(records, frame_stack))
+    begin = np.where(held.sizes > 0, held.first - (length - 1), held.stop)
+    start, episode = Spans(begin, held.stop).draw(batch, rng)
+    rows = start[:, None] + np.arange(length)
+    inside = np.clip(rows, held.first[episode, None], held.stop[episode, None] - 1)
+    return inside, inside != rows
+
+
+def draw_runs(records: Records, frame_stack: int, length: int, batch: int, rng: np.random.Generator) -> Rows:
+    """`batch` runs of `length` consecutive rows of the ring, across ends of episodes.
+
+    Raises:
+        NothingToDraw: fewer than `length` rows with whole stacks are held.
+    """
+    held = observations(records, frame_stack)
+    start, _ = Spans(held.first, held.stop - (length - 1)).draw(batch, rng)
+    return start[:, None] + np.arange(length)
+
+
+def n_step_windows(records: Records, rows: Rows, n_step: int) -> tuple[Rows, Mask]:
+    """How many transitions k, 1 <= k <= n, the return of each drawable row spans [N], and whether the return ends with them (no bootstrap) [N].
+
+    The return stops at a termination or loss of life, at the end of an episode that was cut off, or after n transitions.
+    """
+    ends = episodes(records).stop
+    left = ends[np.searchsorted(records.starts, rows, side="right") - 1] - 1 - rows
+    ahead = np.arange(n_step)
+    stops = (records.of("flags", rows[:, None] + ahead) & ENDS_RETURN != 0) & (ahead < left[:, None])
+    ended = stops.any(axis=1)
+    return np.where(ended, stops.argmax(axis=1) + 1, np.minimum(n_step, left)), ended
+
+
+def stack_rows(records: Records, rows: Rows, frame_stack: int) -> tuple[Rows, Mask]:
+    """The row of each of the K frames of each stack, oldest first [N, K], and which lie before their episode's first row [N, K] (these name the first row)."""
+    back = np.arange(frame_stack - 1, -1, -1)
+    step = records.of("step", rows)[:, None]
+    return rows[:, None] - np.minimum(back, step), back > step

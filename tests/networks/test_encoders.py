@@ -1,0 +1,72 @@
+"""SAC's encoder equals the textbook's, values and gradients, in every memory layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mcurl.networks.encoders import Convolutions, PixelEncoder, centre_crop
+
+
+def textbook(encoder: PixelEncoder, pixels: Tensor) -> Tensor:
+    """NCHW, flattened as PyTorch does, the division written where the algorithm has it."""
+    x = pixels.to(encoder.features.bias.dtype) / 255
+    c, f = encoder.convolutions, encoder.features
+    for i, (w, b) in enumerate(zip(c.weights, c.biases, strict=True)):
+        x = F.relu(F.conv2d(x, w, b, stride=2 if i == 0 else 1))
+    return F.layer_norm(F.linear(x.flatten(1), f.weight.flatten(1), f.bias), f.bias.shape, f.norm.weight, f.norm.bias)
+
+
+def build(*, channels_last: bool = True, dtype: torch.dtype = torch.float32, chunk: int = 128) -> PixelEncoder:
+    torch.manual_seed(0)
+    encoder = PixelEncoder(Convolutions(6, 8, 3, dtype=dtype, channels_last=channels_last), 20, 10, chunk=chunk)
+    for p in encoder.convolutions.parameters():
+        p.data += 0.1 * torch.randn(p.shape)
+    return encoder
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("chunk", [128, 2])
+def test_equals_the_textbook(channels_last: bool, chunk: int) -> None:
+    encoder = build(channels_last=channels_last, chunk=chunk)
+    pixels = torch.randint(0, 256, (5, 6, 20, 20), dtype=torch.uint8)
+    weight = torch.randn(5, 10)
+    fast, slow = encoder(pixels), textbook(encoder, pixels)
+    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(pixels), slow, rtol=1e-4, atol=1e-5)
+    parameters = list(encoder.parameters())
+    for f, s in zip(torch.autograd.grad((fast * weight).sum(), parameters), torch.autograd.grad((slow * weight).sum(), parameters), strict=True):
+        torch.testing.assert_close(f, s, rtol=1e-3, atol=1e-4)
+
+
+def test_bf16_stays_near() -> None:
+    encoder, rounded = build(), build(dtype=torch.bfloat16)
+    pixels = torch.randint(0, 256, (5, 6, 20, 20), dtype=torch.uint8)
+    error = (rounded(pixels) - encoder(pixels)).norm() / encoder(pixels).norm()
+    assert 0 < error < 0.02
+
+
+def test_saved_order_does_not_depend_on_the_layout() -> None:
+    last, first = build(channels_last=True), build(channels_last=False)
+    assert last.features.weight.stride() != first.features.weight.stride()
+    for name, value in last.state_dict().items():
+        assert torch.equal(value, first.state_dict()[name]), name
+
+
+def test_delta_orthogonal() -> None:
+    torch.manual_seed(0)
+    weight = Convolutions(9, 32, 4).weights[1]
+    centre = weight[:, :, 1, 1]
+    torch.testing.assert_close(centre @ centre.T, 2 * torch.eye(32), rtol=1e-4, atol=1e-4)  # gain √2
+    assert weight.count_nonzero() == centre.count_nonzero()
+
+
+def test_shapes_of_the_paper() -> None:
+    assert Convolutions(9, 32, 4).output_size(84) == 35
+
+
+def test_centre_crop() -> None:
+    assert centre_crop(torch.arange(100.0).expand(1, 100, 100), 84)[0, 0, [0, -1]].tolist() == [8, 91]
