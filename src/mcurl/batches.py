@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mcurl.agents.base import Views
 from mcurl.objectives.base import Objective, ViewSpec
-from mcurl.replay.batch import Batch, Contrast, Transitions
+from mcurl.replay.batch import Batch, Contrast, Transitions, Window
 from mcurl.replay.buffer import Replay
 from mcurl.seeding import Generators
 
@@ -28,13 +28,21 @@ def draw(replay: Replay, views: Views, objective: Objective | None, generators: 
         rows, weights = replay.prioritised(views.batch, rng, importance)
     else:
         rows, weights = replay.uniform(views.batch, rng), None
-    transitions = replay.transitions(rows, crop=views.rl, rng=generators["crops"], centred=views.centred, weights=weights)
+    window, next_window = (_rl_window(views, replay, len(rows), generators) for _ in range(2))
+    transitions = replay.transitions(rows, window=window, next_window=next_window, weights=weights)
     if objective is None:
         return Batch(transitions)
-    spec = objective.views
-    if spec.source == "rl":
+    if objective.views.source == "rl":
         return Batch(transitions, _views_of(transitions, rows, replay, views, generators))
-    return Batch(transitions, _sequences(replay, spec, views, objective, generators))
+    return Batch(transitions, _sequences(objective.views, replay, views, objective, generators))
+
+
+def _rl_window(views: Views, replay: Replay, n: int, generators: Generators) -> Window | None:
+    """Observation and next observation are cropped independently."""
+    if views.rl is None:
+        return None
+    size = (replay.frame_shape[1], replay.frame_shape[2])
+    return views.rl.centre(n, size) if views.centred else views.rl.draw(n, size, generators["crops"])
 
 
 def _views_of(transitions: Transitions, rows: np.ndarray, replay: Replay, views: Views, generators: Generators) -> Contrast:
@@ -43,7 +51,7 @@ def _views_of(transitions: Transitions, rows: np.ndarray, replay: Replay, views:
     return Contrast(query, _augmented(replay, rows, views, generators), None)
 
 
-def _sequences(replay: Replay, spec: ViewSpec, views: Views, objective: Objective, generators: Generators) -> Contrast | None:
+def _sequences(spec: ViewSpec, replay: Replay, views: Views, objective: Objective, generators: Generators) -> Contrast | None:
     """Sequences with their mask: queries as the plan shows them, keys as they are. None while no sequence can be drawn."""
     drawn = replay.sequences(spec.batch, spec.length, generators["replay"], cross_episodes=spec.cross_episodes)
     if drawn is None:
@@ -52,13 +60,19 @@ def _sequences(replay: Replay, spec: ViewSpec, views: Views, objective: Objectiv
     plan = objective.plan(padded, generators["plan"])
     spares = replay.observations(rows.size, generators["replay"]).reshape(rows.shape)
     shown = np.where(plan.replaced, spares, rows).ravel()[plan.encoded]
-    seen = _augmented(replay, shown, views, generators)
     # Row 0 is the zero observation: zeroing comes before the crop, so one encoding serves every zeroed position.
-    query = torch.cat([torch.zeros_like(seen[:1]), seen])
+    query = _augmented(replay, shown, views, generators, zero_first=True)
     return Contrast(query, _augmented(replay, rows.ravel(), views, generators), plan.on(query.device))
 
 
-def _augmented(replay: Replay, rows: np.ndarray, views: Views, generators: Generators) -> Tensor:
-    """Stacks with an independent random window each."""
-    window = views.contrast.draw(len(rows), replay.frame_hw, generators["crops"]) if views.contrast else None
-    return replay.stacks(rows, window)
+def _augmented(replay: Replay, rows: np.ndarray, views: Views, generators: Generators, *, zero_first: bool = False) -> Tensor:
+    """Stacks with an independent random window each, after a stack of zeros where ``zero_first``."""
+    height, width = replay.frame_shape[1:]
+    window = views.contrast.draw(len(rows), (height, width), generators["crops"]) if views.contrast else None
+    if not zero_first:
+        return replay.stacks(rows, window)
+    side = (height, width) if window is None else (window.size, window.size)
+    out = torch.empty((1 + len(rows), replay.frame_stack * replay.frame_shape[0], *side), dtype=replay.frames.dtype, device=replay.frames.device)
+    out[0] = 0
+    replay.stacks(rows, window, out=out[1:])
+    return out

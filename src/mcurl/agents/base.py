@@ -49,12 +49,30 @@ class Agent(Protocol):
     objective: Objective | None
     learn_from: int
     """Agent steps before the first update."""
+    updates: int
+    """Updates so far."""
+    updates_per_step: int
+    """Updates in an agent step."""
+    learns_before_step: bool
+    """SAC: act, update, step, store; the update does not see the new transition. Rainbow: act, step, store, update."""
+    explores_at_random: bool
+    """Uniform actions until ``learn_from``."""
+    clip_reward: float
+    """Rewards are clipped to ± this before they are stored; 0: not."""
+    importance_start: float
+    """First exponent of the importance weights of prioritised batches."""
 
-    def act(self, stacks: np.ndarray, *, explore: bool, generator: np.random.Generator | None = None) -> np.ndarray:
-        """Actions for ``[N, *observation]``; ``explore=False`` is the policy that is evaluated, with its randomness (if any) from ``generator``."""
+    evaluation_epsilon: float
+    """Probability of a random action in evaluation."""
+
+    def act(self, stacks: np.ndarray, *, explore: bool) -> np.ndarray:
+        """Actions for ``[N, *observation]``; ``explore=False`` is the policy that is evaluated, which draws nothing."""
 
     def update(self, batch: Batch, env_steps: int) -> Update:
         """One update. ``env_steps``: simulator steps learned from, counted from the first update."""
+
+    def policy_state(self) -> dict[str, Any]:
+        """The weights that acting needs; nothing of the contrastive objective."""
 
     def state_dict(self) -> dict[str, Any]: ...
 

@@ -1,6 +1,7 @@
 """Data-efficient Rainbow (van Hasselt et al., 2019) on 100k agent steps of Atari, with a contrastive objective joined as L_rl + λ·L_ct (eq. 6).
 
-Distributional, double, dueling, n-step and prioritised Q-learning that explores by noise in its weights. One update is one weighted sum of losses and one step of one Adam.
+Distributional, double, dueling, n-step and prioritised Q-learning that explores by noise in its weights.
+One update is one weighted sum of losses and one step of one Adam.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mcurl.agents.base import RlView, Update
+from mcurl.agents.base import Update, Views
 from mcurl.agents.distributional import cross_entropy, double_q_target, expected, make_support
 from mcurl.agents.optim import adam, load_optimizer, set_learning_rates
 from mcurl.networks.atari import HEAD_WIDTH, ContrastHead, DataEfficientEncoder, encoder_width
 from mcurl.networks.ema import follow, momentum_copy
 from mcurl.networks.noisy import DuelingHead
 from mcurl.objectives.base import Objective
-from mcurl.replay.batch import Batch, Contrast, Transitions
+from mcurl.replay.batch import Batch, Contrast, Shift, Transitions
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class RainbowSettings:
     """Add the contrastive loss to the priorities (CURL's Atari release)."""
 
 
+# A view of 84 × 84 is 80 × 80 of them, padded by 4 on every side, cropped to 84 × 84 again.
+VIEW_PAD = 4
+
 FeatureChoice = Literal["head", "conv"]
 
 
@@ -79,7 +83,7 @@ def contrast_width(observation_shape: tuple[int, int, int], features: FeatureCho
 
 
 class QNetwork(nn.Module):
-    """Encoder and dueling head: pixels ``uint8 [N, K*C, H, W]`` -> logits ``float32 [N, A, atoms]``."""
+    """Encoder and dueling head: patches as the encoder cuts them -> logits ``float32 [N, A, atoms]``. Online and target network read the same patches."""
 
     def __init__(self, settings: RainbowSettings, observation_shape: tuple[int, int, int], actions: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -87,8 +91,18 @@ class QNetwork(nn.Module):
         self.head = DuelingHead(self.encoder.width, actions, settings.atoms, settings.hidden, settings.sigma)
 
     def forward(self, patches: Tensor, noise: Tensor | None) -> Tensor:
-        """``patches`` as the encoder cuts them: online and target network read the same."""
         return self.head(self.encoder.encode(patches), noise)  # type: ignore[no-any-return]
+
+
+class ContrastFeatures(nn.Module):
+    """The policy's encoder and a head of the contrastive loss's own: pixels ``uint8 [N, K*C, H, W]`` -> ``float32 [N, d]``."""
+
+    def __init__(self, encoder: DataEfficientEncoder, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.encoder(pixels))  # type: ignore[no-any-return]
 
 
 class Rainbow:
@@ -121,7 +135,8 @@ class Rainbow:
     ) -> None:
         self.settings, self.objective, self.contrast_weight, self.device = settings, objective, contrast_weight, device
         self.actions = actions
-        self.rl_view = RlView(settings.batch_size, prioritised=True, augmented=False)
+        side = min(observation_shape[1:])
+        self.views = Views(settings.batch_size, prioritised=True, contrast=Shift(side - VIEW_PAD, VIEW_PAD, side))
         self.learn_from = settings.learn_from
         self.updates = 0
         self.support = make_support(settings.atoms, settings.v_min, settings.v_max, device)
@@ -134,18 +149,22 @@ class Rainbow:
         self._build_optimizer()
 
     def _build_contrast(self, features: FeatureChoice, head_init: Literal["standard", "uniform"], dtype: torch.dtype) -> None:
+        self.query: ContrastFeatures | None = None
+        self.key: ContrastFeatures | None = None
+        if self.objective is None:
+            return
+        self.objective.to(self.device)
         head = ContrastHead(self.online.encoder.width, head_init, dtype=dtype) if features == "head" else nn.Identity()
-        self.contrast_head: nn.Module | None = None if self.objective is None else head.to(self.device)
-        self.key_encoder = None if self.objective is None else momentum_copy(self.online.encoder)
-        self.key_head = None if self.contrast_head is None else momentum_copy(self.contrast_head)
-        if self.objective is not None:
-            self.objective.to(self.device)
+        self.query = ContrastFeatures(self.online.encoder, head.to(self.device))
+        self.key = momentum_copy(self.query)
 
     def _build_optimizer(self) -> None:
-        named = {"encoder": self.online.encoder, "heads": self.online.head, "contrast_head": self.contrast_head, "objective": self.objective}
-        groups = [{"params": list(module.parameters()), "name": name} for name, module in named.items() if module is not None]
+        modules = {"encoder": self.online.encoder, "heads": self.online.head}
+        if self.objective is not None and self.query is not None:
+            modules |= {"contrast_head": self.query.head, "objective": self.objective}
+        groups = [{"params": list(module.parameters()), "name": name} for name, module in modules.items()]
         self.optimizer = adam(groups, self.settings.learning_rate, self.device, eps=self.settings.adam_eps)
-        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        self.parameters: list[Tensor] = [parameter for module in modules.values() for parameter in module.parameters()]
 
     # Acting
 
@@ -207,7 +226,7 @@ class Rainbow:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._follow_keys()
+        self._follow()
         return Update(metrics | {"rl/gradient_norm": norm}, priority)
 
     def _losses(self, batch: Batch, noise: Tensor, target_noise: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -236,33 +255,24 @@ class Rainbow:
 
     def _contrast_loss(self, views: Contrast) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.objective is not None
-        loss = self.objective.loss(views.query, views.key, views.plan, self._encode_query, self._encode_key)
+        assert self.query is not None
+        assert self.key is not None
+        loss = self.objective.loss(views.query, views.key, views.plan, self.query, torch.no_grad()(self.key))
         return loss.value, loss.metrics
 
-    def _encode_query(self, pixels: Tensor) -> Tensor:
-        assert self.contrast_head is not None
-        return self.contrast_head(self.online.encoder(pixels))  # type: ignore[no-any-return]
-
-    @torch.no_grad()
-    def _encode_key(self, pixels: Tensor) -> Tensor:
-        assert self.key_encoder is not None and self.key_head is not None
-        return self.key_head(self.key_encoder(pixels))  # type: ignore[no-any-return]
-
-    def _follow_keys(self) -> None:
+    def _follow(self) -> None:
         """The key encoder and its head follow what the step left, and so does whatever the objective has that follows."""
-        if self.objective is None or self.key_encoder is None or self.key_head is None or self.contrast_head is None:
-            return
-        copies = [*self.key_encoder.parameters(), *self.key_head.parameters()]
-        follow(copies, [*self.online.encoder.parameters(), *self.contrast_head.parameters()], self.settings.key_momentum)
-        self.objective.after_step()
+        if self.objective is not None and self.query is not None and self.key is not None:
+            follow(self.key.parameters(), self.query.parameters(), self.settings.key_momentum)
+            self.objective.after_step()
 
     # State
 
     def _modules(self) -> dict[str, nn.Module]:
-        named = {
-            "online": self.online, "target": self.target, "contrast_head": self.contrast_head, "key_encoder": self.key_encoder, "key_head": self.key_head, "objective": self.objective,
-        }  # fmt: skip
-        return {name: module for name, module in named.items() if module is not None}
+        modules: dict[str, nn.Module] = {"online": self.online, "target": self.target}
+        if self.objective is not None and self.query is not None and self.key is not None:
+            modules |= {"contrast_head": self.query.head, "key": self.key, "objective": self.objective}
+        return modules
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later update depends on but torch's generator, from which noise is drawn."""

@@ -81,11 +81,17 @@ class SAC:
         dtype: arithmetic of the convolutions; everything else is float32.
     """
 
+    learns_before_step = True
+    explores_at_random = True
+    clip_reward = 0.0
+    importance_start = 1.0
+    evaluation_epsilon = 0.0
+
     def __init__(
         self, settings: SacSettings, observation_shape: tuple[int, ...], actions: int, objective: Objective | None = None, *, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> None:
         self.settings, self.objective, self.device = settings, objective, device
-        self.learn_from = settings.learn_from
+        self.learn_from, self.updates_per_step = settings.learn_from, settings.updates_per_step
         self.updates = 0
         self.pixels = len(observation_shape) == 3
         crop = Crop(settings.crop) if self.pixels else None
@@ -128,11 +134,8 @@ class SAC:
     # Acting
 
     @torch.no_grad()
-    def act(self, stacks: np.ndarray, *, explore: bool, generator: np.random.Generator | None = None) -> np.ndarray:
-        """Actions ``float32 [N, A]`` for ``uint8 [N, K*C, H, W]`` (or states ``float32 [N, D]``): sampled to explore, else the mean.
-
-        ``generator`` is not used: sampling draws from torch's.
-        """
+    def act(self, stacks: np.ndarray, *, explore: bool) -> np.ndarray:
+        """Actions ``float32 [N, A]`` for ``uint8 [N, K*C, H, W]`` (or states ``float32 [N, D]``): sampled to explore, else the mean."""
         observation = torch.as_tensor(stacks, device=self.device)
         if self.pixels:
             observation = centre_crop(observation, self.settings.crop)
@@ -251,6 +254,11 @@ class SAC:
             "target_encoder": self.target_encoder, "target_critic": self.target_critic, "objective": self.objective,
         }  # fmt: skip
         return {name: module for name, module in named.items() if module is not None}
+
+    def policy_state(self) -> dict[str, Any]:
+        """What acting needs: convolutions and actor."""
+        shared = self.encoder.convolutions.state_dict() if isinstance(self.encoder, PixelEncoder) else {}
+        return {"convolutions": shared, "actor_features": self.actor_features.state_dict(), "actor": self.actor.state_dict()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later update depends on, in plain memory order once saved."""

@@ -1,20 +1,20 @@
-"""Atari games as the Atari-100k benchmark plays them, on ale-py's own `ALEInterface`.
+"""Atari games as the Atari-100k benchmark plays them, on ale-py's own ``ALEInterface``.
 
-A step repeats its action for `frame_skip` frames and sums their raw rewards. The frame it gives is the maximum of its last two screens, gray, each resized
+A step repeats its action for ``frame_skip`` frames and sums their raw rewards. The frame it gives is the maximum of its last two screens, gray, each resized
 bilinearly to 84 x 84 first. Observations are stacks of frames, oldest first, with zeros before a game's first frame.
 
 What differs from the environment of CURL's Atari release:
 
-* A loss of life is only reported (`info["life_lost"]`): the game goes on and the stack is kept. There it ends the episode, and the "reset" after it plays one
+* A loss of life is only reported (``info["life_lost"]``): the game goes on and the stack is kept. There it ends the episode, and the "reset" after it plays one
   no-op frame and pushes that screen onto the stack. A life is lost here under the same rule: the count fell and is not zero.
 * Where a game ends before a step's last two frames, the frame is the last screen, or the maximum of the last two where two were taken. There the screens that
   were not played count as black, so that a truncated game would bootstrap from a black frame.
-* The 108,000 frames' end is `truncated`, not the end of the game.
+* The 108,000 frames' end is ``truncated``, not the end of the game.
 
-What differs from Gymnasium's `AtariPreprocessing`, when set to `resize = "max-then-area"`:
+What differs from Gymnasium's ``AtariPreprocessing``, when set to ``resize = "max-then-area"``:
 
 * its frame at a game's end is made of screens of the step before (it stops before it takes the new ones), ours of the game's last screens;
-* it draws 1 to `noop_max` no-ops, we draw 0 to `max_noops`.
+* it draws 1 to ``noop_max`` no-ops, we draw 0 to ``max_noops``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
+from mcurl.envs.stack import FrameStack, StackStart, check_settings
 from mcurl.errors import UserError, nearest
 
 # fmt: off
@@ -74,14 +75,10 @@ class AtariSettings:
     """whether losing a life is reported, so that it ends the return that is learned from; the game itself always goes on"""
 
     def __post_init__(self) -> None:
-        for name, least in (("frame_skip", 1), ("frame_stack", 1), ("image_size", 1), ("max_noops", 0), ("max_frames", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        least = {"frame_skip": 1, "frame_stack": 1, "image_size": 1, "max_noops": 0, "max_frames": 0}
+        check_settings(self, least, {"resize": get_args(Resize), "life_loss": get_args(LifeLoss)})
         if not 0 <= self.sticky < 1:
             raise UserError(f"sticky is a probability below 1, not {self.sticky}")
-        for name, choices in (("resize", get_args(Resize)), ("life_loss", get_args(LifeLoss))):
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
 
 
 @cache
@@ -104,12 +101,12 @@ def _roms() -> dict[str, str]:
 
 
 def tasks() -> tuple[str, ...]:
-    """The names of all games that come with ale-py, such as RoadRunner, sorted. Raises `UserError` where ale-py is not installed."""
+    """The names of all games that come with ale-py, such as RoadRunner, sorted. Raises ``UserError`` where ale-py is not installed."""
     return tuple(_roms())
 
 
 def resolve(name: str) -> str:
-    """The game's own name for any spelling of it: case, spaces and punctuation don't matter. Raises `UserError` for an unknown game.
+    """The game's own name for any spelling of it: case, spaces and punctuation don't matter. Raises ``UserError`` for an unknown game.
 
     >>> resolve("road_runner"), resolve("Up 'n Down"), resolve("ms-pacman")
     ('RoadRunner', 'UpNDown', 'MsPacman')
@@ -122,14 +119,14 @@ def resolve(name: str) -> str:
 
 
 def make(settings: AtariSettings, seed: int) -> AtariEnv:
-    """The game that the settings name, seeded. Raises `UserError` for an unknown game or where ale-py or OpenCV is missing."""
+    """The game that the settings name, seeded. Raises ``UserError`` for an unknown game or where ale-py or OpenCV is missing."""
     return AtariEnv(settings, seed)
 
 
 class AtariEnv(gymnasium.Env[Frame, np.int64]):
     """One game. Observations: uint8 [frame_stack, image_size, image_size], oldest frame first. Rewards: the game's own points, neither clipped nor scaled.
 
-    `info` holds `lives` (int) and `life_lost` (bool).
+    ``info`` holds ``lives`` (int) and ``life_lost`` (bool).
     """
 
     def __init__(self, settings: AtariSettings, seed: int) -> None:
@@ -140,13 +137,13 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         self.frame_shape = (1, size, size)
         self.frame_stack = settings.frame_stack
         self.action_repeat = settings.frame_skip
-        self.stack_start: Literal["repeat", "blank"] = "blank"
+        self.stack_start: StackStart = "blank"
         self.render_mode = "rgb_array"
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 60 / settings.frame_skip}
 
         self._ale = self._ale_py.ALEInterface()
         self._ale.setInt("max_num_frames_per_episode", settings.max_frames)
-        # ALE's own sticky actions cannot be restored from a saved state; ours come from `np_random`.
+        # ALE's own sticky actions cannot be restored from a saved state; ours come from ``np_random``.
         self._ale.setFloat("repeat_action_probability", 0.0)
         self._seed(seed)
 
@@ -157,8 +154,9 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         self.observation_space = gymnasium.spaces.Box(0, 255, (settings.frame_stack, size, size), np.uint8)
 
         self._screens = np.zeros((2, *self._ale.getScreenDims()), np.uint8)
-        self._resized = np.zeros((2, size, size), np.uint8)
-        self._stack = np.zeros((settings.frame_stack, size, size), np.uint8)
+        self._frame = np.zeros(self.frame_shape, np.uint8)
+        self._second = np.zeros((size, size), np.uint8)
+        self._stack = FrameStack(self.frame_shape, settings.frame_stack, self.stack_start)
         self._last_action = self._noop
         self._lives = 0
         self._playing = False
@@ -175,32 +173,30 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         self._last_action = self._noop
         self._lives = self._ale.lives()
         self._playing = True
-        self._stack.fill(0)
         self._ale.getScreenGrayscale(self._screens[0])
-        self._push(screens=1)
-        return self._stack.copy(), self._info(life_lost=False)
+        return self._stack.begin(self._make_frame(screens=1)), self._info(life_lost=False)
 
     def step(self, action: int | np.int64) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
-        """Plays the action for `frame_skip` frames, fewer where the game ends.
+        """Plays the action for ``frame_skip`` frames, fewer where the game ends.
 
-        `action` indexes the action set. `terminated`: the game is over; `truncated`: it was cut off at `max_frames`. Raises `gymnasium.error.ResetNeeded`
+        ``action`` indexes the action set. ``terminated``: the game is over; ``truncated``: it was cut off at ``max_frames``. Raises ``gymnasium.error.ResetNeeded``
         where no game is going on.
         """
         if not self._playing:
             raise gymnasium.error.ResetNeeded("the game is over or has not begun: call reset()")
         reward, screens = self._play(self._actions[action])
-        self._push(screens)
+        observation = self._stack.push(self._make_frame(screens))
         lives = self._ale.lives()
         terminated = bool(self._ale.game_over(with_truncation=False))
-        # CURL's rule. The count of some games (Qbert) falls to zero a little before the game is over: that end is reported once, by `terminated`.
+        # CURL's rule. The count of some games (Qbert) falls to zero a little before the game is over: that end is reported once, by ``terminated``.
         life_lost = 0 < lives < self._lives and not terminated and self.settings.life_loss == "ends-return"
         self._lives = lives
         truncated = bool(self._ale.game_truncated()) and not terminated
         self._playing = not (terminated or truncated)
-        return self._stack.copy(), reward, terminated, truncated, self._info(life_lost)
+        return observation, reward, terminated, truncated, self._info(life_lost)
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """The screen in colour, uint8 [H, W, 3] (210 x 160 for most games)."""
+        """The screen in colour, uint8 [H, W, 3], 210 x 160 for most games. Right after ``load_state_dict`` it is off by a frame or two; no observation is."""
         screen: npt.NDArray[np.uint8] = self._ale.getScreenRGB()
         return screen
 
@@ -214,20 +210,19 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
             "game": self.game,
             "emulator": np.frombuffer(emulator, np.uint8).copy(),
             "generator": self.np_random.bit_generator.state,
-            "stack": self._stack.copy(),
+            "frames": self._stack.state_dict(),
             "last_action": self._last_action,
             "lives": self._lives,
             "playing": self._playing,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on exactly where the state was saved, in this process or another. Raises `UserError` where the state is another game's or is damaged."""
-        if state["game"] != self.game or state["stack"].shape != self._stack.shape:
-            saved, here = (f"{game} with frames {stack.shape}" for game, stack in ((state["game"], state["stack"]), (self.game, self._stack)))
-            raise UserError(f"the saved state is of {saved}, not of {here}")
+        """Goes on exactly where the state was saved, in this process or another. Raises ``UserError`` where the state is another game's or is damaged."""
+        if state["game"] != self.game:
+            raise UserError(f"the saved state is of {state['game']}, not of {self.game}")
+        self._stack.load_state_dict(state["frames"])
         self._restore_emulator(state["emulator"].tobytes())
         self.np_random.bit_generator.state = state["generator"]
-        self._stack[:] = state["stack"]
         self._last_action = state["last_action"]
         self._lives = state["lives"]
         self._playing = state["playing"]
@@ -243,7 +238,7 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         self._ale.loadROM(path)
 
     def _play(self, action: int) -> tuple[float, int]:
-        """Plays `frame_skip` frames -> sum of rewards, and how many of the last two screens were taken (1 or 2; they lie in `_screens` from the first on)."""
+        """Plays ``frame_skip`` frames -> sum of rewards, and how many of the last two screens were taken (1 or 2; they lie in ``_screens`` from the first on)."""
         reward, screens, last = 0, 0, self.settings.frame_skip - 1
         for frame in range(self.settings.frame_skip):
             # As in ALE, every frame of a step draws anew.
@@ -258,20 +253,19 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
                 break
         return float(reward), screens
 
-    def _push(self, screens: int) -> None:
-        """Makes a frame of the first `screens` (1 or 2) of `_screens` and puts it at the end of the stack."""
-        self._stack[:-1] = self._stack[1:]
-        cv2, size = self._cv2, self.frame_shape[1:]
+    def _make_frame(self, screens: int) -> Frame:
+        """One frame, uint8 [1, image_size, image_size], of the first ``screens`` (1 or 2) of ``_screens``: a buffer that the next call overwrites."""
+        frame = self._frame[0]
         if self.settings.resize == "max-then-area":
             if screens == 2:
                 np.maximum(self._screens[0], self._screens[1], out=self._screens[0])
-            cv2.resize(self._screens[0], size, dst=self._stack[-1], interpolation=cv2.INTER_AREA)
-        elif screens == 1:
-            cv2.resize(self._screens[0], size, dst=self._stack[-1], interpolation=cv2.INTER_LINEAR)
-        else:
-            for screen, resized in zip(self._screens, self._resized, strict=True):
-                cv2.resize(screen, size, dst=resized, interpolation=cv2.INTER_LINEAR)
-            np.maximum(self._resized[0], self._resized[1], out=self._stack[-1])
+            self._cv2.resize(self._screens[0], frame.shape, dst=frame, interpolation=self._cv2.INTER_AREA)
+            return self._frame
+        for screen, resized in zip(self._screens[:screens], (frame, self._second), strict=False):
+            self._cv2.resize(screen, frame.shape, dst=resized, interpolation=self._cv2.INTER_LINEAR)
+        if screens == 2:
+            np.maximum(frame, self._second, out=frame)
+        return self._frame
 
     def _info(self, life_lost: bool) -> dict[str, Any]:
         return {"lives": self._lives, "life_lost": life_lost}

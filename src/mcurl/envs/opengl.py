@@ -12,8 +12,6 @@ from mcurl.errors import UserError
 OFF = ("off", "disable", "disabled", "false", "0")
 """Values of MUJOCO_GL that mean: no pictures."""
 
-_NOTHING = "no OpenGL to draw with: apt-get install libegl1 libgl1 (or libosmesa6)"
-
 # Of EGL's headers.
 _PLATFORM_DEVICE = 0x313F
 _SURFACE_TYPE, _PBUFFER_BIT = 0x3033, 0x0001
@@ -25,19 +23,22 @@ _MOST_DEVICES = 32
 def choose(*, required: bool = True) -> str:
     """Set MUJOCO_GL, unless it is set, to what works here: EGL, else OSMesa. Returns its value.
 
-    With ``required=False`` (states only) a machine without OpenGL gets ``"off"``. Call it before dm_control or mujoco is imported.
+    With ``required=False`` (states only) the answer on a machine without OpenGL is ``"off"``. Call it before dm_control or mujoco is imported.
     Raises UserError, naming the packages to install, where nothing draws and pictures are required.
     """
     wanted = os.environ.get("MUJOCO_GL", "").lower()
     if wanted in OFF and required:
-        raise UserError(f"MUJOCO_GL={wanted} turns pictures off: unset it" if wanted != "off" else f"{_NOTHING}; then unset MUJOCO_GL if you set it to off")
-    if wanted:
-        return wanted
-    found = _find()
-    if found is None and required:
-        raise UserError(_NOTHING)
-    os.environ["MUJOCO_GL"] = found or "off"
-    return found or "off"
+        raise UserError(f"MUJOCO_GL={wanted} turns pictures off: unset it")
+    chosen = wanted or _find()
+    if chosen is None and required:
+        raise UserError("no OpenGL to draw with: apt-get install libegl1 libgl1 (or libosmesa6)")
+    if chosen is None:
+        return "off"
+    if chosen == "osmesa":
+        # Otherwise dm_control draws in a thread that is gone before its pictures are, and leaves tracebacks at exit.
+        os.environ.setdefault("DISABLE_RENDER_THREAD_OFFLOADING", "1")
+    os.environ["MUJOCO_GL"] = chosen
+    return chosen
 
 
 def _find() -> str | None:

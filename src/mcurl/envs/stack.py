@@ -49,10 +49,10 @@ class FrameStack:
         return {"stack": self._stack.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where the saved stack has another shape."""
+        """Raises UserError where the saved stack has another shape."""
         stack = np.asarray(state["stack"])
         if stack.shape != self._stack.shape:
-            raise ValueError(f"the saved frame stack has shape {stack.shape}, this environment's has {self._stack.shape}")
+            raise UserError(f"the saved state has a frame stack of shape {stack.shape}, not {self._stack.shape}")
         self._stack[:] = stack
 
 
@@ -64,8 +64,6 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
     a one-dimensional one means a state, which is not.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 (Gymnasium declares it so)
-
     frame_shape: tuple[int, ...]
     """``(C, H, W)``, or ``(D,)`` for states."""
     frame_stack: int
@@ -73,18 +71,20 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
     action_repeat: int
     """Simulator steps per ``step``."""
     stack_start: StackStart
-    """What stands before an episode's first frame: the first frame, repeated, or blanks."""
+    """What stands before an episode's first frame."""
 
-    def __init__(self, frame_shape: tuple[int, ...], frame_stack: int, action_repeat: int, stack_start: StackStart = "repeat") -> None:
+    def __init__(self, frame_shape: tuple[int, ...], frame_stack: int, action_repeat: int, frames_per_second: float) -> None:
+        """``frames_per_second``: agent steps per second of the simulated world, for videos."""
         self.frame_shape = frame_shape
-        self.action_repeat = at_least_one("action_repeat", action_repeat)
-        self.frame_stack = at_least_one("frame_stack", frame_stack) if len(frame_shape) == 3 else 1
-        self.stack_start = stack_start
+        self.frame_stack = frame_stack if len(frame_shape) == 3 else 1
+        self.action_repeat = action_repeat
+        self.stack_start: StackStart = "repeat"
         self.render_mode = "rgb_array"
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": frames_per_second}
         self._stack: FrameStack | None = None
         if len(frame_shape) == 3:
             channels, height, width = frame_shape
-            self._stack = FrameStack((channels, height, width), self.frame_stack, stack_start)
+            self._stack = FrameStack((channels, height, width), self.frame_stack, self.stack_start)
             self.observation_space = gymnasium.spaces.Box(0, 255, self._stack.shape, np.uint8)
         else:
             self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, frame_shape, np.float32)
@@ -151,30 +151,36 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where ``state_dict`` was called. Raises ValueError where the state is that of another environment."""
+        """Go on from where ``state_dict`` was called. Raises UserError where the state is another environment's."""
+        if ("frames" in state) != (self._stack is not None):
+            raise UserError("the saved state is of an environment with pixels, not states" if "frames" in state else "the saved state has no pixels")
         if self._stack is not None:
             self._stack.load_state_dict(state["frames"])
         self._load(state["simulator"])
         self._over = bool(state["over"])
 
 
-def at_least_one(name: str, value: int) -> int:
-    """The value; raises UserError below 1."""
-    if value < 1:
-        raise UserError(f"{name} must be at least 1, got {value}")
-    return value
+def check_settings(settings: Any, least: dict[str, int], choices: dict[str, tuple[str, ...]]) -> None:
+    """Raises UserError where a number is below its least value, or a name is none of its choices."""
+    for name, lowest in least.items():
+        if getattr(settings, name) < lowest:
+            raise UserError(f"{name} must be at least {lowest}, not {getattr(settings, name)}")
+    for name, allowed in choices.items():
+        if getattr(settings, name) not in allowed:
+            raise UserError(f"{name} must be one of {', '.join(allowed)}, not {getattr(settings, name)!r}")
 
 
-class Rescaled(gymnasium.spaces.Box):
-    """The box ``[-1, 1]^A`` in which agents act (float32), and the affine map from it to a simulator's own bounds."""
+class Rescaling:
+    """The box ``[-1, 1]^A`` in which agents act, and the affine map from it to a simulator's own bounds."""
 
     def __init__(self, low: NDArray[Any], high: NDArray[Any]) -> None:
-        super().__init__(-1.0, 1.0, (np.size(low),), np.float32)
-        self._middle = (np.ravel(high).astype(np.float64) + np.ravel(low)) / 2
-        self._half = (np.ravel(high).astype(np.float64) - np.ravel(low)) / 2
+        """From a simulator's finite bounds, of one shape."""
+        low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+        self._middle, self._half = (high + low) / 2, (high - low) / 2
+        self.space = gymnasium.spaces.Box(-1.0, 1.0, (low.size,), np.float32)
 
-    def to_simulator(self, action: Any) -> NDArray[np.float64]:
-        """``[A]``, float64, within the simulator's bounds; what lies outside ``[-1, 1]`` is clipped."""
-        inside = np.clip(np.asarray(action, np.float64).reshape(self.shape), -1.0, 1.0)
+    def __call__(self, action: Any) -> NDArray[np.float64]:
+        """From ``[A]`` in ``[-1, 1]`` (what lies outside is clipped) to the simulator's shape and bounds, float64."""
+        inside = np.asarray(action, np.float64).reshape(self._middle.shape).clip(-1.0, 1.0)
         scaled: NDArray[np.float64] = self._middle + self._half * inside
         return scaled

@@ -83,7 +83,8 @@ class DataEfficientEncoder(nn.Module):
 def _patches_by_pixel(pixels: Tensor, grid: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """[N, Y, X, y, x, C, 5, 5]: patch (y, x) of the first convolution inside patch (Y, X) of the second."""
     Y, X = grid
-    seen = pixels[:, :, : Y * KERNEL**2, : X * KERNEL**2].unflatten(2, (Y, KERNEL, KERNEL)).unflatten(5, (X, KERNEL, KERNEL))
+    n, c = pixels.shape[:2]
+    seen = pixels[:, :, : Y * KERNEL**2, : X * KERNEL**2].reshape(n, c, Y, KERNEL, KERNEL, X, KERNEL, KERNEL)
     return seen.permute(0, 2, 5, 3, 6, 1, 4, 7).to(dtype, memory_format=torch.contiguous_format)
 
 

@@ -41,7 +41,7 @@ class NoisyLinear(nn.Module):
         y = F.linear(x, self.weight_mu, self.bias_mu)
         if noise is None:
             return y
-        noise_in, noise_out = noise.split((self.inputs, self.outputs))
+        noise_in, noise_out = noise[: self.inputs], noise[self.inputs :]
         # (σ_w ⊙ ε_out ε_inᵀ) x = ε_out ⊙ σ_w (ε_in ⊙ x): the matrix of noise is never built.
         return torch.addcmul(y, F.linear(x * noise_in, self.weight_sigma, self.bias_sigma), noise_out)
 
@@ -72,7 +72,7 @@ class DuelingHead(nn.Module):
 
     def forward(self, features: Tensor, noise: Tensor | None) -> Tensor:
         """``features`` float32 [N, d] -> logits float32 [N, A, atoms]; ``noise`` None is the mean network."""
-        value_hidden, value, advantage_hidden, advantage = (None,) * 4 if noise is None else noise.split(self.noise_sizes)
+        value_hidden, value, advantage_hidden, advantage = (None,) * 4 if noise is None else torch.split(noise, self.noise_sizes)
         v = self.value(F.relu(self.value_hidden(features, value_hidden)), value)[:, None]  # [N, 1, atoms]
         a = self.advantage(F.relu(self.advantage_hidden(features, advantage_hidden)), advantage).view(-1, self.actions, self.atoms)
         return v + a - a.mean(1, keepdim=True)  # type: ignore[no-any-return]

@@ -92,7 +92,8 @@ class Window:
 
         out[i, y] = frame[top[i] + clamp(y - down[i], 0, crop - 1)]
 
-    A plain crop has `crop == size` and `down == right == 0`. Elsewhere `down` rows above, and what is missing below, repeat the crop's edge.
+    A plain crop has `crop == size` and `down == right == 0`. Elsewhere the `down` rows above the crop, and what is missing below it, repeat its edge; some of
+    the crop always shows.
 
     Attributes:
         size: height and width of the output.
@@ -155,7 +156,7 @@ class Shift:
     Attributes:
         crop: height and width of the first crop, in pixels.
         pad: by how many pixels each edge of the first crop is replicated.
-        size: height and width of the second crop, at most crop + 2 * pad.
+        size: height and width of the second crop, pad < size <= crop + 2 * pad (so it always shows some of the first).
     """
 
     crop: int = 80
@@ -163,8 +164,9 @@ class Shift:
     size: int = 84
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= self.crop + 2 * self.pad:
-            raise UserError(f"a crop of {self.size} does not fit into {self.crop} pixels padded by {self.pad}: at most {self.crop + 2 * self.pad}")
+        if not 0 <= self.pad < self.size <= self.crop + 2 * self.pad:
+            most = self.crop + 2 * self.pad
+            raise UserError(f"a crop of {self.size} does not fit into {self.crop} pixels padded by {self.pad}: choose from {self.pad + 1} to {most}")
 
     def draw(self, n: int, frame_hw: tuple[int, int], rng: np.random.Generator) -> Window:
         """One independent view for each of `n` stacks of H×W frames, over all offsets of both crops.

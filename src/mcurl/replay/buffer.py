@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from mcurl.errors import UserError
-from mcurl.replay import files, sampling
+from mcurl.replay import sampling
 from mcurl.replay.batch import Transitions, Window
+from mcurl.replay.files import Journal
 from mcurl.replay.priorities import Priorities, PrioritySettings
 from mcurl.replay.sampling import Mask, Records, Rows
 
 FrameDtype = Literal["uint8", "float32"]
-
-_FINGERPRINT_ROWS = 16
 
 
 def bytes_needed(capacity: int, frame_shape: tuple[int, ...], frame_dtype: FrameDtype, action_shape: tuple[int, ...], action_dtype: npt.DTypeLike) -> int:
@@ -75,10 +74,9 @@ class Replay:
         # Not zeroed: memory is taken only as rows are written.
         self.frames = torch.empty((capacity, *frame_shape), dtype=torch.uint8 if frame_dtype == "uint8" else torch.float32, device=device)
         self.records = Records(np.zeros(capacity, sampling.record_dtype(action_shape, action_dtype)))
-        self.priorities = Priorities(self.records, prioritised, frame_stack=frame_stack, n_step=n_step) if prioritised else None
+        self.priorities = Priorities(self.records, prioritised, frame_stack=frame_stack, n_step=n_step) if prioritised is not None else None
         self._stacked_view = _stacked_view(self.frames, frame_stack) if self.frames.device.type == "cpu" else None
-        self._folder: Path | None = None
-        self._persisted = 0
+        self._journal = Journal(self.frames, self.records)
 
     # Storing
 
@@ -117,8 +115,8 @@ class Replay:
         return array
 
     def _store(self, slot: int, frame: npt.NDArray[Any]) -> None:
-        # A copy: the caller may reuse its array, and torch wants a writable one.
-        self.frames[slot].copy_(torch.from_numpy(np.array(frame)), non_blocking=True)
+        # Copied first: the caller may reuse its array before the transfer to a GPU is through, and torch wants a writable one.
+        self.frames[slot].copy_(torch.from_numpy(frame.copy()), non_blocking=True)
         self._follow()
 
     def _follow(self) -> None:
@@ -196,7 +194,8 @@ class Replay:
         Raises:
             ValueError: a row may not be drawn (overwritten since, the last of its episode, or its return not whole yet).
         """
-        self._require_drawable(rows)
+        if not sampling.is_drawable(self.records, rows, self.frame_stack, self.n_step).all():
+            raise ValueError("a row is not a transition that may be drawn (any more)")
         length, ended = sampling.n_step_windows(self.records, rows, self.n_step)
         ahead = np.arange(self.n_step)
         rewards = np.where(ahead < length[:, None], self.records.of("reward", rows[:, None] + ahead), 0.0)
@@ -217,32 +216,29 @@ class Replay:
         Gathers and cuts in one pass over the ring. `out`, if given, is written and returned.
 
         Raises:
-            ValueError: a row was overwritten or its stack reaches into overwritten rows, or the window is of another number of stacks.
+            ValueError: a row was overwritten or its stack reaches into overwritten rows, or the window is of another number of stacks, or of states.
         """
         held = sampling.observations(self.records, self.frame_stack)
         if len(rows) and (rows.min() < held.first[0] or rows.max() >= held.stop[0]):
             raise ValueError("a row to gather has no whole stack in the replay (any more)")
+        if window is not None and (len(window) != len(rows) or len(self.frame_shape) != 3):
+            raise ValueError(f"{len(window)} windows of images for {len(rows)} stacks of {self.frame_shape}")
         if window is None or self._stacked_view is None:
             found = self._stacks_indexed(rows, window)
             return found if out is None else out.copy_(found)
-        if len(window) != len(rows):
-            raise ValueError(f"{len(window)} windows for {len(rows)} stacks")
         if out is None:
             out = torch.empty((len(rows), self._stacked_view.shape[1], window.size, window.size), dtype=self.frames.dtype)
-        self._copy_windows(rows, window, out.numpy())
+        self._copy_windows(rows, window, self._stacked_view, out.numpy())
         return out
 
     def _stacks_indexed(self, rows: Rows, window: Window | None) -> Tensor:
         """`stacks` as one advanced index, on any device, without waiting for it."""
-        frame_rows, before = sampling.stack_rows(self.records, rows, self.frame_stack)
-        slots = frame_rows % self.records.capacity
-        if self._blank:
-            slots[before] = -1
+        slots, _ = self._stack_slots(rows)
         corners = [] if window is None else [window.top, window.left, window.down, window.right]
         sent = self._sent(np.column_stack([slots, *corners]))  # one transfer
         slot = sent[:, : self.frame_stack]
         if window is None:
-            found = self.frames.index_select(0, slot.clamp_min(0).flatten()).unflatten(0, slot.shape)
+            found = self.frames.index_select(0, slot.clamp_min(0).flatten()).reshape(*slot.shape, *self.frame_shape)
         else:
             along = torch.arange(window.size, device=sent.device)
             top, left, down, right = sent[:, self.frame_stack :, None].unbind(1)
@@ -252,37 +248,32 @@ class Replay:
             found = self.frames[slot.clamp_min(0)[:, :, None, None, None], channel, y, x]
         if self._blank:
             found.mul_((slot >= 0).view(*slot.shape, *[1] * len(self.frame_shape)))
-        return found.flatten(1, 2)
+        stacks: Tensor = found.flatten(1, 2)
+        return stacks
 
-    def _copy_windows(self, rows: Rows, window: Window, out: npt.NDArray[Any]) -> None:
-        """`stacks` as one NumPy copy per stack where its frames lie side by side, else one per frame: on a CPU three times as fast as indexing."""
-        assert self._stacked_view is not None
-        whole, single, channels = self._stacked_view, self.frames.numpy(), self.frame_shape[0]
+    def _copy_windows(self, rows: Rows, window: Window, whole: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+        """`stacks` as one NumPy copy per stack where its frames lie side by side, else one per frame: on a CPU many times faster than indexing."""
+        slots, before = self._stack_slots(rows)
+        together = ~before[:, 0] & (slots[:, 0] <= slots[:, -1])
+        single, channels = self.frames.numpy(), self.frame_shape[0]
+        for i, (first, (y, x, v, u, h, w)) in enumerate(zip(np.where(together, slots[:, 0], -1).tolist(), _places(window), strict=True)):
+            image = out[i]
+            if first >= 0:
+                image[:, v : v + h, u : u + w] = whole[first, :, y : y + h, x : x + w]
+            else:
+                for k, slot in enumerate(slots[i].tolist()):
+                    frame = single[slot, :, y : y + h, x : x + w] if slot >= 0 else 0
+                    image[k * channels : (k + 1) * channels, v : v + h, u : u + w] = frame
+            if h < window.size or w < window.size:
+                _replicate(image, v, u, h, w)
+
+    def _stack_slots(self, rows: Rows) -> tuple[npt.NDArray[np.int64], Mask]:
+        """The slot of each frame of each stack [N, K], -1 for a blank one, and which frames come before their episode [N, K]."""
         frame_rows, before = sampling.stack_rows(self.records, rows, self.frame_stack)
         slots = frame_rows % self.records.capacity
-        together = ~before[:, 0] & (slots[:, 0] <= slots[:, -1])
-        # Where the part of the crop that shows begins, in the frame and in the output, and how long it is.
-        y, x = window.top + np.maximum(-window.down, 0), window.left + np.maximum(-window.right, 0)
-        to_y, to_x = np.maximum(window.down, 0), np.maximum(window.right, 0)
-        high = np.minimum(window.crop - np.maximum(-window.down, 0), window.size - to_y)
-        wide = np.minimum(window.crop - np.maximum(-window.right, 0), window.size - to_x)
-        places = zip(y.tolist(), x.tolist(), to_y.tolist(), to_x.tolist(), high.tolist(), wide.tolist(), strict=True)
-        for i, (first, y0, x0, v, u, h, w) in enumerate((s, *place) for s, place in zip(np.where(together, slots[:, 0], -1).tolist(), places, strict=True)):
-            to = out[i]
-            if first >= 0:
-                to[:, v : v + h, u : u + w] = whole[first, :, y0 : y0 + h, x0 : x0 + w]
-            else:
-                for k, slot in enumerate(slots[i]):
-                    blank = self._blank and before[i, k]
-                    to[k * channels : (k + 1) * channels, v : v + h, u : u + w] = 0 if blank else single[slot, :, y0 : y0 + h, x0 : x0 + w]
-            if h < window.size or w < window.size:
-                _replicate(to, v, u, h, w)
-
-    def _require_drawable(self, rows: Rows) -> None:
-        spans = self._transition_spans()
-        span = np.searchsorted(self.records.starts, rows, side="right") - 1
-        if len(rows) and (rows.min() < 0 or ((rows < spans.first[span]) | (rows >= spans.stop[span])).any()):
-            raise ValueError("a row is not a transition that may be drawn (any more)")
+        if self._blank:
+            slots[before] = -1
+        return slots, before
 
     def _sent(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.frames.device, non_blocking=True)
@@ -292,73 +283,22 @@ class Replay:
     def write(self, folder: Path) -> dict[str, Any]:
         """Appends to the files in `folder` the rows that became final since the last call, and gives the state that `read` needs beside them.
 
-        The state is a tree of plain values and NumPy arrays (the open row's frame, the priorities). Files of earlier states stay valid.
+        The state is a tree of plain values and NumPy arrays (the open row's frame, the priorities: 8 bytes a row). The files of earlier states stay
+        valid; `files.prune(folder, state["oldest"])` deletes what only states older than that one need.
         """
-        records = self.records
-        final = records.written - records.open
-        folder.mkdir(parents=True, exist_ok=True)
-        if folder.resolve() != self._folder:
-            self._folder, self._persisted = folder.resolve(), 0
-        if final > self._persisted or self._persisted == 0:
-            first = max(self._persisted, records.oldest)
-            files.cut(folder, first, {"frames": self.frames[0].nbytes, "rows": records.table.itemsize})
-            for start, stop in files.pieces(first, final, records.capacity):
-                slot = start % records.capacity
-                files.append(folder, "frames", start, self.frames[slot : slot + stop - start].cpu().numpy())
-                files.append(folder, "rows", start, records.table[slot : slot + stop - start])
-            files.sync_folder(folder)
-        self._persisted = final
-        newest = (records.written - 1) % records.capacity
-        return {
-            "layout": self._layout(),
-            "written": records.written,
-            "oldest": records.oldest,
-            "fingerprint": self._fingerprint(final),
-            "open_frame": self.frames[newest].cpu().numpy().copy() if records.open else None,
-            "open_step": int(records.table["step"][newest]) if records.open else None,
-            "priorities": None if self.priorities is None else self.priorities.state_dict(),
-        }
+        return {**self._journal.write(folder), "priorities": None if self.priorities is None else self.priorities.state_dict()}
 
     def read(self, folder: Path, state: dict[str, Any]) -> None:
-        """Restores what `write` saved, exactly; later `write`s to `folder` go on from there and drop what other processes appended beyond it.
+        """Restores what `write` saved, exactly; the next `write` to `folder` goes on from there and drops what was appended beyond it.
 
         Raises:
-            UserError: the state is of a replay of another layout, or the files are missing, too short, or not those that it was saved with.
+            UserError: the state is of a replay of another layout, or the files are missing, too short, or were continued from an earlier state.
         """
-        if state["layout"] != self._layout():
-            raise UserError(f"the saved replay is laid out as {state['layout']}, not as {self._layout()}: keep these settings to resume")
-        records, final = self.records, int(state["written"]) - (state["open_frame"] is not None)
-        for start, stop in files.pieces(int(state["oldest"]), final, records.capacity):
-            slot = start % records.capacity
-            self.frames[slot : slot + stop - start] = torch.from_numpy(files.load(folder, "frames", start, stop, self._frame_dtype, self.frame_shape))
-            records.table[slot : slot + stop - start] = files.load(folder, "rows", start, stop, records.table.dtype)
-        records.written, records.open = int(state["written"]), state["open_frame"] is not None
-        if self._fingerprint(final) != state["fingerprint"]:
-            raise UserError(f"{folder} was continued from an earlier checkpoint: its rows are not those of this one any more")
-        if records.open:
-            newest = final % records.capacity
-            self.frames[newest] = torch.as_tensor(state["open_frame"])
-            records.table[newest] = np.zeros((), records.table.dtype)
-            records.table[newest]["step"] = state["open_step"]
-        records.find_starts()
+        if (state["priorities"] is None) != (self.priorities is None):
+            raise UserError("the saved replay was prioritised and this one is not, or the reverse: keep this setting to resume")
+        self._journal.read(folder, state)
         if self.priorities is not None:
             self.priorities.load_state_dict(state["priorities"])
-        self._folder, self._persisted = folder.resolve(), final
-
-    def _layout(self) -> dict[str, Any]:
-        return {
-            "capacity": self.records.capacity,
-            "frame_shape": list(self.frame_shape),
-            "frame_dtype": self._frame_dtype.name,
-            "row": str(self.records.table.dtype.descr),
-            "segment_rows": files.SEGMENT_ROWS,
-            "prioritised": self.priorities is not None,
-        }
-
-    def _fingerprint(self, final: int) -> int:
-        """A checksum of the last final rows: tells the files of this run from those of another continuation."""
-        slots = np.arange(max(final - _FINGERPRINT_ROWS, self.records.oldest), final) % self.records.capacity
-        return zlib.crc32(self.frames[torch.from_numpy(slots)].cpu().numpy().tobytes(), zlib.crc32(self.records.table[slots].tobytes()))
 
 
 def _stacked_view(frames: Tensor, frame_stack: int) -> npt.NDArray[Any]:
@@ -366,6 +306,15 @@ def _stacked_view(frames: Tensor, frame_stack: int) -> npt.NDArray[Any]:
     array = frames.numpy()
     shape = (len(array) - frame_stack + 1, frame_stack * array.shape[1], *array.shape[2:])
     return np.lib.stride_tricks.as_strided(array, shape, array.strides, writeable=False)
+
+
+def _places(window: Window) -> Iterator[tuple[int, ...]]:
+    """For each sample, where the part of its crop that shows begins in the frame (y, x) and in the output (v, u), and its height and width."""
+    y, x = window.top + np.maximum(-window.down, 0), window.left + np.maximum(-window.right, 0)
+    v, u = np.maximum(window.down, 0), np.maximum(window.right, 0)
+    height = np.minimum(window.crop - np.maximum(-window.down, 0), window.size - v)
+    width = np.minimum(window.crop - np.maximum(-window.right, 0), window.size - u)
+    return zip(*(values.tolist() for values in (y, x, v, u, height, width)), strict=True)
 
 
 def _replicate(image: npt.NDArray[Any], v: int, u: int, h: int, w: int) -> None:

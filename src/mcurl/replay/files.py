@@ -9,17 +9,94 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from mcurl.errors import UserError
+from mcurl.replay.sampling import Records
 
 SEGMENT_ROWS = 4096
 COLUMNS = ("frames", "rows")
+_FINGERPRINT_ROWS = 16
+
+
+class Journal:
+    """Writes a ring to a folder and reads it back. `frames` [capacity, ...] may be on any device."""
+
+    def __init__(self, frames: Tensor, records: Records) -> None:
+        self._frames, self._records = frames, records
+        self._folder: Path | None = None
+        self._persisted = 0  # ids below are in the folder's files, but for those overwritten before they were written
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Appends the rows that became final since the last call to the files in `folder`; gives the rest of the state."""
+        records = self._records
+        final = records.written - records.open
+        if folder.resolve() != self._folder:
+            self._folder, self._persisted = folder.resolve(), 0
+        folder.mkdir(parents=True, exist_ok=True)
+        if final > self._persisted:
+            first = max(self._persisted, records.oldest)
+            cut(folder, first, {"frames": self._frames[0].nbytes, "rows": records.table.itemsize})
+            for start, stop in pieces(first, final, records.capacity):
+                slot = start % records.capacity
+                append(folder, "frames", start, self._frames[slot : slot + stop - start].cpu().numpy())
+                append(folder, "rows", start, records.table[slot : slot + stop - start])
+            sync_folder(folder)
+        self._persisted = final
+        newest = (records.written - 1) % records.capacity
+        return {
+            "layout": self._layout(),
+            "written": records.written,
+            "oldest": records.oldest,
+            "fingerprint": self._fingerprint(final),
+            "open_frame": self._frames[newest].cpu().numpy().copy() if records.open else None,
+            "open_step": int(records.table["step"][newest]) if records.open else None,
+        }
+
+    def read(self, folder: Path, state: dict[str, Any]) -> None:
+        """Restores what `write` saved. Raises `UserError` where layout or files do not fit; the ring is not to be used then."""
+        if state["layout"] != self._layout():
+            raise UserError(f"the saved replay is laid out as {state['layout']}, not as {self._layout()}: keep these settings to resume")
+        records, frames, is_open = self._records, self._frames, state["open_frame"] is not None
+        final = int(state["written"]) - is_open
+        dtype = np.dtype(str(frames.dtype).removeprefix("torch.")).newbyteorder("<")
+        for start, stop in pieces(int(state["oldest"]), final, records.capacity):
+            slot = start % records.capacity
+            frames[slot : slot + stop - start] = torch.from_numpy(load(folder, "frames", start, stop, dtype, tuple(frames.shape[1:])))
+            records.table[slot : slot + stop - start] = load(folder, "rows", start, stop, records.table.dtype)
+        records.written, records.open = int(state["written"]), is_open
+        if self._fingerprint(final) != state["fingerprint"]:
+            raise UserError(f"{folder} was continued from an earlier checkpoint: its rows are no longer those of this one")
+        if is_open:
+            newest = final % records.capacity
+            frames[newest] = torch.as_tensor(state["open_frame"])
+            records.table[newest] = np.zeros((), records.table.dtype)
+            records.table[newest]["step"] = state["open_step"]
+        records.find_starts()
+        self._folder, self._persisted = folder.resolve(), final
+
+    def _layout(self) -> dict[str, Any]:
+        return {
+            "capacity": self._records.capacity,
+            "frame_shape": list(self._frames.shape[1:]),
+            "frame_dtype": str(self._frames.dtype),
+            "row": str(self._records.table.dtype.descr),
+            "segment_rows": SEGMENT_ROWS,
+        }
+
+    def _fingerprint(self, final: int) -> int:
+        """A checksum of the last final rows: tells these files from those of another continuation of the run."""
+        slots = np.arange(max(final - _FINGERPRINT_ROWS, self._records.oldest), final) % self._records.capacity
+        frames = self._frames[torch.from_numpy(slots).to(self._frames.device)].cpu().numpy()
+        return zlib.crc32(frames.tobytes(), zlib.crc32(self._records.table[slots].tobytes()))
 
 
 def pieces(first: int, stop: int, capacity: int) -> Iterator[tuple[int, int]]:

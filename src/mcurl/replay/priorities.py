@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcurl.replay.sampling import NothingToDraw, Records, Rows, has_action, whole_from, whole_until
+from mcurl.replay.sampling import NothingToDraw, Records, Rows, is_drawable, whole_from, whole_until
 
 # Priorities are integers, so that sums are exact in any order: 24 bits behind the point, 40 in all. A million rows of the largest still sum below 2^63.
 _ONE = 1 << 24
@@ -84,7 +84,7 @@ class Priorities:
         first, until = whole_from(self._records, self._frame_stack), whole_until(self._records, self._n_step)
         gone = np.arange(self._from, first)
         fresh = np.arange(max(self._until, first), until)
-        fresh = fresh[has_action(self._records, fresh)]
+        fresh = fresh[is_drawable(self._records, fresh, self._frame_stack, self._n_step)]
         self._set(np.append(gone, fresh), np.repeat([0, self._largest], [len(gone), len(fresh)]))
         self._from, self._until = first, until
 
@@ -105,7 +105,7 @@ class Priorities:
         return oldest + (slots - oldest) % self._records.capacity, weights.astype(np.float32)
 
     def update(self, rows: Rows, td_error: npt.NDArray[Any]) -> None:
-        """Sets the priorities of rows to |td_error|; rows that may no longer be drawn are ignored.
+        """Sets the priorities of rows once drawn to |td_error|; those that may not be drawn any more are ignored.
 
         Raises:
             ValueError: a td_error is not finite.

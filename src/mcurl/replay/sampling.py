@@ -104,7 +104,8 @@ class Spans:
 
     @property
     def sizes(self) -> Rows:
-        return np.maximum(self.stop - self.first, 0)
+        sizes: Rows = np.maximum(self.stop - self.first, 0)
+        return sizes
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Rows, Rows]:
         """`n` ids drawn independently and uniformly over all spans, and the span of each.
@@ -151,10 +152,13 @@ def transitions(records: Records, frame_stack: int, n_step: int) -> Spans:
     return Spans(held.first, np.minimum(held.stop - 1, whole_until(records, n_step)))
 
 
-def has_action(records: Records, rows: Rows) -> Mask:
-    """Whether a row is a transition's, rather than the last of its episode."""
-    ends = episodes(records).stop
-    mask: Mask = rows < ends[np.searchsorted(records.starts, rows, side="right") - 1] - 1
+def is_drawable(records: Records, rows: Rows, frame_stack: int, n_step: int) -> Mask:
+    """Which of some ids are transitions that may be drawn [N]."""
+    spans = transitions(records, frame_stack, n_step)
+    if not len(records.starts):
+        return np.zeros(len(rows), np.bool_)
+    span = np.searchsorted(records.starts, rows, side="right") - 1
+    mask: Mask = (span >= 0) & (rows >= spans.first[span]) & (rows < spans.stop[span])
     return mask
 
 

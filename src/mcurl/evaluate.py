@@ -1,0 +1,110 @@
+"""A fixed policy plays whole episodes, several side by side, and is told nothing of it: only the returns come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+
+from mcurl import seeding
+
+Act = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+"""Observations ``[N, ...]`` -> actions ``[N, ...]``, by a policy that keeps no memory between calls."""
+MakeEnv = Callable[[int], "gymnasium.Env[Any, Any]"]
+"""Seed -> a fresh environment."""
+
+
+def evaluate(
+    act: Act,
+    make_env: MakeEnv,
+    episodes: int,
+    seed: int,
+    *,
+    env_steps: int = 0,
+    parallel: int = 10,
+    epsilon: float = 0.0,
+    longest: int = 100_000,
+    watch: Callable[[int], None] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Play episodes; each has a seed of its own, so its environment is the same however many are played side by side.
+
+    The policy always sees a full batch: the place of an environment that has finished holds its last observation. So all batches have one shape, and what a
+    row gives does not depend on which others still play.
+
+    Args:
+        act: the policy. It must explore by itself if it is to explore at all.
+        make_env: makes each of the environments; they are closed at the end, whatever happens.
+        episodes: how many, at least 1.
+        seed: the run's seed. With ``env_steps`` and the episode's number it gives the episode's seed.
+        env_steps: simulator steps trained so far: each evaluation of a run has other episodes.
+        parallel: environments side by side, at least 1.
+        epsilon: probability of a random action instead of the policy's, in [0, 1], drawn for each episode apart.
+        longest: agent steps after which an episode is cut off and counted as it is, where the environment itself has no end.
+        watch: called after every step with the number of finished episodes. It may raise to stop.
+
+    Returns:
+        Sums of rewards ``[episodes]``, in the order of the episodes.
+    """
+    slots = [_Slot(make_env, first, seed, env_steps, epsilon, longest) for first in range(min(episodes, parallel))]
+    returns = np.full(episodes, np.nan)
+    finished = 0
+    try:
+        for slot in slots:
+            slot.begin(slot.episode)
+        observations = np.stack([slot.observation for slot in slots])
+        while finished < episodes:
+            actions = act(observations)
+            for row, slot in enumerate(slots):
+                if slot.episode >= episodes:
+                    continue
+                if slot.step(actions[row]):
+                    returns[slot.episode] = slot.total
+                    finished += 1
+                    slot.begin(slot.episode + len(slots), last=episodes)
+                observations[row] = slot.observation
+            if watch is not None:
+                watch(finished)
+    finally:
+        for slot in slots:
+            slot.close()
+    return returns
+
+
+class _Slot:
+    """One environment, which plays episodes i, i + N, i + 2 N, ..."""
+
+    def __init__(self, make_env: MakeEnv, first: int, seed: int, env_steps: int, epsilon: float, longest: int) -> None:
+        self.seed, self.env_steps, self.epsilon, self.longest = seed, env_steps, epsilon, longest
+        self.make_env, self.episode = make_env, first
+        self.env: gymnasium.Env[Any, Any] | None = None
+        self.observation: Any = None
+        self.total, self.steps = 0.0, 0
+
+    def begin(self, episode: int, last: int | None = None) -> None:
+        """Reset for an episode; past the ``last`` one there is nothing more to play."""
+        self.episode, self.total, self.steps = episode, 0.0, 0
+        if last is not None and episode >= last:
+            return
+        number = seeding.integer(self.seed, "evaluate", self.env_steps, episode)
+        if self.env is None:
+            self.env = self.make_env(number)
+        self.random = seeding.generator(self.seed, "evaluate-random", self.env_steps, episode)
+        self.observation, _ = self.env.reset(seed=number)
+
+    def step(self, action: Any) -> bool:
+        """Take one step; True where the episode is over."""
+        assert self.env is not None
+        if self.random.random() < self.epsilon:
+            self.env.action_space.seed(int(self.random.integers(2**31)))
+            action = self.env.action_space.sample()
+        self.observation, reward, terminated, truncated, _ = self.env.step(action)
+        self.total += float(reward)
+        self.steps += 1
+        return bool(terminated or truncated) or self.steps >= self.longest
+
+    def close(self) -> None:
+        if self.env is not None:
+            self.env.close()

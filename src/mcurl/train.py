@@ -1,0 +1,297 @@
+"""The loop: act, store, sample, update. The only place where all rooms meet, and where agent steps become env steps."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcurl import seeding
+from mcurl.agents.base import Update
+from mcurl.assemble import build_agent, build_env, build_replay, newest_frame, restore_torch_state, torch_state
+from mcurl.batches import draw
+from mcurl.config import TrainSettings
+from mcurl.device import prepare
+from mcurl.display import Display
+from mcurl.envs import CannotSave
+from mcurl.evaluate import evaluate
+from mcurl.replay.batch import Batch
+from mcurl.runs import Interrupted, Run, interrupts
+
+LOG_EVERY = 100
+"""Updates between two lines of metrics."""
+
+
+def train(settings: TrainSettings, run: Run, display: Display) -> None:
+    """Train from the beginning.
+
+    Raises:
+        Interrupted: the user asked to stop; everything is saved.
+        UserError: the environment or the settings do not fit the method or the machine.
+    """
+    Trainer(settings, run, display).learn(settings.env_steps)
+
+
+def resume(run: Run, display: Display, env_steps: int | None = None) -> None:
+    """Go on from the latest checkpoint, exactly as if the run had never stopped.
+
+    Args:
+        env_steps: extend the budget to so many simulator steps; schedules keep the horizon that they began with.
+    """
+    settings = TrainSettings.from_json(run.settings)
+    checkpoint = run.latest_checkpoint()
+    trainer = Trainer(settings, run, display)
+    trainer.load_state_dict(checkpoint.load())
+    run.rewind(checkpoint)
+    run.note_resume(env_steps)
+    display.message(f"resumed at {trainer.env_steps:,} env steps")
+    trainer.learn(run.env_steps)
+
+
+def evaluate_run(run: Run, episodes: int, seed: int | None = None) -> np.ndarray:
+    """Returns ``float64 [episodes]`` of the latest checkpoint's policy. Nothing in the run folder is touched."""
+    settings = TrainSettings.from_json(run.settings)
+    checkpoint = run.latest_checkpoint()
+    compute = prepare(settings.compute)
+    agent = build_agent(settings, build_env(settings, 0), compute)
+    agent.load_state_dict(checkpoint.load()["agent"])
+    return _play(settings, agent, episodes, settings.seed if seed is None else seed, checkpoint.env_steps)
+
+
+class Trainer:
+    """One run: its parts, its clock, and what is due when."""
+
+    def __init__(self, settings: TrainSettings, run: Run, display: Display) -> None:
+        self.settings, self.run, self.display = settings, run, display
+        self.compute = prepare(settings.compute)
+        torch.manual_seed(seeding.integer(settings.seed, "torch"))
+        self.generators = seeding.Generators(settings.seed)
+        self.env = build_env(settings, seeding.integer(settings.seed, "env"))
+        self.action_repeat = int(self.env.get_wrapper_attr("action_repeat"))
+        self.agent = build_agent(settings, self.env, self.compute)
+        self.replay = build_replay(settings, self.env, self.compute)
+        self.metrics = Metrics()
+        self.agent_steps = 0
+        self.episode_return, self.episode_length = 0.0, 0
+        self.observation: np.ndarray | None = None
+        self._pending: tuple[Tensor, Tensor] | None = None
+        self._evaluated = -1
+
+    @property
+    def env_steps(self) -> int:
+        """The clock: simulator steps, action repeat included."""
+        return self.agent_steps * self.action_repeat
+
+    # The loop
+
+    def learn(self, env_steps: int) -> None:
+        """Run until the clock shows ``env_steps``, evaluating and saving when due."""
+        self.display.message(f"{self.settings.task}, {self.settings.method}, seed {self.settings.seed}: {self.compute.name}; {self.run.folder}")
+        with interrupts() as stop:
+            if self.observation is None:
+                self._begin_episode()
+            if self.agent_steps == 0:
+                self._evaluate()
+            started = time.perf_counter(), self.env_steps
+            while self.env_steps < env_steps:
+                self._step()
+                if self._due(self.settings.evaluation.every):
+                    self._evaluate()
+                if stop.requested or (self._due(self.settings.checkpoint.every) and self.env_steps < env_steps):
+                    self._save()
+                    started = self._log_speed(*started)
+                if stop.requested:
+                    raise Interrupted(stop.signal_number)
+            self._finish(started)
+
+    def _step(self) -> None:
+        """One agent step: act, store, sample, update; SAC updates before it sees the new transition, Rainbow after."""
+        action = self._act()
+        if self.agent.learns_before_step:
+            self._learn()
+        assert self.observation is not None
+        self.observation, reward, terminated, truncated, info = self.env.step(action)
+        stored = float(np.clip(reward, -self.agent.clip_reward, self.agent.clip_reward)) if self.agent.clip_reward else float(reward)
+        self.replay.append(action, stored, newest_frame(self.observation, self.env), terminated, truncated, life_lost=info.get("life_lost", False))
+        self.agent_steps += 1
+        self.episode_return += float(reward)
+        self.episode_length += 1
+        if not self.agent.learns_before_step:
+            self._learn()
+        if terminated or truncated:
+            self._end_episode()
+        self.display.update(self.env_steps)
+
+    def _act(self) -> Any:
+        if self.agent.explores_at_random and self.agent_steps < self.agent.learn_from:
+            return self.generators["actions"].uniform(-1, 1, self.env.action_space.shape or ()).astype(np.float32)
+        assert self.observation is not None
+        action = self.agent.act(self.observation[None], explore=True)[0]
+        self._reprioritise()  # acting has waited for the device: the last update's errors are there
+        return action
+
+    def _learn(self) -> None:
+        """The updates of one agent step, once there is enough to learn from."""
+        if self.agent_steps < self.agent.learn_from or self.replay.drawable == 0:
+            return
+        for _ in range(self.agent.updates_per_step):
+            self._reprioritise()
+            batch = draw(self.replay, self.agent.views, self.agent.objective, self.generators, importance=self._importance())
+            self._note(batch, self.agent.update(batch, self._learned_env_steps()))
+
+    def _note(self, batch: Batch, update: Update) -> None:
+        if update.td_error is not None:
+            self._pending = batch.transitions.rows, update.td_error
+        self.metrics.add(update.metrics)
+        if self.agent.updates % LOG_EVERY == 0:
+            means = self.metrics.take()
+            self.run.log(self.env_steps, means)
+            self.display.update(self.env_steps, means)
+
+    def _reprioritise(self) -> None:
+        """Give the last batch its new priorities. Kept back until acting waits for the device anyway."""
+        if self._pending is not None:
+            self.replay.reprioritise(*self._pending)
+            self._pending = None
+
+    def _learned_env_steps(self) -> int:
+        """The clock of the learning-rate schedules: env steps learned from, counted from the first update."""
+        return (self.agent.updates // self.agent.updates_per_step + 1) * self.action_repeat
+
+    def _importance(self) -> float:
+        """β of the importance weights: to 1 over the horizon that the run began with."""
+        horizon = self.settings.env_steps / self.action_repeat - self.agent.learn_from
+        passed = min(max((self.agent_steps - self.agent.learn_from) / max(horizon, 1), 0.0), 1.0)
+        return self.agent.importance_start + (1 - self.agent.importance_start) * passed
+
+    # Episodes
+
+    def _begin_episode(self) -> None:
+        self.observation, _ = self.env.reset()
+        self.replay.begin(newest_frame(self.observation, self.env))
+        self.episode_return, self.episode_length = 0.0, 0
+
+    def _end_episode(self) -> None:
+        self.run.log(self.env_steps, {"episode/return": self.episode_return, "episode/length": self.episode_length})
+        self.display.episode(self.episode_return)
+        self._begin_episode()
+
+    # What is due
+
+    def _due(self, every: int) -> bool:
+        """Whether the last agent step reached or passed a multiple of ``every`` env steps."""
+        return every > 0 and self.env_steps // every > (self.env_steps - self.action_repeat) // every
+
+    def _evaluate(self, episodes: int | None = None) -> np.ndarray:
+        returns = _play(self.settings, self.agent, episodes or self.settings.evaluation.episodes, self.settings.seed, self.env_steps)
+        self._evaluated = self.env_steps
+        self.run.log_evaluation(self.env_steps, returns)
+        self.display.evaluation(self.env_steps, returns)
+        return returns
+
+    def _finish(self, started: tuple[float, int]) -> None:
+        """The last evaluation, and a checkpoint that is kept with the policy beside it."""
+        final = self.settings.evaluation.final_episodes
+        if final or self._evaluated != self.env_steps:
+            self._evaluate(final or None)
+        self._log_speed(*started)
+        self._save(final=True)
+
+    def _save(self, *, final: bool = False) -> None:
+        self.run.checkpoint(self.env_steps, self.state_dict(), policy=self.agent.policy_state() if final else None)
+
+    def _log_speed(self, since: float, from_steps: int) -> tuple[float, int]:
+        now = time.perf_counter()
+        steps = self.env_steps - from_steps
+        if steps:
+            self.run.log_speed(self.env_steps, {"seconds": now - since, "env_steps_per_second": steps / (now - since), "hours_per_100k_env_steps": (now - since) / steps * 100_000 / 3600})
+        return now, self.env_steps
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        self._reprioritise()
+        return {
+            "agent": self.agent.state_dict(),
+            "replay": self.replay.write(self.run.replay_folder),
+            "env": self._env_state(),
+            "generators": self.generators.state_dict(),
+            "torch": torch_state(self.compute.device),
+            "metrics": self.metrics.state_dict(),
+            "clock": {"agent_steps": self.agent_steps, "episode_return": self.episode_return, "episode_length": self.episode_length, "evaluated": self._evaluated},
+            "observation": self.observation,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.agent.load_state_dict(state["agent"])
+        self.replay.read(self.run.replay_folder, state["replay"])
+        self.metrics.load_state_dict(state["metrics"])
+        clock = state["clock"]
+        self.agent_steps, self._evaluated = clock["agent_steps"], clock["evaluated"]
+        self.episode_return, self.episode_length = clock["episode_return"], clock["episode_length"]
+        self._restore_env(state)
+        # Last: opening an environment or an episode may draw.
+        self.generators.load_state_dict(state["generators"])
+        restore_torch_state(state["torch"], self.compute.device)
+
+    def _env_state(self) -> dict[str, Any] | None:
+        try:
+            return dict(self.env.get_wrapper_attr("state_dict")())
+        except CannotSave:
+            return None
+
+    def _restore_env(self, state: dict[str, Any]) -> None:
+        if state["env"] is not None:
+            self.env.get_wrapper_attr("load_state_dict")(state["env"])
+            self.observation = state["observation"]
+            return
+        self.display.message("not exact: this environment cannot save its state; the episode that was open ends as truncated")
+        self.replay.close_as_truncated()
+        self._begin_episode()
+
+
+class Metrics:
+    """Running means of named scalars. They stay tensors on the device until they are taken."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            if name in self._sums:
+                self._sums[name] += value
+            else:
+                self._sums[name] = value.detach().to(torch.float32, copy=True)
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call, with one transfer from the device."""
+        if not self._sums:
+            return {}
+        sums = torch.stack(list(self._sums.values())).tolist()
+        means = {name: total / self._counts[name] for name, total in zip(self._sums, sums, strict=True)}
+        self._sums, self._counts = {}, {}
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+
+
+def _play(settings: TrainSettings, agent: Any, episodes: int, seed: int, env_steps: int) -> np.ndarray:
+    """The policy as it is evaluated, with seeds of its own and no trace in the training's generators."""
+    return evaluate(
+        lambda observations: agent.act(observations, explore=False),
+        lambda env_seed: build_env(settings, env_seed),
+        episodes,
+        seed,
+        env_steps=env_steps,
+        epsilon=agent.evaluation_epsilon,
+    )
