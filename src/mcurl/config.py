@@ -11,6 +11,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -21,9 +22,11 @@ from mcurl.device import ComputeSettings
 from mcurl.errors import UserError, nearest
 from mcurl.objectives.contrast import CurlSettings
 from mcurl.objectives.masked import MaskedSettings
-from mcurl.settings_help import check_limits, describe_type, field_defaults, field_help, field_hints, read_value
+from mcurl.settings_help import check_limits, field_defaults, field_help, field_hints, read_value
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
+ENV_STEPS = 100_000
+"""The budget where neither the suite nor the user says another."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +157,6 @@ class Setting:
     help: str
     value: Any = None
 
-    @property
-    def takes(self) -> str:
-        """What may be given, in words."""
-        return describe_type(self.hint)
-
 
 def resolve(
     task: str,
@@ -196,7 +194,7 @@ def resolve(
         merged[key] = value
     if seed < 0:
         raise UserError(f"the seed is a whole number from 0, not {seed}")
-    budget = read_value("env_steps", int, merged.pop("env_steps", None) if env_steps is None else env_steps)
+    budget = read_value("env_steps", int, merged.pop("env_steps", ENV_STEPS) if env_steps is None else env_steps)
     check_limits({"env_steps": budget})
     top = {"task": f"{suite}/{name}", "method": method, "seed": seed, "env_steps": budget}
     return TrainSettings._build(top, suite, active, merged)
@@ -214,9 +212,10 @@ def describe(settings: TrainSettings) -> list[Setting]:
     return found
 
 
-def known_keys(suite: str) -> dict[str, Setting]:
+@cache
+def known_keys(suite: str) -> Mapping[str, Setting]:
     """Every setting that a run of this suite may have, by its full name."""
-    found = {"env_steps": Setting("env_steps", int, None, field_help(TrainSettings)["env_steps"])}
+    found = {"env_steps": Setting("env_steps", int, ENV_STEPS, field_help(TrainSettings)["env_steps"])}
     for section in ("env", *SECTIONS):
         cls = _section_class(section, suite)
         defaults, help_ = field_defaults(cls), field_help(cls)
@@ -228,12 +227,28 @@ def known_keys(suite: str) -> dict[str, Setting]:
 
 def task_names(suite: str) -> list[str]:
     """The tasks of a suite, or of a list of tasks such as ``dmc16``, as ``suite/name``. Raises UserError for an unknown one."""
-    lists = {name: [f"{home}/{task}" for task in tasks] for home in envs.SUITES for name, tasks in read_experiments(home).get("lists", {}).items()}
+    lists = _task_lists()
     if suite in lists:
         return lists[suite]
     if suite not in envs.SUITES:
         raise UserError(f"unknown suite {suite!r}: {nearest(suite, [*envs.SUITES, *lists])}")
     return [f"{suite}/{task}" for task in envs.suite_module(suite).tasks()]
+
+
+def task_overview() -> list[str]:
+    """A line for each suite and each list of tasks."""
+    lines = []
+    for name in (*envs.SUITES, *_task_lists()):
+        try:
+            found = task_names(name)
+            lines.append(f"{name:<8} {len(found):>4} tasks, such as {found[0]}, {found[-1]}")
+        except UserError as error:
+            lines.append(f"{name:<8}    – {error}")
+    return lines
+
+
+def _task_lists() -> dict[str, list[str]]:
+    return {name: [f"{suite}/{task}" for task in tasks] for suite in envs.SUITES for name, tasks in read_experiments(suite).get("lists", {}).items()}
 
 
 def read_experiments(suite: str) -> dict[str, Any]:

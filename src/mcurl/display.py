@@ -128,6 +128,12 @@ class Display:
             self._line(f"{'evaluation':<12}{self._evaluation_text().plain} · {len(values)} episodes · {self._best_text().plain}")
         self._draw(now=True)
 
+    def recall(self, evaluations: Mapping[int, Iterable[float]]) -> None:
+        """Earlier evaluations of the same run, by env steps, without a line for each."""
+        for env_steps, returns in evaluations.items():
+            values = list(returns)
+            self.evaluations.append((env_steps, fmean(values), pstdev(values)))
+
     def status(self, activity: str) -> None:
         """What goes on beside training, such as ``"evaluating, 3 of 10"``; an empty string when it is over. Shown on a terminal only."""
         if activity != self.activity:

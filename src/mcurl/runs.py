@@ -13,22 +13,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import re
 import shutil
-import signal
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Self
 
 from mcurl.checkpoint import load_tree, recover, save_tree, write_atomically, write_file
 from mcurl.errors import UserError, nearest
+from mcurl.interrupts import Interrupted as Interrupted
+from mcurl.interrupts import interrupts as interrupts
 from mcurl.provenance import facts
 
 FORMAT = "mcurl-run"
@@ -36,49 +35,6 @@ KEPT = 2
 """Checkpoints that are kept beside the final ones: the newest may be the victim of a failing disk."""
 _REWOUND = ("metrics.jsonl", "evaluations.csv")
 """Logs whose lines after a checkpoint are written again, identically, by the run that goes on from it."""
-
-
-class Interrupted(Exception):  # noqa: N818 - nothing went wrong
-    """Training stopped at the user's wish, everything saved."""
-
-    def __init__(self, signal_number: int = signal.SIGINT) -> None:
-        super().__init__(f"stopped by signal {signal_number}")
-        self.signal_number = signal_number
-
-
-@dataclass
-class Stop:
-    """Whether the user asked to stop; the training loop looks at it between two steps."""
-
-    signal_number: int = 0
-
-    @property
-    def requested(self) -> bool:
-        return self.signal_number != 0
-
-
-@contextmanager
-def interrupts() -> Iterator[Stop]:
-    """Turn the first SIGINT or SIGTERM into a request; a second one raises KeyboardInterrupt at once.
-
-    Outside the main thread, where Python takes no signals, nothing is ever requested.
-    """
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.requested:
-            raise KeyboardInterrupt
-        stop.signal_number = number
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -116,6 +72,7 @@ class Run:
         self.folder = folder
         self._logs: dict[str, Any] = {}
         self._lock: Any = None
+        self._made = False
 
     @classmethod
     def create(cls, out: Path, settings: Mapping[str, Any]) -> Self:
@@ -142,6 +99,7 @@ class Run:
         except OSError as error:
             raise UserError(f"cannot make {folder}: {error.strerror}") from error
         run = cls(folder)
+        run._made = True
         run._take_lock()
         return run
 
@@ -225,6 +183,22 @@ class Run:
         """Add the return of each episode to ``evaluations.csv``."""
         self._write("evaluations.csv", *(f"{env_steps},{episode},{float(value)!r}" for episode, value in enumerate(returns)))
 
+    def evaluations(self, until: int | None = None) -> dict[int, list[float]]:
+        """Env steps -> returns, as logged so far; up to ``until`` simulator steps."""
+        found: dict[int, list[float]] = {}
+        for line in (self.folder / "evaluations.csv").read_text().splitlines()[1:]:
+            env_steps, _, value = line.split(",")
+            if until is None or int(env_steps) <= until:
+                found.setdefault(int(env_steps), []).append(float(value))
+        return found
+
+    def discard_if_empty(self) -> None:
+        """Take back a run that this object made and that came to nothing: its folder goes, unless anything was logged or saved in it."""
+        if self._made and not self.checkpoints() and (self.folder / "metrics.jsonl").stat().st_size == 0 and not self.evaluations():
+            shutil.rmtree(self.folder)
+            with contextlib.suppress(OSError):  # The task's folder stays where other runs are in it.
+                self.folder.parent.rmdir()
+
     def checkpoint(self, env_steps: int, tree: Any, policy: Any = None) -> Checkpoint:
         """Save a moment: at a kill, the run has either this checkpoint or the one before. Older ones are removed once it is in place.
 
@@ -254,9 +228,12 @@ class Run:
 
     def latest_checkpoint(self) -> Checkpoint:
         """The newest. Raises UserError where there is none yet."""
-        for newest in reversed(self.checkpoints()):
-            return newest
-        raise UserError(f"{self.folder} has no checkpoint yet: it stopped before its first one; train anew with another --seed or --out")
+        found = self.checkpoints()
+        if not found:
+            raise UserError(
+                f"{self.folder} has no checkpoint yet: wait for its first one or, if it was stopped before, train anew with another --seed or --out"
+            )
+        return found[-1]
 
     def checkpoint_at(self, env_steps: int) -> Checkpoint:
         """The one saved at so many simulator steps. Raises UserError, naming those that exist."""

@@ -11,7 +11,6 @@ import textwrap
 import types
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -23,20 +22,20 @@ _COUNT, _NATURAL, _SHARE, _ABOVE_0 = (1, math.inf), (0, math.inf), (0, 1), (math
 LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("env_steps", "replay.capacity", "evaluation.episodes"), _COUNT),
     **dict.fromkeys(("evaluation.every", "evaluation.final_episodes", "checkpoint.every", "compute.threads"), _NATURAL),
-    **{f"sac.{name}": _COUNT for name in "batch_size target_every actor_every updates_per_step crop filters layers features hidden".split()},
-    **{f"sac.{name}": _SHARE for name in "discount critic_tau encoder_tau temperature_beta".split()},
-    **{f"sac.{name}": _ABOVE_0 for name in "learning_rate initial_temperature temperature_rate".split()},
-    **{f"rainbow.{name}": _COUNT for name in "batch_size n_step updates_per_step target_every hidden".split()},
-    **{f"rainbow.{name}": _SHARE for name in "discount priority_exponent importance_start evaluation_epsilon key_momentum".split()},
-    **{f"rainbow.{name}": _ABOVE_0 for name in "learning_rate adam_eps gradient_norm".split()},
+    **{f"sac.{name}": _COUNT for name in ["batch_size", "target_every", "actor_every", "updates_per_step", "crop", "filters", "layers", "features", "hidden"]},
+    **{f"sac.{name}": _SHARE for name in ["discount", "critic_tau", "encoder_tau", "temperature_beta"]},
+    **{f"sac.{name}": _ABOVE_0 for name in ["learning_rate", "initial_temperature", "temperature_rate"]},
+    **{f"rainbow.{name}": _COUNT for name in ["batch_size", "n_step", "updates_per_step", "target_every", "hidden"]},
+    **{f"rainbow.{name}": _SHARE for name in ["discount", "priority_exponent", "importance_start", "evaluation_epsilon", "key_momentum"]},
+    **{f"rainbow.{name}": _ABOVE_0 for name in ["learning_rate", "adam_eps", "gradient_norm"]},
     **{f"{agent}.learn_from": _NATURAL for agent in ("sac", "rainbow")},
-    **{f"rainbow.{name}": _NATURAL for name in "clip_reward sigma".split()},
+    **{f"rainbow.{name}": _NATURAL for name in ["clip_reward", "sigma"]},
     "rainbow.atoms": (2, math.inf),
-    **{f"mcurl.{name}": _COUNT for name in "length batch ffn_factor warmup".split()},
-    **{f"mcurl.{name}": _SHARE for name in "mask_rate zero_fraction random_fraction dropout".split()},
-    **{f"mcurl.{name}": _NATURAL for name in "layers encoder_rate encoder_gradient_norm weight".split()},
+    **{f"mcurl.{name}": _COUNT for name in ["length", "batch", "ffn_factor", "warmup"]},
+    **{f"mcurl.{name}": _SHARE for name in ["mask_rate", "zero_fraction", "random_fraction", "dropout"]},
+    **{f"mcurl.{name}": _NATURAL for name in ["layers", "encoder_rate", "encoder_gradient_norm", "weight"]},
     "mcurl.temperature": _ABOVE_0,
-    **{f"curl.{name}": _NATURAL for name in "scale encoder_rate weight".split()},
+    **{f"curl.{name}": _NATURAL for name in ["scale", "encoder_rate", "weight"]},
 }
 """What a number may be, both ends included. Environments check their own settings."""
 
@@ -76,14 +75,12 @@ def describe_type(hint: Any) -> str:
     return names[hint]
 
 
-@cache
 def field_hints(cls: type[Any]) -> dict[str, Any]:
     """Name -> type of each field of a dataclass."""
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-@cache
 def field_help(cls: type[Any]) -> dict[str, str]:
     """Name -> the string below each field, on one line; empty where there is none or the source is not at hand."""
     found = dict.fromkeys(field_hints(cls), "")
@@ -125,15 +122,16 @@ def check_limits(values: Mapping[str, Any]) -> None:
 
 
 def as_toml(title: str, settings: Iterable[Any]) -> str:
-    """Settings (``key``, ``value``, ``default``, ``help``, ``takes``) as TOML that says what each is; it can be given back as a preset."""
+    """Settings (with ``key``, ``hint``, ``value``, ``default``, ``help``) as TOML that says what each is; it can be given back as a preset."""
     lines, section = [f"# {line}" for line in title.splitlines()], ""
     for setting in settings:
         table, _, name = setting.key.rpartition(".")
         if table != section:
             section = table
             lines += ["", f"[{table}]"]
-        default = "" if setting.value == setting.default or setting.default is None else f" Default: {_plain(setting.default)}."
-        lines += textwrap.wrap(f"{setting.help} ({setting.takes}){default}", 110, initial_indent="# ", subsequent_indent="#   ", break_long_words=False)
+        notes = [f"One of: {', '.join(map(_plain, get_args(setting.hint)))}."] if get_origin(setting.hint) is Literal else []
+        notes += [f"Default: {_plain(setting.default)}."] if setting.value != setting.default else []
+        lines += textwrap.wrap(" ".join([setting.help.rstrip(".") + ".", *notes]), 110, initial_indent="# ", subsequent_indent="#   ", break_long_words=False)
         lines.append(f"# {name} = none" if setting.value is None else f"{name} = {_toml(setting.value)}")
     return "\n".join(lines) + "\n"
 

@@ -18,6 +18,7 @@ from mcurl.device import prepare
 from mcurl.display import Display
 from mcurl.envs import CannotSave
 from mcurl.evaluate import evaluate
+from mcurl.graphs import Captured
 from mcurl.replay.batch import Batch
 from mcurl.runs import Interrupted, Run, interrupts
 
@@ -72,6 +73,8 @@ class Trainer:
         self.env = build_env(settings, seeding.integer(settings.seed, "env"))
         self.action_repeat = int(self.env.get_wrapper_attr("action_repeat"))
         self.agent = build_agent(settings, self.env, self.compute)
+        if self.compute.graphs:
+            self.agent.step = Captured(self.agent.step)  # type: ignore[method-assign]
         self.replay = build_replay(settings, self.env, self.compute)
         self.metrics = Metrics()
         self.agent_steps = 0

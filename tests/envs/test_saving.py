@@ -100,7 +100,9 @@ def test_restored_exactly(tmp_path: Path) -> None:
     plans += [(small("reacher-easy"), before, 5, True) for before in (-1, 0)]
     plans += [(small("cartpole-swingup", action_repeat=100), 10, 5, False)]  # at an episode's end
     plans += [(states("lqr-lqr_2_1"), 20, 20, False), (states("point_mass-hard"), 10, 20, True)]
-    plans += [(ToySettings(task, observation), before, 60, True) for task in ("reach", "catch") for observation in ("pixels", "state") for before in (-1, 0, 30)]
+    plans += [
+        (ToySettings(task, observation), before, 60, True) for task in ("reach", "catch") for observation in ("pixels", "state") for before in (-1, 0, 30)
+    ]
     check(tmp_path, plans)
 
 

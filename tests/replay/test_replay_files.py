@@ -19,6 +19,7 @@ from mcurl.replay import PrioritySettings, Replay, files, prune
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "SEGMENT_ROWS", 7)
+    monkeypatch.setattr(files.os, "fsync", lambda _: None)  # no test could see it, and it is most of the time
 
 
 def assert_same(a: Replay, b: Replay) -> None:
@@ -148,7 +149,8 @@ def test_states_that_do_not_fit(tmp_path: Path) -> None:
         setup.replay().read(tmp_path, state)
 
 
-def test_a_folder_that_was_continued_from_an_earlier_state(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("more", "problem"), [(1, "shorter|missing"), (8, "continued from an earlier")])
+def test_a_folder_that_was_continued_from_an_earlier_state(tmp_path: Path, more: int, problem: str) -> None:
     setup = Setup(20, 1, "repeat", 3)
     replay, other = setup.replay(), setup.replay()
     fill(5, 50, replay)
@@ -156,8 +158,8 @@ def test_a_folder_that_was_continued_from_an_earlier_state(tmp_path: Path) -> No
     fill(5, 50, replay, seed=1)
     late = replay.write(tmp_path)
     other.read(tmp_path, early)
-    fill(8, 50, other, seed=2)
+    fill(more, 50, other, seed=2)
     other.write(tmp_path)
-    with pytest.raises(UserError, match="continued from an earlier"):
+    with pytest.raises(UserError, match=problem):
         setup.replay().read(tmp_path, late)
     setup.replay().read(tmp_path, early)

@@ -7,8 +7,8 @@ What differs from the environment of CURL's Atari release:
 
 * A loss of life is only reported (``info["life_lost"]``): the game goes on and the stack is kept. There it ends the episode, and the "reset" after it plays one
   no-op frame and pushes that screen onto the stack. A life is lost here under the same rule: the count fell and is not zero.
-* Where a game ends before a step's last two frames, the frame is the last screen, or the maximum of the last two where two were taken. There the screens that
-  were not played count as black, so that a truncated game would bootstrap from a black frame.
+* Where a game ends before a step's last frame, the step's frame is the game's last screen. There it is black where the game ends in the step's first half:
+  a truncated game would bootstrap from a black frame.
 * The 108,000 frames' end is ``truncated``, not the end of the game.
 
 What differs from Gymnasium's ``AtariPreprocessing``, when set to ``resize = "max-then-area"``:
@@ -179,8 +179,8 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
     def step(self, action: int | np.int64) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
         """Plays the action for ``frame_skip`` frames, fewer where the game ends.
 
-        ``action`` indexes the action set. ``terminated``: the game is over; ``truncated``: it was cut off at ``max_frames``. Raises ``gymnasium.error.ResetNeeded``
-        where no game is going on.
+        ``action`` indexes the action set. ``terminated``: the game is over; ``truncated``: it was cut off at ``max_frames``.
+        Raises ``gymnasium.error.ResetNeeded`` where no game is going on.
         """
         if not self._playing:
             raise gymnasium.error.ResetNeeded("the game is over or has not begun: call reset()")
@@ -238,7 +238,7 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         self._ale.loadROM(path)
 
     def _play(self, action: int) -> tuple[float, int]:
-        """Plays ``frame_skip`` frames -> sum of rewards, and how many of the last two screens were taken (1 or 2; they lie in ``_screens`` from the first on)."""
+        """Plays ``frame_skip`` frames -> the sum of rewards, and how many (1 or 2) of the last two screens were taken, oldest first, into ``_screens``."""
         reward, screens, last = 0, 0, self.settings.frame_skip - 1
         for frame in range(self.settings.frame_skip):
             # As in ALE, every frame of a step draws anew.

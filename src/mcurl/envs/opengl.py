@@ -12,6 +12,8 @@ from mcurl.errors import UserError
 OFF = ("off", "disable", "disabled", "false", "0")
 """Values of MUJOCO_GL that mean: no pictures."""
 
+_INSTALL = "apt-get install libegl1 libgl1 (or libosmesa6)"
+
 # Of EGL's headers.
 _PLATFORM_DEVICE = 0x313F
 _SURFACE_TYPE, _PBUFFER_BIT = 0x3033, 0x0001
@@ -28,10 +30,10 @@ def choose(*, required: bool = True) -> str:
     """
     wanted = os.environ.get("MUJOCO_GL", "").lower()
     if wanted in OFF and required:
-        raise UserError(f"MUJOCO_GL={wanted} turns pictures off: unset it")
+        raise UserError(f"MUJOCO_GL={wanted} turns pictures off: unset it, and {_INSTALL} if you have no OpenGL")
     chosen = wanted or _find()
     if chosen is None and required:
-        raise UserError("no OpenGL to draw with: apt-get install libegl1 libgl1 (or libosmesa6)")
+        raise UserError(f"no OpenGL to draw with: {_INSTALL}")
     if chosen is None:
         return "off"
     if chosen == "osmesa":

@@ -1,9 +1,12 @@
-"""Two small games, drawn in NumPy, that an agent can learn in a minute and only by looking. Scores are means over 2000 episodes.
+"""Two small games, drawn in NumPy, that an agent learns in minutes, and only by looking: where things are is drawn anew in each episode.
 
-`reach`: a red dot is steered to a green one. Its reward grows from 0 to 1 as they come together; 25 steps, cut off by the time limit.
-    Random actions score RANDOM, the best that can be done blind (go to the middle) BLIND, straight to the target BEST.
-`catch`: a ball falls; a paddle below goes left, stays, or goes right, and must be under it in the end: +1, otherwise -1, and the game is over.
-    Random actions score RANDOM, straight to the ball's column BEST.
+`reach`: a red dot is steered to a green one. Its reward grows from 0 to 1 as they come together; after 25 steps the time limit ends it.
+`catch`: a ball falls for 12 steps; the paddle below goes left, stays or goes right. The game ends with +1 if the paddle is under the ball, otherwise with -1.
+
+| mean score of 2000 episodes | random actions | blind: to the middle | best: straight to it |
+|---|---|---|---|
+| reach | 3.7 | 5.0 | 23.5 |
+| catch | -0.72 | -0.71 | 1 |
 
 One frame tells all there is to know.
 """

@@ -1,0 +1,236 @@
+"""The commands. A mistake of the user is one line on standard error and exit status 2; nothing is written before everything typed is known to be good.
+
+Nothing heavy is imported before a command needs it: ``mcurl --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from mcurl import __version__
+from mcurl.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from mcurl.config import TrainSettings
+    from mcurl.display import Display
+    from mcurl.runs import Run
+
+DESCRIPTION = "M-CURL: masked contrastive representation learning for reinforcement learning from pixels."
+EXAMPLES = """\
+examples:
+  mcurl train dmc/cartpole-swingup                      M-CURL on SAC, 100k env steps, into runs/
+  mcurl train atari/RoadRunner --method curl --seed 2   CURL on Rainbow, Atari 100k
+  mcurl train dmc/walker-walk --set mcurl.mask_rate=0.5 sac.batch_size=512
+  mcurl resume runs/dmc-cartpole-swingup/mcurl-seed1    go on exactly where it stopped
+  mcurl evaluate runs/dmc-cartpole-swingup/mcurl-seed1 --episodes 100
+  mcurl settings dmc/cartpole-swingup                   every setting, its value and what it does
+"""
+METHODS_HELP = "mcurl, curl, none (RL alone, with random crops on SAC) or none-nocrop; default mcurl"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; ``sys.argv`` if None.
+
+    Returns:
+        The exit status: 0, 2 after a mistake of the user, 128 + the signal's number where training was stopped.
+    """
+    try:
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except UserError as error:
+        print(f"mcurl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mcurl: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `mcurl tasks dmc | head`: whoever read has enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        command = self.prog.removeprefix("mcurl").strip()
+        raise UserError(f"{command + ': ' if command else ''}{message} (see `{self.prog} --help`)")
+
+    def options(self) -> list[str]:
+        return re.findall(r"--[\w-]+", self.format_usage())
+
+
+def _run(arguments: list[str]) -> int:
+    parser, commands = _build_parsers()
+    if not arguments:
+        parser.print_help()
+        return 0
+    first = arguments[0]
+    if not first.startswith("-") and first not in commands:
+        raise UserError(f"unknown command {first!r}: {nearest(first, commands)}")
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = commands[first].options() if first in commands else parser.options()
+        raise UserError(
+            f"{first}: unexpected {unknown[0]}: {nearest(unknown[0], known)}" if unknown[0].startswith("-") else f"{first}: unexpected {unknown[0]!r}"
+        )
+    command: Callable[[argparse.Namespace], int] = given.run
+    return command(given)
+
+
+def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
+    parser = _Parser("mcurl", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"mcurl {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    made: dict[str, _Parser] = {}
+
+    def command(run: Callable[[argparse.Namespace], int], text: str, more: str = "") -> _Parser:
+        name = run.__name__.lstrip("_")
+        made[name] = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}. {more}".strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        made[name].set_defaults(run=run)
+        return made[name]
+
+    train = command(_train, "train an agent", "Ctrl-C saves, and says how to go on; a second one quits at once.")
+    _add_settings(train)
+    train.add_argument("--seed", type=_natural, default=1, metavar="N", help="all random numbers come from it; default 1")
+    train.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs; default runs. One that exists is never touched")
+
+    resume = command(_resume, "go on with a run from its last checkpoint", "On a CPU it ends with the same bits as if it had never stopped.")
+    resume.add_argument("path", type=Path, metavar="RUN", help="a run's folder, such as runs/dmc-cartpole-swingup/mcurl-seed1")
+    resume.add_argument("--env-steps", metavar="N", help="a larger budget in simulator steps; schedules keep the horizon that the run began with")
+
+    evaluate = command(_evaluate, "play episodes with a run's newest policy", "Nothing in the run's folder is touched.")
+    evaluate.add_argument("path", type=Path, metavar="RUN", help="a run's folder")
+    evaluate.add_argument("--episodes", type=_count, default=100, metavar="N", help="default 100")
+    evaluate.add_argument("--seed", type=_natural, metavar="N", help="of the episodes; default the run's own")
+
+    settings = command(_settings, "show every setting of a run with its value, as TOML", "Save it, change it, and give it back with --preset.")
+    _add_settings(settings)
+
+    tasks = command(_tasks, "list tasks")
+    tasks.add_argument("suite", nargs="?", metavar="SUITE", help="a suite (dmc, atari, toy, gym) or a list of the paper's (dmc16, atari26, ...)")
+    return parser, made
+
+
+def _add_settings(parser: _Parser) -> None:
+    """What a run is made of, in all commands that name one."""
+    parser.add_argument("task", metavar="TASK", help="suite/name, such as dmc/cartpole-swingup, atari/Pong, toy/reach, gym/CartPole-v1; see `mcurl tasks`")
+    parser.add_argument("--method", default="mcurl", metavar="NAME", help=METHODS_HELP)
+    parser.add_argument("--env-steps", metavar="N", help="budget in simulator steps, action repeat included: 100k, 1e5, 400_000")
+    parser.add_argument("--preset", metavar="FILE", help="a TOML file of settings, or the name of one that the suite has")
+    parser.add_argument(
+        "--set", dest="overrides", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="single settings; see `mcurl settings TASK`"
+    )
+    parser.add_argument("--threads", type=_count, metavar="N", help="threads of the processor; default all cores (compute.threads)")
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number from 0, not {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"a whole number from 1, not {text!r}")
+    return int(text)
+
+
+def _resolve(given: argparse.Namespace, seed: int = 1) -> TrainSettings:
+    from mcurl import config
+
+    overrides = given.overrides + ([f"compute.threads={given.threads}"] if given.threads else [])
+    return config.resolve(given.task, given.method, seed=seed, env_steps=given.env_steps, preset=given.preset, overrides=overrides)
+
+
+def _train(given: argparse.Namespace) -> int:
+    settings = _resolve(given, given.seed)
+    from mcurl import train
+    from mcurl.runs import Run
+
+    with Run.create(given.out, settings.to_json()) as run:
+        return _watched(run, settings.env_steps, lambda display: train.train(settings, run, display))
+
+
+def _resume(given: argparse.Namespace) -> int:
+    from mcurl.runs import Run
+    from mcurl.settings_help import read_value
+
+    budget = None if given.env_steps is None else read_value("--env-steps", int, given.env_steps)
+    with Run.open(given.path, train=True) as run:
+        newest = run.latest_checkpoint()
+        if budget is not None and budget <= newest.env_steps:
+            raise UserError(f"{run.folder} has {newest.env_steps:,} env steps already: give a larger --env-steps than {budget:,}")
+        if budget is None and newest.final and newest.env_steps >= run.env_steps:
+            raise UserError(f"{run.folder} is complete with {newest.env_steps:,} env steps: give a larger --env-steps to go on")
+        from mcurl import train
+
+        past = run.evaluations(until=newest.env_steps)
+        return _watched(run, budget or run.env_steps, lambda display: train.resume(run, display, budget), past)
+
+
+def _watched(run: Run, env_steps: int, work: Callable[[Display], None], past: dict[int, list[float]] | None = None) -> int:
+    """Train with the live display, and say how to go on where it was stopped."""
+    from mcurl.display import Display
+    from mcurl.runs import Interrupted
+
+    about = run.settings
+    try:
+        with Display(env_steps, f"{about['method']} · {about['task']} · seed {about['seed']}", str(run.folder)) as display:
+            display.recall(past or {})
+            work(display)
+    except Interrupted as stopped:
+        print(f"stopped at {run.latest_checkpoint().env_steps:,} env steps, everything saved; go on with: mcurl resume {run.folder}")
+        return 128 + stopped.signal_number
+    except KeyboardInterrupt:
+        saved = run.checkpoints()
+        print(
+            f"stopped without saving; go on from {saved[-1].env_steps:,} env steps with: mcurl resume {run.folder}"
+            if saved
+            else "stopped before the first checkpoint"
+        )
+        return 130
+    finally:
+        run.discard_if_empty()
+    print(f"finished; play more episodes with: mcurl evaluate {run.folder}")
+    return 0
+
+
+def _evaluate(given: argparse.Namespace) -> int:
+    from mcurl.runs import Run
+
+    with Run.open(given.path) as run:
+        newest, about = run.latest_checkpoint(), run.settings
+        from mcurl import train
+
+        returns = train.evaluate_run(run, given.episodes, given.seed)
+    print(f"{about['method']} on {about['task']}, seed {about['seed']}, after {newest.env_steps:,} env steps")
+    print(f"{len(returns)} episodes: mean {returns.mean():.2f} ± {returns.std():.2f}, from {returns.min():.2f} to {returns.max():.2f}")
+    return 0
+
+
+def _settings(given: argparse.Namespace) -> int:
+    settings = _resolve(given)
+    from mcurl import config
+    from mcurl.settings_help import as_toml
+
+    title = f"{settings.method} on {settings.task}. To change some: mcurl train {settings.task} --method {settings.method} --set KEY=VALUE"
+    print(as_toml(f"{title}\nor save this, edit it, and give it with --preset FILE.", config.describe(settings)), end="")
+    return 0
+
+
+def _tasks(given: argparse.Namespace) -> int:
+    from mcurl import config
+
+    print("\n".join(config.task_names(given.suite) if given.suite else config.task_overview()))
+    return 0

@@ -1,0 +1,57 @@
+"""Ctrl-C as a request: the run is saved first. A second one quits at once."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+
+class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+    """Training stopped at the user's wish, everything saved."""
+
+    def __init__(self, signal_number: int = signal.SIGINT) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.signal_number = signal_number
+
+
+@dataclass
+class Stop:
+    """Whether the user asked to stop; the training loop looks at it between two steps."""
+
+    signal_number: int = 0
+
+    @property
+    def requested(self) -> bool:
+        return self.signal_number != 0
+
+
+@contextmanager
+def interrupts() -> Iterator[Stop]:
+    """Turn the first SIGINT or SIGTERM into a request; a second one raises KeyboardInterrupt at once.
+
+    Outside the main thread, where Python takes no signals, nothing is ever requested.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.signal_number = number
+        with contextlib.suppress(RuntimeError):  # The signal may have come in the middle of another line to standard error.
+            print("stopping and saving; once more quits at once", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

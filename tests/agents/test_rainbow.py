@@ -1,0 +1,312 @@
+"""Rainbow: its loss against a slow twin, what its gradient reaches, its noise, its clocks, its state, and that it learns."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import plain_c51
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mcurl.agents.rainbow import FeatureChoice, Rainbow, RainbowSettings, contrast_width
+from mcurl.objectives.base import Objective
+from mcurl.objectives.contrast import Curl, CurlSettings
+from mcurl.objectives.masked import MaskedContrast, MaskedSettings
+from mcurl.replay.batch import Batch, Contrast, Transitions
+
+SHAPE, ACTIONS = (2, 28, 28), 3
+SMALL = RainbowSettings(batch_size=8, atoms=11, hidden=16)
+CPU = torch.device("cpu")
+
+
+def pixels(n: int, shape: tuple[int, int, int] = SHAPE) -> Tensor:
+    return torch.randint(0, 256, (n, *shape), dtype=torch.uint8)
+
+
+def transitions(n: int = 8) -> Transitions:
+    return Transitions(
+        obs=pixels(n),
+        action=torch.randint(0, ACTIONS, (n,)),
+        reward=3 * torch.randn(n),
+        next_obs=pixels(n),
+        discount=0.99**20 * (torch.rand(n) > 0.3).float(),
+        rows=torch.arange(n),
+        weights=0.2 + 0.8 * torch.rand(n),
+    )
+
+
+def masked(features: FeatureChoice = "head", **settings: Any) -> MaskedContrast:
+    return MaskedContrast(MaskedSettings(length=4, batch=3, **settings), contrast_width(SHAPE, features))
+
+
+def masked_views(objective: MaskedContrast) -> Contrast:
+    plan = objective.plan(np.zeros((3, 4), bool), np.random.default_rng(0))
+    shown = pixels(1 + len(plan.encoded))
+    shown[0] = 0
+    return Contrast(shown, pixels(12), plan.on(CPU))
+
+
+def build(objective: Objective | None = None, settings: RainbowSettings = SMALL, **options: Any) -> Rainbow:
+    torch.manual_seed(0)
+    agent = Rainbow(settings, SHAPE, ACTIONS, objective, device=CPU, **options)
+    with torch.no_grad():  # so that the target differs from the online network, and every σ from its neighbour
+        for parameter in agent.target.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        for layer in (agent.online.head.value_hidden, agent.online.head.advantage):
+            layer.weight_sigma.add_(0.05 * torch.randn_like(layer.weight_sigma))
+    return agent
+
+
+def frozen(agent: Rainbow) -> dict[str, Any]:
+    return copy.deepcopy(agent.state_dict())
+
+
+def test_rl_loss_equals_the_plain_twin() -> None:
+    agent = build()
+    t = transitions()
+    noise, target_noise = agent.online.head.draw_noise(), agent.online.head.draw_noise()
+    each, _ = agent._rl_loss(t, noise, target_noise)
+    online, target = agent.online.state_dict(), agent.target.state_dict()
+    for i in range(8):
+        sample = (t.obs[i], int(t.action[i]), float(t.reward[i]), t.next_obs[i], float(t.discount[i]))
+        plain = plain_c51.rl_loss(online, target, noise, target_noise, sample, ACTIONS, agent.support.tolist())
+        assert each[i].item() == pytest.approx(plain, rel=1e-4)
+
+
+def test_total_is_the_weighted_mean_plus_lambda_times_the_contrastive_loss() -> None:
+    objective = masked(dropout=0.0)
+    agent = build(objective, contrast_weight=0.3)
+    batch = Batch(transitions(), masked_views(objective))
+    noise = agent.online.head.draw_noise()
+    loss, priority, metrics = agent._losses(batch, noise, noise)
+    each, _ = agent._rl_loss(batch.transitions, noise, noise)
+    torch.testing.assert_close(priority, each)
+    torch.testing.assert_close(loss, (batch.transitions.weights * each).mean() + 0.3 * metrics["contrast/loss"])
+    assert not priority.requires_grad
+    assert not any(metric.requires_grad for metric in metrics.values())
+
+
+def test_curls_released_weighting_of_the_contrastive_loss() -> None:
+    objective = masked(dropout=0.0)
+    agent = build(objective, replace(SMALL, importance_weighted_contrast=True, contrast_in_priorities=True), contrast_weight=0.3)
+    batch = Batch(transitions(), masked_views(objective))
+    noise = agent.online.head.draw_noise()
+    loss, priority, metrics = agent._losses(batch, noise, noise)
+    each, _ = agent._rl_loss(batch.transitions, noise, noise)
+    torch.testing.assert_close(priority, each + 0.3 * metrics["contrast/loss"])
+    torch.testing.assert_close(loss, (batch.transitions.weights * (each + 0.3 * metrics["contrast/loss"])).mean())
+
+
+@pytest.mark.parametrize("features", ["head", "conv"])
+def test_the_gradient_reaches_everything_online_and_nothing_that_follows(features: FeatureChoice) -> None:
+    objective = masked(features)
+    agent = build(objective, features=features)
+    batch = Batch(transitions(), masked_views(objective))
+    loss, _, _ = agent._losses(batch, agent.noise, agent.noise)
+    loss.backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in agent.parameters)
+    assert agent.key is not None
+    for module in (agent.target, agent.key):
+        assert not any(parameter.requires_grad or parameter.grad is not None for parameter in module.parameters())
+
+
+def test_one_adam_steps_every_online_parameter_once() -> None:
+    objective = masked()
+    agent = build(objective)
+    owned = {id(parameter) for group in agent.optimizer.param_groups for parameter in group["params"]}
+    assert agent.query is not None
+    wanted = [*agent.online.parameters(), *agent.query.head.parameters(), *objective.parameters()]
+    assert owned == {id(parameter) for parameter in wanted}
+    assert len(owned) == len(agent.parameters)
+
+
+def heard(module: nn.Module) -> list[Tensor]:
+    """The noise of every later call of a dueling head, copied."""
+    calls: list[Tensor] = []
+    module.register_forward_pre_hook(lambda _, arguments: calls.append(arguments[1].clone()))
+    return calls
+
+
+def test_acting_and_both_online_passes_share_one_draw_and_the_target_has_its_own() -> None:
+    agent = build()
+    online, target = heard(agent.online.head), heard(agent.target.head)
+    agent.act(pixels(1).numpy(), explore=True)
+    agent.update(Batch(transitions()), 4)
+    assert len(online) == 3  # acting, the next observation, the observation
+    assert all(torch.equal(noise, online[0]) for noise in online)
+    assert len(target) == 1
+    assert not torch.equal(target[0], online[0])
+
+
+def test_every_update_and_every_step_has_a_new_draw() -> None:
+    agent = build()
+    online = heard(agent.online.head)
+    agent.act(pixels(1).numpy(), explore=True)
+    agent.update(Batch(transitions()), 4)
+    agent.update(Batch(transitions()), 4)
+    agent.act(pixels(1).numpy(), explore=True)
+    assert not torch.equal(online[0], online[3])
+    assert not torch.equal(online[3], online[5])
+
+
+def test_evaluation_is_greedy_on_the_mean_network_and_leaves_the_noise_alone() -> None:
+    agent = build()
+    stacks = pixels(16)
+    state, noise = torch.get_rng_state(), agent.noise.clone()
+    first = agent.act(stacks.numpy(), explore=False)
+    assert first.dtype == np.int64
+    assert first.shape == (16,)
+    assert np.array_equal(first, agent.act(stacks.numpy(), explore=False))
+    q = (torch.softmax(agent.online(agent.online.encoder.patches(stacks), None), -1) * agent.support).sum(-1)
+    assert np.array_equal(first, q.argmax(1).numpy())
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(noise, agent.noise)
+
+
+def test_evaluation_acts_at_random_with_probability_epsilon() -> None:
+    agent = build(settings=replace(SMALL, evaluation_epsilon=0.5))
+    stacks = np.repeat(pixels(1).numpy(), 600, 0)
+    greedy = agent.act(stacks, explore=False)
+    mixed = agent.act(stacks, explore=False, generator=np.random.default_rng(0))
+    assert np.mean(mixed != greedy) == pytest.approx(0.5 * (1 - 1 / ACTIONS), abs=0.07)
+    assert np.array_equal(mixed, agent.act(stacks, explore=False, generator=np.random.default_rng(0)))
+
+
+def test_target_is_copied_on_agent_steps() -> None:
+    agent = build(settings=replace(SMALL, learn_from=6, target_every=4, updates_per_step=2))
+    batch = Batch(transitions())
+    copies = []
+    for update in range(1, 17):
+        agent.update(batch, 4)
+        if all(torch.equal(a, b) for a, b in zip(agent.target.parameters(), agent.online.parameters(), strict=True)):
+            copies.append(update)
+    assert copies == [4, 12]  # agent steps 8 and 12
+
+
+def test_keys_follow_by_their_momentum_after_the_step() -> None:
+    objective = masked()
+    agent = build(objective)
+    assert agent.key is not None
+    assert agent.query is not None
+    before = [parameter.clone() for parameter in agent.key.parameters()]
+    agent.update(Batch(transitions(), masked_views(objective)), 4)
+    for old, key, online in zip(before, agent.key.parameters(), agent.query.parameters(), strict=True):
+        torch.testing.assert_close(key, 0.999 * old + 0.001 * online)
+        assert not torch.equal(key, online)
+
+
+def test_the_schedule_is_the_transformers_alone() -> None:
+    objective = masked(warmup=1000)
+    agent = build(objective)
+    agent.update(Batch(transitions(), masked_views(objective)), env_steps=100)
+    rates = {group["name"]: float(group["lr"]) for group in agent.optimizer.param_groups}
+    assert rates.pop("objective") == pytest.approx(0.1 * SMALL.learning_rate)
+    assert set(rates.values()) == {SMALL.learning_rate}
+
+
+def test_the_gradient_is_clipped_over_all_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = build(settings=replace(SMALL, gradient_norm=1e-3))
+    seen: list[Tensor] = []
+
+    def record() -> None:
+        seen.extend(parameter.grad.clone().flatten() for parameter in agent.parameters if parameter.grad is not None)
+
+    monkeypatch.setattr(agent.optimizer, "step", record)
+    metrics = agent.update(Batch(transitions()), 4).metrics
+    assert metrics["rl/gradient_norm"] > 1e-3
+    assert torch.cat(seen).norm().item() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_no_sequence_yet_is_no_contrastive_loss() -> None:
+    objective = masked()
+    agent = build(objective)
+    before = [parameter.clone() for parameter in objective.parameters()]
+    metrics = agent.update(Batch(transitions()), 4).metrics
+    assert "contrast/loss" not in metrics
+    assert all(torch.equal(a, b) for a, b in zip(before, objective.parameters(), strict=True))
+
+
+def test_curl_runs_with_its_own_head() -> None:
+    agent = build(Curl(CurlSettings(scale=0.1), contrast_width(SHAPE, "head")), head_init="uniform")
+    metrics = agent.update(Batch(transitions(), Contrast(pixels(8), pixels(8), None)), 4).metrics
+    assert metrics["contrast/loss"].isfinite()
+
+
+def test_views_are_data_efficient_curls() -> None:
+    views = Rainbow(RainbowSettings(), (4, 84, 84), 4, device=CPU).views
+    assert (views.batch, views.prioritised, views.rl) == (32, True, None)
+    assert views.contrast is not None
+    assert (views.contrast.crop, views.contrast.pad, views.contrast.size) == (80, 4, 84)  # type: ignore[union-attr]
+
+
+def test_bfloat16_is_close_to_float32() -> None:
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        objective = masked(dropout=0.0)
+        agent = build(objective, dtype=dtype)
+        torch.manual_seed(1)
+        batch = Batch(transitions(), masked_views(objective))
+        if results:
+            agent.load_state_dict(results[0][0])
+        state = frozen(agent)
+        loss, _, metrics = agent._losses(batch, agent.noise, agent.noise)
+        loss.backward()
+        results.append((state, loss.item(), metrics["contrast/loss"].item(), torch.cat([p.grad.flatten() for p in agent.parameters if p.grad is not None])))
+    (_, loss, contrast, gradient), (_, rounded, rounded_contrast, rounded_gradient) = results
+    assert rounded == pytest.approx(loss, rel=2e-2)
+    assert rounded_contrast == pytest.approx(contrast, rel=2e-2)
+    assert torch.cosine_similarity(gradient, rounded_gradient, 0) > 0.99
+
+
+def test_a_loaded_state_gives_the_same_next_updates() -> None:
+    def fresh() -> tuple[Rainbow, Callable[[], Contrast]]:
+        objective = masked()
+        agent = build(objective, replace(SMALL, learn_from=0, target_every=3))
+        return agent, lambda: masked_views(objective)
+
+    def go_on(agent: Rainbow, views: Callable[[], Contrast]) -> list[Tensor]:
+        torch.manual_seed(5)
+        for step in range(3):
+            agent.act(pixels(1).numpy(), explore=True)
+            update = agent.update(Batch(transitions(), views()), 10 + step)
+        assert update.td_error is not None
+        return [update.td_error, *agent.parameters, *agent.target.parameters(), agent.noise]
+
+    first, views = fresh()
+    go_on(first, views)
+    state = frozen(first)
+    second, other_views = fresh()
+    second.load_state_dict(copy.deepcopy(state))
+    for a, b in zip(go_on(first, views), go_on(second, other_views), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_learns_which_action_an_image_rewards(dtype: torch.dtype) -> None:
+    """A one-step problem: the brighter half of the image says which of two actions is worth 1; the other is worth -1."""
+    torch.manual_seed(0)
+    settings = replace(RainbowSettings(), learning_rate=1e-3, hidden=64, learn_from=0, target_every=20)
+    agent = Rainbow(settings, (1, 28, 28), 2, device=CPU, dtype=dtype)
+
+    def images(n: int) -> tuple[Tensor, Tensor]:
+        brighter = torch.randint(0, 2, (n,))
+        image = torch.randint(0, 160, (n, 1, 28, 28))
+        for i, side in enumerate(brighter.tolist()):
+            image[i, :, :, 12 * side : 12 * side + 12] += 90
+        return image.to(torch.uint8), brighter
+
+    for step in range(150):
+        obs, brighter = images(32)
+        action = torch.from_numpy(agent.act(obs.numpy(), explore=True))
+        reward = (action == brighter).float() * 2 - 1
+        agent.update(Batch(Transitions(obs, action, reward, obs, torch.zeros(32), torch.arange(32), torch.ones(32))), step)
+    test_images, answers = images(200)
+    assert np.mean(agent.act(test_images.numpy(), explore=False) == answers.numpy()) > 0.95
+    logits = agent.online(agent.online.encoder.patches(test_images), None)
+    q = (torch.softmax(logits, -1) @ agent.support).gather(1, answers[:, None])
+    assert q.mean().item() == pytest.approx(1, abs=0.3)

@@ -1,0 +1,78 @@
+"""Agents learn: toy tasks to a stated score, in under two minutes each, with what the command line gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcurl import config
+from mcurl.display import Display
+from mcurl.runs import Run
+from mcurl.train import evaluate_run, train
+
+
+def learn(out: Path, task: str, method: str, *overrides: str, seed: int = 1) -> Run:
+    settings = config.resolve(task, method, seed=seed, overrides=overrides)
+    with Run.create(out, settings.to_json()) as run, Display(settings.env_steps, task) as display:
+        train(settings, run, display)
+    return run
+
+
+def curve(run: Run) -> dict[int, float]:
+    """Mean evaluation return by env steps."""
+    rows = np.loadtxt(run.folder / "evaluations.csv", delimiter=",", skiprows=1)
+    return {int(step): float(rows[rows[:, 0] == step, 2].mean()) for step in np.unique(rows[:, 0])}
+
+
+def metric(run: Run, name: str) -> list[float]:
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
+
+
+REACH, CATCH = 20.0, 0.6
+"""Scores to reach (see envs/toy.py for what random, blind and best policies get)."""
+
+
+@pytest.mark.parametrize("method", ["mcurl", pytest.param("curl", marks=pytest.mark.slow), pytest.param("none", marks=pytest.mark.slow)])
+def test_sac_learns_to_reach(tmp_path: Path, method: str) -> None:
+    run = learn(tmp_path, "toy/reach", method)
+    scores = curve(run)
+    assert scores[max(scores)] > REACH > scores[0]
+    if method != "none":
+        accuracy = metric(run, "contrast/accuracy")
+        assert np.mean(accuracy[-5:]) > 2 * accuracy[0]
+
+
+@pytest.mark.slow
+def test_bf16_learns_as_fp32_does(tmp_path: Path) -> None:
+    scores = {p: curve(learn(tmp_path / p, "toy/reach", "mcurl", f"compute.precision={p}")) for p in ("fp32", "bf16")}
+    assert all(curve[max(curve)] > REACH for curve in scores.values()), scores
+
+
+@pytest.mark.parametrize("method", ["mcurl", pytest.param("curl", marks=pytest.mark.slow), pytest.param("none", marks=pytest.mark.slow)])
+def test_rainbow_learns_to_catch(tmp_path: Path, method: str) -> None:
+    run = learn(tmp_path, "toy/catch", method)
+    scores = curve(run)
+    assert scores[max(scores)] > CATCH > scores[0]
+    if method != "none":
+        accuracy = metric(run, "contrast/accuracy")
+        assert np.mean(accuracy[-5:]) > 2 * accuracy[0]
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
+    small = ("env_steps=500", "checkpoint.every=0", "compute.threads=1", "evaluation.episodes=2")
+    runs = [learn(tmp_path / name, "toy/reach", "mcurl", *small, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    logs = [(run.folder / "metrics.jsonl").read_bytes() for run in runs]
+    assert logs[0] == logs[1] != logs[2]
+
+
+def test_a_trained_run_can_be_evaluated_again(tmp_path: Path) -> None:
+    run = learn(tmp_path, "toy/reach", "none", "env_steps=300", "evaluation.episodes=2")
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    returns = evaluate_run(run, 3)
+    assert returns.shape == (3,)
+    assert np.array_equal(returns, evaluate_run(run, 3))
+    assert before == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}

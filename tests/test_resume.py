@@ -1,0 +1,111 @@
+"""A run that is killed at any moment and resumed ends as one that never stopped, bit for bit. With real processes, and SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+EXACT = ["--set", "compute.precision=fp32", "--set", "compute.threads=1", "--set", "compute.device=cpu"]
+SMALL_DMC = [
+    "--env-steps", "1200", "--set", "checkpoint.every=200", "--set", "evaluation.every=600", "--set", "evaluation.episodes=1", "--set", "env.action_repeat=4",
+    "--set", "env.image_size=40", "--set", "sac.crop=36", "--set", "sac.learn_from=100", "--set", "sac.batch_size=8", "--set", "sac.hidden=32", "--set", "sac.filters=4",
+    "--set", "mcurl.length=4", "--set", "mcurl.batch=4", "--set", "replay.capacity=200",
+]  # fmt: skip
+SMALL_TOY = ["--env-steps", "900", "--set", "checkpoint.every=150", "--set", "evaluation.every=300", "--set", "evaluation.episodes=2"]
+SMALL_CATCH = [*SMALL_TOY, "--set", "replay.capacity=300"]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "mcurl", *arguments]
+
+
+def run_folder(out: Path) -> Path:
+    (folder,) = (path.parent for path in out.glob("*/*/run.json"))
+    return folder
+
+
+def wait_for(condition: object, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything in the run folder that must repeat: logs and the last checkpoint; timings and the machine's description may differ."""
+    last = max((folder / "checkpoints").iterdir())
+    named = {name: (folder / name).read_bytes() for name in ("metrics.jsonl", "evaluations.csv", "settings.json")}
+    named |= {str(path.relative_to(last)): path.read_bytes() for path in sorted(last.rglob("*")) if path.is_file()}
+    return named | {path.name: path.read_bytes() for path in sorted((folder / "replay").iterdir())}
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "small"),
+    [
+        ("toy/reach", "mcurl", SMALL_TOY),
+        ("toy/catch", "mcurl", SMALL_CATCH),
+        ("dmc/reacher-easy", "mcurl", SMALL_DMC),
+        ("dmc/walker-walk", "curl", SMALL_DMC),
+        pytest.param("toy/reach", "curl", SMALL_TOY, marks=pytest.mark.slow),
+        pytest.param("dmc/cartpole-swingup", "mcurl", SMALL_DMC, marks=pytest.mark.slow),
+        pytest.param("dmc/finger-turn_hard", "none", SMALL_DMC, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_and_resumed_is_as_never_stopped(tmp_path: Path, task: str, method: str, small: list[str]) -> None:
+    arguments = ["train", task, "--method", method, "--seed", "3", *small, *EXACT]
+    subprocess.run(command(*arguments, "--out", str(tmp_path / "whole")), check=True, stdout=subprocess.DEVNULL)
+    whole = run_folder(tmp_path / "whole")
+
+    process = subprocess.Popen(command(*arguments, "--out", str(tmp_path / "killed")), stdout=subprocess.DEVNULL)
+    wait_for(lambda: len(list((tmp_path / "killed").glob("*/*/checkpoints/0*"))) >= 2, process)
+    killed = run_folder(tmp_path / "killed")
+    # Not on a checkpoint: some way on, with lines in the logs that the resumed run writes again.
+    length = (killed / "metrics.jsonl").stat().st_size
+    wait_for(lambda: (killed / "metrics.jsonl").stat().st_size > length, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (max((killed / "checkpoints").iterdir()) / "policy").exists()
+    subprocess.run(command("resume", str(killed)), check=True, stdout=subprocess.DEVNULL)
+
+    expected, found = files(whole), files(killed)
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if expected[name] != found[name]] == []
+
+
+def test_interrupted_saves_and_goes_on(tmp_path: Path) -> None:
+    arguments = ["train", "toy/reach", "--seed", "3", *SMALL_TOY, *EXACT]
+    subprocess.run(command(*arguments, "--out", str(tmp_path / "whole")), check=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command(*arguments, "--out", str(tmp_path / "stopped")), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for(lambda: list((tmp_path / "stopped").glob("*/*/checkpoints/0*")), process)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0].decode()
+    stopped = run_folder(tmp_path / "stopped")
+    assert process.returncode == 130
+    assert f"mcurl resume {stopped}" in output
+    subprocess.run(command("resume", str(stopped)), check=True, stdout=subprocess.DEVNULL)
+    whole = load_file(max((run_folder(tmp_path / "whole") / "checkpoints").iterdir()) / "state.safetensors")
+    gone_on = load_file(max((stopped / "checkpoints").iterdir()) / "state.safetensors")
+    assert whole.keys() == gone_on.keys()
+    assert all(torch.equal(whole[name], gone_on[name]) for name in whole)
+
+
+def test_the_replay_on_disk_only_grows(tmp_path: Path) -> None:
+    """What one checkpoint wrote is not written again by the next: the same bytes, at the same place, not even touched."""
+    process = subprocess.Popen(command("train", "toy/reach", "--env-steps", "100k", *EXACT, "--set", "checkpoint.every=100", "--out", str(tmp_path)), stdout=subprocess.DEVNULL)
+    wait_for(lambda: list(tmp_path.glob("*/*/checkpoints/0*")), process)
+    frames = run_folder(tmp_path) / "replay" / "frames-00000.bin"
+    before = frames.read_bytes()
+    wait_for(lambda: frames.stat().st_size > len(before), process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    after = frames.read_bytes()
+    assert after[: len(before)] == before
