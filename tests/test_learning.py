@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from mcurl import config
 from mcurl.display import Display
@@ -67,6 +69,15 @@ def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
     runs = [learn(tmp_path / name, "toy/reach", "mcurl", *small, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
     logs = [(run.folder / "metrics.jsonl").read_bytes() for run in runs]
     assert logs[0] == logs[1] != logs[2]
+
+
+@pytest.mark.parametrize("task", ["toy/reach", "dmc/cartpole-swingup"])
+def test_an_update_beside_the_environment_changes_nothing(tmp_path: Path, task: str) -> None:
+    small = ("env_steps=400", "checkpoint.every=0", "compute.threads=1", "evaluation.episodes=1", "evaluation.every=0", "sac.learn_from=20", "sac.batch_size=8", "sac.hidden=32", "sac.filters=4")
+    runs = [learn(tmp_path / overlap, task, "mcurl", *small, f"compute.overlap={overlap}") for overlap in ("true", "false")]
+    checkpoints = [load_file(max((run.folder / "checkpoints").iterdir()) / "state.safetensors") for run in runs]
+    assert checkpoints[0].keys() == checkpoints[1].keys()
+    assert all(torch.equal(checkpoints[0][name], checkpoints[1][name]) for name in checkpoints[0])
 
 
 def test_a_trained_run_can_be_evaluated_again(tmp_path: Path) -> None:

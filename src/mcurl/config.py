@@ -194,7 +194,8 @@ def resolve(
         merged[key] = value
     if seed < 0:
         raise UserError(f"the seed is a whole number from 0, not {seed}")
-    budget = read_value("env_steps", int, merged.pop("env_steps", ENV_STEPS) if env_steps is None else env_steps)
+    wanted = merged.pop("env_steps", ENV_STEPS)
+    budget = read_value("env_steps", int, wanted if env_steps is None else env_steps)
     check_limits({"env_steps": budget})
     top = {"task": f"{suite}/{name}", "method": method, "seed": seed, "env_steps": budget}
     return TrainSettings._build(top, suite, active, merged)

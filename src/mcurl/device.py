@@ -24,6 +24,8 @@ class ComputeSettings:
     """Arithmetic of the convolutions. auto: bf16 where the processor has instructions for it, else fp32. Losses, norms, targets and optimizers are always fp32."""
     threads: int = 0
     """Threads of the processor; 0: all cores."""
+    overlap: bool = True
+    """SAC: the environment steps while the update runs; bit for bit the same result."""
     graphs: bool = True
     """On a GPU: replay each update as one CUDA graph."""
 

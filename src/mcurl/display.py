@@ -76,18 +76,14 @@ class Display:
         self.episodes = 0
         self.evaluations: list[tuple[int, float, float]] = []
         self.activity = ""
-        self._began = clock()
+        self._began, self._started = clock(), False
         self._speed, self._long_speed, self._updates = Speed(20, clock), Speed(300, clock), Speed(20, clock)
         live = self.console.is_terminal and not self.console.is_dumb_terminal
         # Drawn by hand from the training loop: a thread of its own would take turns with it.
         self._live = Live(console=self.console, auto_refresh=False, get_renderable=self.panel) if live else None
-        self._drawn = -math.inf
+        self._drawn = -math.inf if live else clock()
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
-        else:
-            self._line(" · ".join(part for part in (self.title, f"{self.total:,} env steps", self.subtitle) if part))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -121,6 +117,7 @@ class Display:
 
     def evaluation(self, env_steps: int, returns: Iterable[float]) -> None:
         """An evaluation gave these returns."""
+        self._start()
         values = [float(value) for value in returns]
         self.evaluations.append((env_steps, fmean(values), pstdev(values)))
         self.activity = ""
@@ -142,6 +139,7 @@ class Display:
 
     def message(self, text: str) -> None:
         """A line that stays."""
+        self._start()
         if self._live:
             self.console.print(Text(text))
         else:
@@ -164,7 +162,18 @@ class Display:
             width=min(self.console.width, 100),
         )
 
+    def _start(self) -> None:
+        """At the first thing to show, so that an error in the preparations stands alone."""
+        if self._started:
+            return
+        self._started = True
+        if self._live:
+            self._live.start()
+        else:
+            self._line(" · ".join(part for part in (self.title, f"{self.total:,} env steps", self.subtitle) if part))
+
     def _draw(self, now: bool = False) -> None:
+        self._start()
         if self._live:
             if now or self.clock() - self._drawn >= 0.25:
                 self._drawn = self.clock()

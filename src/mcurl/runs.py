@@ -72,7 +72,7 @@ class Run:
         self.folder = folder
         self._logs: dict[str, Any] = {}
         self._lock: Any = None
-        self._made = False
+        self._made: list[Path] = []
 
     @classmethod
     def create(cls, out: Path, settings: Mapping[str, Any]) -> Self:
@@ -87,6 +87,7 @@ class Run:
         """
         folder = folder_of(out, settings)
         cls.refuse_existing(folder)
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
         about = _json({"format": FORMAT, **facts(), "resumed": []})
         try:
             folder.mkdir(parents=True)
@@ -99,7 +100,7 @@ class Run:
         except OSError as error:
             raise UserError(f"cannot make {folder}: {error.strerror}") from error
         run = cls(folder)
-        run._made = True
+        run._made = made
         run._take_lock()
         return run
 
@@ -196,8 +197,9 @@ class Run:
         """Take back a run that this object made and that came to nothing: its folder goes, unless anything was logged or saved in it."""
         if self._made and not self.checkpoints() and (self.folder / "metrics.jsonl").stat().st_size == 0 and not self.evaluations():
             shutil.rmtree(self.folder)
-            with contextlib.suppress(OSError):  # The task's folder stays where other runs are in it.
-                self.folder.parent.rmdir()
+            with contextlib.suppress(OSError):  # Another run is beside it.
+                for parent in self._made[1:]:
+                    parent.rmdir()
 
     def checkpoint(self, env_steps: int, tree: Any, policy: Any = None) -> Checkpoint:
         """Save a moment: at a kill, the run has either this checkpoint or the one before. Older ones are removed once it is in place.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,10 +17,13 @@ from mcurl.config import TrainSettings
 from mcurl.device import prepare
 from mcurl.display import Display
 from mcurl.envs import CannotSave
+from mcurl.envs.beside import Beside
 from mcurl.evaluate import evaluate
 from mcurl.graphs import Captured
+from mcurl.interrupts import Interrupted, interrupts
+from mcurl.replay import prune
 from mcurl.replay.batch import Batch
-from mcurl.runs import Interrupted, Run, interrupts
+from mcurl.runs import KEPT, Run
 
 LOG_EVERY = 100
 """Updates between two lines of metrics."""
@@ -33,7 +36,8 @@ def train(settings: TrainSettings, run: Run, display: Display) -> None:
         Interrupted: the user asked to stop; everything is saved.
         UserError: the environment or the settings do not fit the method or the machine.
     """
-    Trainer(settings, run, display).learn(settings.env_steps)
+    with Trainer(settings, run, display) as trainer:
+        trainer.learn(settings.env_steps)
 
 
 def resume(run: Run, display: Display, env_steps: int | None = None) -> None:
@@ -44,12 +48,12 @@ def resume(run: Run, display: Display, env_steps: int | None = None) -> None:
     """
     settings = TrainSettings.from_json(run.settings)
     checkpoint = run.latest_checkpoint()
-    trainer = Trainer(settings, run, display)
-    trainer.load_state_dict(checkpoint.load())
-    run.rewind(checkpoint)
-    run.note_resume(env_steps)
-    display.message(f"resumed at {trainer.env_steps:,} env steps")
-    trainer.learn(run.env_steps)
+    with Trainer(settings, run, display) as trainer:
+        trainer.load_state_dict(checkpoint.load())
+        run.rewind(checkpoint)
+        run.note_resume(env_steps)
+        display.message(f"resumed at {trainer.env_steps:,} env steps")
+        trainer.learn(run.env_steps)
 
 
 def evaluate_run(run: Run, episodes: int, seed: int | None = None) -> np.ndarray:
@@ -70,7 +74,8 @@ class Trainer:
         self.compute = prepare(settings.compute)
         torch.manual_seed(seeding.integer(settings.seed, "torch"))
         self.generators = seeding.Generators(settings.seed)
-        self.env = build_env(settings, seeding.integer(settings.seed, "env"))
+        self.beside = Beside(lambda: build_env(settings, seeding.integer(settings.seed, "env")))
+        self.env = self.beside.env
         self.action_repeat = int(self.env.get_wrapper_attr("action_repeat"))
         self.agent = build_agent(settings, self.env, self.compute)
         if self.compute.graphs:
@@ -82,6 +87,13 @@ class Trainer:
         self.observation: np.ndarray | None = None
         self._pending: tuple[Tensor, Tensor] | None = None
         self._evaluated = -1
+        self._kept: list[int] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.beside.close()
 
     @property
     def env_steps(self) -> int:
@@ -111,12 +123,14 @@ class Trainer:
             self._finish(started)
 
     def _step(self) -> None:
-        """One agent step: act, store, sample, update; SAC updates before it sees the new transition, Rainbow after."""
+        """One agent step: act, store, sample, update. SAC's update does not see the new transition, so the environment steps beside it; Rainbow's comes after."""
         action = self._act()
+        asked = self.beside.ask(action)
         if self.agent.learns_before_step:
+            if not self.settings.compute.overlap:
+                asked.exception()  # waits
             self._learn()
-        assert self.observation is not None
-        self.observation, reward, terminated, truncated, info = self.env.step(action)
+        self.observation, reward, terminated, truncated, info = asked.result()
         stored = float(np.clip(reward, -self.agent.clip_reward, self.agent.clip_reward)) if self.agent.clip_reward else float(reward)
         self.replay.append(action, stored, newest_frame(self.observation, self.env), terminated, truncated, life_lost=info.get("life_lost", False))
         self.agent_steps += 1
@@ -173,7 +187,7 @@ class Trainer:
     # Episodes
 
     def _begin_episode(self) -> None:
-        self.observation, _ = self.env.reset()
+        self.observation, _ = self.beside.reset()
         self.replay.begin(newest_frame(self.observation, self.env))
         self.episode_return, self.episode_length = 0.0, 0
 
@@ -204,7 +218,11 @@ class Trainer:
         self._save(final=True)
 
     def _save(self, *, final: bool = False) -> None:
-        self.run.checkpoint(self.env_steps, self.state_dict(), policy=self.agent.policy_state() if final else None)
+        state = self.state_dict()
+        self.run.checkpoint(self.env_steps, state, policy=self.agent.policy_state() if final else None)
+        # Rows that the ring has overwritten go once no kept checkpoint needs them.
+        self._kept = [*self._kept, state["replay"]["oldest"]][-KEPT:]
+        prune(self.run.replay_folder, min(self._kept))
 
     def _log_speed(self, since: float, from_steps: int) -> tuple[float, int]:
         now = time.perf_counter()
@@ -232,6 +250,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.agent.load_state_dict(state["agent"])
         self.replay.read(self.run.replay_folder, state["replay"])
+        self._kept = [0, state["replay"]["oldest"]]
         self.metrics.load_state_dict(state["metrics"])
         clock = state["clock"]
         self.agent_steps, self._evaluated = clock["agent_steps"], clock["evaluated"]
@@ -243,13 +262,13 @@ class Trainer:
 
     def _env_state(self) -> dict[str, Any] | None:
         try:
-            return dict(self.env.get_wrapper_attr("state_dict")())
+            return self.beside.state_dict()
         except CannotSave:
             return None
 
     def _restore_env(self, state: dict[str, Any]) -> None:
         if state["env"] is not None:
-            self.env.get_wrapper_attr("load_state_dict")(state["env"])
+            self.beside.load_state_dict(state["env"])
             self.observation = state["observation"]
             return
         self.display.message("not exact: this environment cannot save its state; the episode that was open ends as truncated")

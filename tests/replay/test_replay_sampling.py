@@ -24,6 +24,7 @@ class Enumerating(np.random.Generator):
 
     def __init__(self) -> None:
         super().__init__(np.random.PCG64(0))
+        self.high = 1
 
     def integers(self, high, size):  # type: ignore[no-untyped-def, override]
         self.high = high

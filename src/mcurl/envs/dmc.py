@@ -227,7 +227,7 @@ class DmcEnv(StackedEnv):
 
         model, data = self._physics.model.ptr, self._physics.data.ptr
         self._physics.set_state(saved, _everything())
-        # Fills what follows from the state, contacts and positions of bodies, but overwrites what the solver starts from: hence once more.
+        # Fills in what follows from the state, such as contacts; it may overwrite what the solver starts from, hence once more.
         mujoco.mj_forward(model, data)
         self._physics.set_state(saved, _everything())
         if model.nhfield and self._physics._contexts:
@@ -240,8 +240,8 @@ class DmcEnv(StackedEnv):
 def _import_dm_control(*, pictures: bool) -> Any:
     """dm_control's suite. Raises UserError where it is not installed or, if pictures are wanted, where nothing can draw them."""
     chosen = choose(required=pictures)
-    # Unset on a machine without OpenGL, dm_control would try a window system, and fail.
-    os.environ.setdefault("MUJOCO_GL", chosen)
+    # Unset or empty, on a machine without OpenGL, dm_control would try a window system, and fail.
+    os.environ["MUJOCO_GL"] = chosen
     try:
         from dm_control import _render, suite
     except ModuleNotFoundError as error:
