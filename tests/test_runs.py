@@ -17,7 +17,8 @@ import torch
 
 from mcurl import provenance
 from mcurl.errors import UserError
-from mcurl.runs import Run, folder_of, interrupts
+from mcurl.interrupts import interrupts
+from mcurl.runs import Run, folder_of
 
 SETTINGS = {"task": "dmc/cartpole-swingup", "method": "mcurl", "seed": 1, "env_steps": 1000, "sac": {"batch_size": 128}, "curl": None}
 
@@ -174,6 +175,31 @@ def test_the_newest_two_and_every_final_checkpoint_are_kept(tmp_path: Path) -> N
         with pytest.raises(UserError, match="no checkpoint at 40: choose from 30, 50, 60"):
             run.checkpoint_at(40)
         assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["000000030", "000000050", "000000060"]
+
+
+def test_a_run_that_came_to_nothing_is_taken_back(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with make(tmp_path / "mine" / "runs") as run:
+        run.discard_if_empty()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+    with make(tmp_path / "mine") as first, make(tmp_path / "mine", seed=2) as second, make(tmp_path / "mine", seed=3) as third:
+        first.log_evaluation(0, [1.0])
+        second.checkpoint(0, {})
+        for run in (first, second, third):
+            run.discard_if_empty()
+    with Run.open(first.folder, train=True) as again:
+        again.discard_if_empty()
+    assert first.folder.exists()
+    assert second.folder.exists()
+    assert not third.folder.exists()
+
+
+def test_evaluations_are_read_back(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        run.log_evaluation(0, [1.0, 0.1])
+        run.log_evaluation(20, [3.0])
+        assert run.evaluations() == {0: [1.0, 0.1], 20: [3.0]}
+        assert run.evaluations(until=10) == {0: [1.0, 0.1]}
 
 
 def test_half_removed_or_half_written_checkpoints_do_not_count(tmp_path: Path) -> None:

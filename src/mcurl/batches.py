@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mcurl.agents.base import Views
@@ -71,8 +70,7 @@ def _augmented(replay: Replay, rows: np.ndarray, views: Views, generators: Gener
     window = views.contrast.draw(len(rows), (height, width), generators["crops"]) if views.contrast else None
     if not zero_first:
         return replay.stacks(rows, window)
-    side = (height, width) if window is None else (window.size, window.size)
-    out = torch.empty((1 + len(rows), replay.frame_stack * replay.frame_shape[0], *side), dtype=replay.frames.dtype, device=replay.frames.device)
+    out = replay.empty(1 + len(rows), height if window is None else window.size)
     out[0] = 0
     replay.stacks(rows, window, out=out[1:])
     return out

@@ -182,7 +182,7 @@ def _resume(given: argparse.Namespace) -> int:
 def _watched(run: Run, env_steps: int, work: Callable[[Display], None], past: dict[int, list[float]] | None = None) -> int:
     """Train with the live display, and say how to go on where it was stopped."""
     from mcurl.display import Display
-    from mcurl.runs import Interrupted
+    from mcurl.interrupts import Interrupted
 
     about = run.settings
     try:

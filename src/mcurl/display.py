@@ -29,20 +29,23 @@ class Speed:
     def __init__(self, window: float, clock: Callable[[], float]) -> None:
         self.window, self.clock = window, clock
         self.points: deque[tuple[float, float]] = deque()
+        self.newest = (0.0, 0.0)
 
     def at(self, count: float) -> None:
         """Note the counter's value now."""
         now = self.clock()
-        self.points.append((now, count))
-        while len(self.points) > 2 and self.points[1][0] <= now - self.window:
+        self.newest = now, count
+        if not self.points or now >= self.points[-1][0] + self.window / 100:  # However often it is called, some hundred points are kept.
+            self.points.append(self.newest)
+        while len(self.points) > 1 and self.points[1][0] <= now - self.window:
             self.points.popleft()
 
     @property
     def rate(self) -> float | None:
         """Counts per second; None until it can be told."""
-        if len(self.points) < 2:
+        if not self.points:
             return None
-        (first, low), (last, high) = self.points[0], self.points[-1]
+        (first, low), (last, high) = self.points[0], self.newest
         return (high - low) / (last - first) if last > first and high > low else None
 
 
@@ -159,7 +162,7 @@ class Display:
             subtitle_align="left",
             border_style="cyan",
             padding=(1, 2),
-            width=min(self.console.width, 100),
+            width=min(self.console.width - 3, 100),  # Room for the terminal's own ^C, which would otherwise wrap into a line more.
         )
 
     def _start(self) -> None:

@@ -26,8 +26,6 @@ from typing import Any, Self
 
 from mcurl.checkpoint import load_tree, recover, save_tree, write_atomically, write_file
 from mcurl.errors import UserError, nearest
-from mcurl.interrupts import Interrupted as Interrupted
-from mcurl.interrupts import interrupts as interrupts
 from mcurl.provenance import facts
 
 FORMAT = "mcurl-run"

@@ -10,7 +10,7 @@ import math
 import textwrap
 import types
 from collections.abc import Iterable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -91,9 +91,10 @@ def field_help(cls: type[Any]) -> dict[str, str]:
             continue
         assert isinstance(body, ast.ClassDef)
         for field, below in zip(body.body, body.body[1:], strict=False):
-            named = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-            if named and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
-                found[field.target.id] = " ".join(below.value.value.split())  # type: ignore[union-attr]
+            if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+                continue
+            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
+                found[field.target.id] = " ".join(below.value.value.split())
     return found
 
 
@@ -116,7 +117,7 @@ def check_limits(values: Mapping[str, Any]) -> None:
     """
     for key, value in values.items():
         low, high = LIMITS.get(key, (-math.inf, math.inf))
-        if isinstance(value, int | float) and not low <= value <= high:
+        if isinstance(value, int | float) and not (low <= value <= high and (math.isfinite(value) or key not in LIMITS)):
             wanted = f"from {low:g} to {high:g}" if high < math.inf else "above 0" if low == _ABOVE_0[0] else f"at least {low:g}"
             raise UserError(f"{key} must be {wanted}, not {value}")
 
@@ -202,7 +203,7 @@ def _tuple(arguments: tuple[Any, ...], raw: Any) -> tuple[Any, ...]:
 
 def _integer(raw: Any) -> int:
     number = _decimal(raw) if not isinstance(raw, float) else Decimal(raw)
-    if not number.is_finite() or number != number.to_integral_value():
+    if not number.is_finite() or number.adjusted() > 26 or number != number.to_integral_value():
         raise ValueError
     return int(number)
 
@@ -223,7 +224,7 @@ def _decimal(raw: Any) -> Decimal:
     factor = _SUFFIXES.get(text[-1:], 1)
     try:
         return Decimal(text[: -1 if factor > 1 else None]) * factor
-    except InvalidOperation:
+    except ArithmeticError:  # Decimal's own errors: no number, or one beyond all bounds.
         raise ValueError from None
 
 

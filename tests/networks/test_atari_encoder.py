@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mcurl.networks.atari import ContrastHead, DataEfficientEncoder, encoder_width
+from mcurl.networks.atari import ContrastHead, DataEfficientEncoder, encoder_width, linear_relu
 
 SHAPES = [(4, 84, 84), (1, 28, 28), (2, 25, 25), (3, 60, 77), (2, 84, 76)]
 
@@ -24,12 +24,14 @@ def random_pixels(n: int, shape: tuple[int, int, int]) -> Tensor:
     return torch.randint(0, 256, (n, *shape), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("n", [1, 37])
-def test_equals_the_convolutions_in_values_and_gradients(shape: tuple[int, int, int], n: int) -> None:
+@pytest.mark.parametrize(("shape", "group"), [*((shape, 1) for shape in SHAPES), ((4, 84, 84), 3), ((2, 25, 80), 3)])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_equals_the_convolutions_in_values_and_gradients(shape: tuple[int, int, int], group: int, contiguous: bool) -> None:
     torch.manual_seed(0)
+    n = 9
     encoder = DataEfficientEncoder(shape, dtype=torch.float64).double()
-    pixels = random_pixels(n, shape)
+    encoder.group = group  # of its own accord only in bfloat16, which could not show equality
+    pixels = random_pixels(n, shape) if contiguous else random_pixels(2 * n, shape)[::2]
     fast, plain = encoder(pixels), convolutions(encoder, pixels)
     assert fast.dtype == torch.float32
     assert fast.shape == (n, encoder.width) == (n, encoder_width(shape))
@@ -48,6 +50,17 @@ def test_without_gradient_the_features_are_the_same() -> None:
     with torch.no_grad():
         torch.testing.assert_close(encoder(pixels), encoder(pixels[:, :, :75, :75]))
         torch.testing.assert_close(encoder(pixels), convolutions(encoder, pixels))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_linear_relu_equals_its_two_steps(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in ((40, 24), (16, 24), (16,)))
+    upstream = torch.randn(40, 16, dtype=dtype)
+    fused, plain = linear_relu(x, weight, bias), F.relu(F.linear(x, weight, bias))
+    torch.testing.assert_close(fused, plain)
+    for a, b in zip(*(torch.autograd.grad(y, [x, weight, bias], upstream) for y in (fused, plain)), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_pixels_need_not_be_contiguous() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mcurl.networks.ema import momentum_copy
 from mcurl.networks.transformer import sinusoids
-from mcurl.objectives.mask import Mask, draw_mask
+from mcurl.objectives.mask import ROWS_AT_ONCE, Mask, draw_mask
 from mcurl.objectives.masked import MaskedContrast, MaskedSettings
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -174,7 +174,14 @@ def test_plan_names_the_row_of_every_position(compact: bool) -> None:
     source = plan.source.ravel()
     assert (source[hidden] == 0).all()
     assert (plan.encoded[source[~hidden] - 1] == np.flatnonzero(~hidden)).all()
-    assert len(plan.encoded) == ((~hidden).sum() if compact else hidden.size)
+    assert (1 + len(plan.encoded)) % ROWS_AT_ONCE == 0 or len(plan.encoded) == hidden.size
+
+
+def test_shapes_repeat_and_little_is_encoded_in_vain() -> None:
+    rng = np.random.default_rng(0)
+    plans = [draw_mask(np.zeros((16, 32), bool), 0.5, 0.8, 0.1, rng) for _ in range(50)]
+    assert {(1 + len(plan.encoded)) % ROWS_AT_ONCE for plan in plans} == {0}
+    assert all(len(plan.encoded) - (~plan.zeroed).sum() < ROWS_AT_ONCE for plan in plans)
 
 
 def test_learning_rates_follow_the_paper() -> None:

@@ -6,7 +6,7 @@ The encoder's two convolutions have stride = kernel = 5, so each is one matrix p
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,39 +16,33 @@ from torch import Tensor, nn
 KERNEL = 5
 CHANNELS = (32, 64)
 HEAD_HIDDEN, HEAD_WIDTH = 256, 128
-# A row of a patch is 5 bytes; copied as one 8-byte word it brings 3 pixels of its neighbour along, which meet zero weights.
-WORD = 8
-
-
-def patch_grid(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the second convolution's output (3 × 3 for 84 × 84)."""
-    return height // KERNEL // KERNEL, width // KERNEL // KERNEL
 
 
 def encoder_width(shape: tuple[int, int, int]) -> int:
-    """Features of an observation of C, H, W."""
-    rows, columns = patch_grid(*shape[1:])
-    return CHANNELS[1] * rows * columns
+    """Features of an observation of C, H, W: 576 for 84 × 84."""
+    return CHANNELS[1] * (shape[1] // KERNEL**2) * (shape[2] // KERNEL**2)
 
 
 class DataEfficientEncoder(nn.Module):
-    """Convolutions 32@5×5 and 64@5×5 with strides of 5 and ReLUs: ``uint8 [N, C, H, W]`` -> ``float32 [N, 64·⌊H/25⌋·⌊W/25⌋]`` (576 for 84 × 84).
+    """Convolutions 32@5×5 and 64@5×5 with strides of 5 and ReLUs: ``uint8 [N, C, H, W]`` -> ``float32 [N, 64·Y·X]``, where Y·X is ⌊H/25⌋·⌊W/25⌋.
 
-    ``forward`` is ``encode(patches(pixels))``; call them apart where two networks see the same pixels.
+    ``encode(patches(pixels))`` is the same for a few observations that two networks see.
 
     Args:
         shape: C, H, W of the stacked observation.
-        dtype: of the matrix products, ``torch.float32`` or ``torch.bfloat16`` (pixels are exact in both); the features are float32 either way.
+        dtype: of the matrix products (pixels are exact in bfloat16 too); the features are float32 either way.
     """
 
     def __init__(self, shape: tuple[int, int, int], *, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         channels, height, width = shape
-        self.grid = patch_grid(height, width)
-        if min(self.grid) < 1:
-            raise ValueError(f"observations of {height} × {width} are smaller than the {KERNEL**2} × {KERNEL**2} pixels that the encoder sees at once")
+        self.rows, self.columns = height // KERNEL**2, width // KERNEL**2  # Y, X
+        if not self.rows * self.columns:
+            raise ValueError(f"observations of {height} × {width} are smaller than the {KERNEL**2} × {KERNEL**2} pixels that a feature sees")
         self.dtype = dtype
         self.width = encoder_width(shape)
+        # Three neighbouring patches in one product: most of its weights are zeros, which costs less on matrix units than cutting single patches.
+        self.group = 3 if dtype == torch.bfloat16 and self.columns * KERNEL % 3 == 0 else 1
         self.conv1 = nn.Conv2d(channels, CHANNELS[0], KERNEL, stride=KERNEL)
         self.conv2 = nn.Conv2d(CHANNELS[0], CHANNELS[1], KERNEL, stride=KERNEL)
 
@@ -56,46 +50,82 @@ class DataEfficientEncoder(nn.Module):
         return self.encode(self.patches(pixels))
 
     def patches(self, pixels: Tensor) -> Tensor:
-        """``uint8 [N, C, H, W]`` -> patches ``dtype [N, Y·X·5·5, C·5·run]`` with values 0 to 255, row after row as the second convolution reads them.
+        """Groups of neighbouring patches, in reading order: ``dtype [N·5Y·5X/group, C·5·run]`` with values 0 to 255.
 
-        ``run`` is 5, or 8 where the rows of a patch are copied as words.
+        ``run`` counts the pixels taken from each row: 5·group, or more where they are copied as words.
         """
-        by_word = pixels.device.type == "cpu" and pixels.is_contiguous() and pixels.shape[3] >= self.grid[1] * KERNEL**2 + WORD - KERNEL
-        view = _patches_by_word if by_word else _patches_by_pixel
+        run = self._run(pixels)
+        groups = self._by_pixel(pixels) if run == KERNEL * self.group else self._by_word(pixels, run)
+        return groups.view(-1, pixels.shape[1] * KERNEL * run)
+
+    def _run(self, pixels: Tensor) -> int:
+        word = 16 if self.group == 3 else 8
+        size = self.columns * KERNEL**2 + word - KERNEL * self.group
+        by_word = pixels.device.type == "cpu" and pixels.is_contiguous() and pixels.shape[3] >= size
+        return word if by_word else KERNEL * self.group
+
+    def _by_pixel(self, pixels: Tensor) -> Tensor:
+        """``[N, 5Y, 5X/group, C, 5, 5·group]``."""
         n, channels = pixels.shape[:2]
-        return view(pixels, self.grid, self.dtype).view(n, -1, channels * KERNEL * (WORD if by_word else KERNEL))
+        seen = pixels[:, :, : self.rows * KERNEL**2, : self.columns * KERNEL**2]
+        split = seen.reshape(n, channels, self.rows * KERNEL, KERNEL, self.columns * KERNEL // self.group, KERNEL * self.group)
+        return split.permute(0, 2, 4, 1, 3, 5).to(self.dtype, memory_format=torch.contiguous_format)
+
+    def _by_word(self, pixels: Tensor, word: int) -> Tensor:
+        """``[N, 5Y, 5X/group, C, 5, word]``: the same several times as fast; the pixels that a word brings along from the right meet zero weights."""
+        frames = pixels.numpy()
+        n, c, y, x = frames.strides
+        shape = (len(frames), self.rows * KERNEL, self.columns * KERNEL // self.group, frames.shape[1], KERNEL)
+        words = np.ndarray(shape, f"V{word}", frames.data, strides=(n, KERNEL * y, KERNEL * self.group * x, c, y))
+        return torch.from_numpy(np.ascontiguousarray(words).view(np.uint8)).to(self.dtype)
 
     def encode(self, patches: Tensor) -> Tensor:
         """Patches -> features ``float32 [N, 64·Y·X]``, flattened from [64, Y, X] as a convolution's output would be."""
-        n, _, size = patches.shape
-        # The weights take the 1/255 of the pixels, and zeros for the pixels that words bring along.
-        run = size // (self.conv1.in_channels * KERNEL)
-        weight1 = F.pad(self.conv1.weight / 255, (0, run - KERNEL)).view(CHANNELS[0], size)
-        weight2 = self.conv2.weight.permute(0, 2, 3, 1).reshape(CHANNELS[1], -1)
-        h = self._linear(patches, weight1, self.conv1.bias).relu_()  # [N, Y·X·25, 32]
-        h = self._linear(h.view(n, -1, weight2.shape[1]), weight2, self.conv2.bias).relu_()  # [N, Y·X, 64]
-        return h.transpose(1, 2).flatten(1).float()
+        Y, X, (filters, features) = self.rows, self.columns, CHANNELS
+        h = linear_relu(patches, *self._grouped_filters(patches.shape[1]))  # [N·5Y·5X/group, group·32]
+        h = h.view(-1, Y, KERNEL, X, KERNEL * filters).transpose(2, 3).reshape(-1, KERNEL**2 * filters)  # [N·Y·X, 5·5·32]
+        weight, bias = _parameters(self.conv2)
+        h = linear_relu(h, weight.permute(0, 2, 3, 1).reshape(features, -1).to(self.dtype), bias.to(self.dtype))  # [N·Y·X, 64]
+        return h.view(-1, Y * X, features).transpose(1, 2).flatten(1).float()
 
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, weight.to(self.dtype), None if bias is None else bias.to(self.dtype))
+    def _grouped_filters(self, size: int) -> tuple[Tensor, Tensor]:
+        """The first convolution for groups of patches: ``[group·32, size]`` and ``[group·32]``.
 
-
-def _patches_by_pixel(pixels: Tensor, grid: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """[N, Y, X, y, x, C, 5, 5]: patch (y, x) of the first convolution inside patch (Y, X) of the second."""
-    Y, X = grid
-    n, c = pixels.shape[:2]
-    seen = pixels[:, :, : Y * KERNEL**2, : X * KERNEL**2].reshape(n, c, Y, KERNEL, KERNEL, X, KERNEL, KERNEL)
-    return seen.permute(0, 2, 5, 3, 6, 1, 4, 7).to(dtype, memory_format=torch.contiguous_format)
+        Its filters are shifted to each patch of a group, and take the pixels' 1/255.
+        """
+        weight, bias = _parameters(self.conv1)
+        run = size // (weight.shape[1] * KERNEL)
+        shifted = [F.pad(weight / 255, (KERNEL * i, run - KERNEL * (i + 1))) for i in range(self.group)]
+        return torch.stack(shifted).view(-1, size).to(self.dtype), bias.repeat(self.group).to(self.dtype)
 
 
-def _patches_by_word(pixels: Tensor, grid: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """[N, Y, X, y, x, C, 5, 8]: the same, five times as fast, each row of a patch followed by the three pixels right of it."""
-    Y, X = grid
-    array = pixels.numpy()
-    n, c, y, x = array.strides
-    shape = (len(array), Y, X, KERNEL, KERNEL, array.shape[1], KERNEL)
-    words = np.ndarray(shape, np.int64, array.data, strides=(n, KERNEL**2 * y, KERNEL**2 * x, KERNEL * y, KERNEL * x, c, y))
-    return torch.from_numpy(np.ascontiguousarray(words).view(np.uint8)).to(dtype)
+def _parameters(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    assert layer.bias is not None
+    return layer.weight, layer.bias
+
+
+class _LinearReLU(torch.autograd.Function):
+    """oneDNN's matrix product with bias and ReLU applied before the result is written, with a gradient, which needs the output alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu", [], "")
+        ctx.save_for_backward(x, weight, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight, y = ctx.saved_tensors
+        through = torch.ops.aten.threshold_backward(gradients[0], y, 0)
+        return through @ weight if ctx.needs_input_grad[0] else None, through.t() @ x, through.sum(0)
+
+
+def linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """ReLU(x Wᵀ + b) for x of two dimensions."""
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        y: Tensor = _LinearReLU.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        return y
+    return F.linear(x, weight, bias).relu_()
 
 
 class ContrastHead(nn.Module):

@@ -40,7 +40,7 @@ def fused_conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Ten
 
 
 class Convolutions(nn.Module):
-    """Pixels ``uint8 [N, C, H, W]`` -> feature maps ``[N, filters, h, w]`` in the compute dtype.
+    """Pixels ``[N, C, H, W]``, 0 to 255 in uint8 (or already widened), -> feature maps ``[N, filters, h, w]`` in the compute dtype.
 
     Args:
         channels: C, all stacked frames together.
@@ -117,8 +117,7 @@ class PixelEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         if pixels.device.type != "cpu" or len(pixels) <= self.chunk:
             return self.features(self.convolutions(pixels))  # type: ignore[no-any-return]
-        parts = -(-len(pixels) // self.chunk)
-        return torch.cat([self.features(self.convolutions(chunk)) for chunk in pixels.tensor_split(parts)])
+        return torch.cat([self.features(self.convolutions(chunk)) for chunk in pixels.split(self.chunk)])
 
 
 class Flat(nn.Module):

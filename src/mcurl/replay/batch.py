@@ -112,6 +112,11 @@ class Window:
     def __len__(self) -> int:
         return len(self.top)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every window is a crop and nothing else."""
+        return self.crop == self.size and not self.down.any() and not self.right.any()
+
     def __getitem__(self, index: Any) -> Window:
         """The windows of some of the samples; `index` is whatever selects from a NumPy array of [N]."""
         return Window(self.size, self.crop, self.top[index], self.left[index], self.down[index], self.right[index])

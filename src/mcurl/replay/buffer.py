@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mcurl.errors import UserError
-from mcurl.replay import sampling
+from mcurl.replay import native, sampling
 from mcurl.replay.batch import Transitions, Window
 from mcurl.replay.files import Journal
 from mcurl.replay.priorities import Priorities, PrioritySettings
@@ -45,6 +45,7 @@ class Replay:
         discount: γ, 0 <= γ <= 1.
         device: where the frames lie ("cpu", "cuda"); the bookkeeping stays on the host.
         prioritised: settings of prioritised draws; None, and there are none.
+        interleaved: on a CPU with a compiler, gather crops as bfloat16, channels-last: what an encoder in bfloat16 would make of them first (0 to 255 is exact).
 
     Raises:
         UserError: the capacity is too small, or its frames do not fit into the memory of the machine.
@@ -64,6 +65,7 @@ class Replay:
         discount: float = 0.99,
         device: torch.device | str = "cpu",
         prioritised: PrioritySettings | None = None,
+        interleaved: bool = False,
     ) -> None:
         if capacity <= frame_stack + n_step:
             raise UserError(f"a replay of {capacity} rows is too small: {frame_stack} frames and {n_step} steps ahead need at least {frame_stack + n_step + 1}")
@@ -76,6 +78,7 @@ class Replay:
         self.records = Records(np.zeros(capacity, sampling.record_dtype(action_shape, action_dtype)))
         self.priorities = Priorities(self.records, prioritised, frame_stack=frame_stack, n_step=n_step) if prioritised is not None else None
         self._stacked_view = _stacked_view(self.frames, frame_stack) if self.frames.device.type == "cpu" else None
+        self._interleaved = interleaved and frame_dtype == "uint8" and len(frame_shape) == 3 and self.frames.device.type == "cpu" and native.available()
         self._journal = Journal(self.frames, self.records)
 
     # Storing
@@ -210,8 +213,15 @@ class Replay:
             weights=self._sent(np.ones(len(rows), np.float32) if weights is None else weights),
         )
 
+    def empty(self, n: int, size: int) -> Tensor:
+        """Room for `n` square crops of stacks, [n, K*C, size, size], as `stacks` fills it: uint8, or bfloat16 channels-last where `interleaved`."""
+        shape = (n, self.frame_stack * self.frame_shape[0], size, size)
+        if self._interleaved:
+            return torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
+        return torch.empty(shape, dtype=self.frames.dtype, device=self.frames.device)
+
     def stacks(self, rows: Rows, window: Window | None = None, out: Tensor | None = None) -> Tensor:
-        """The observations of `rows` [N], each cut by its own window: [N, K*C, h, w] of the frames' dtype, contiguous, on the frames' device.
+        """The observations of `rows` [N], each cut by its own window: [N, K*C, h, w], as `empty` makes room for them (whole frames: of the frames' dtype, contiguous).
 
         Gathers and cuts in one pass over the ring. `out`, if given, is written and returned.
 
@@ -227,8 +237,13 @@ class Replay:
             found = self._stacks_indexed(rows, window)
             return found if out is None else out.copy_(found)
         if out is None:
-            out = torch.empty((len(rows), self._stacked_view.shape[1], window.size, window.size), dtype=self.frames.dtype)
-        self._copy_windows(rows, window, self._stacked_view, out.numpy())
+            out = self.empty(len(rows), window.size)
+        if out.dtype != torch.bfloat16:
+            self._copy_windows(rows, window, self._stacked_view, out.numpy())
+        elif window.is_plain:
+            native.gather(self.frames, self._stack_slots(rows)[0], window.top, window.left, out)
+        else:
+            out.copy_(self._stacks_indexed(rows, window))
         return out
 
     def _stacks_indexed(self, rows: Rows, window: Window | None) -> Tensor:

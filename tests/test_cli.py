@@ -1,0 +1,267 @@
+"""The commands, as a user meets them: one line for a mistake, nothing written, the way on after a stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mcurl import train
+from mcurl.cli import main
+from mcurl.errors import UserError
+from mcurl.interrupts import Interrupted
+from mcurl.runs import Run
+
+SMALL = ["sac.batch_size=4", "sac.hidden=16", "sac.filters=4", "sac.learn_from=20", "mcurl.batch=2", "mcurl.length=4"]
+TINY = ["--threads", "1", "--set", "compute.precision=fp32", "evaluation.episodes=2", *SMALL]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))}
+
+
+def refused(capture: Capture, *arguments: str) -> str:
+    """The one line of a mistake; nothing may have been written or deleted."""
+    before = everything(Path())
+    capture.readouterr()
+    assert main(arguments) == 2
+    out, err = capture.readouterr()
+    assert out == ""
+    assert err.startswith("mcurl: ")
+    assert err.count("\n") == 1
+    assert everything(Path()) == before
+    return err
+
+
+@pytest.fixture
+def finished(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of 100 steps that a stand-in for the training loop made."""
+
+    def work(settings: Any, run: Run, display: Any) -> None:
+        run.log_evaluation(settings.env_steps, [1.0, 2.0])
+        run.checkpoint(settings.env_steps, {"agent": {}}, policy={})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train", work)
+        assert main(["train", "toy/reach", "--env-steps", "100"]) == 0
+    return Path("runs/toy-reach/mcurl-seed1")
+
+
+def test_help_is_at_once_and_says_how() -> None:
+    code = "import sys; from mcurl.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "heavy = {'torch', 'numpy', 'rich', 'gymnasium'} & set(sys.modules); assert not heavy, heavy"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for word in ("train", "resume", "evaluate", "settings", "tasks", "mcurl train dmc/cartpole-swingup", "--version"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "resume", "evaluate", "settings", "tasks"])
+def test_every_command_has_help(capsys: Capture, command: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: mcurl {command}" in capsys.readouterr().out
+
+
+def test_version_and_nothing(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("mcurl 0.")
+    assert main([]) == 0
+    assert "usage: mcurl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("trian toy/reach", "unknown command 'trian': did you mean train?"),
+        ("--verson", "did you mean --version?"),
+        ("train", "train: the following arguments are required: TASK"),
+        ("train toy/reach --sede 1", "unexpected --sede: did you mean --seed?"),
+        ("train toy/reach toy/catch", "unexpected 'toy/catch'"),
+        ("train toy/reach --seed x", "a whole number from 0, not 'x'"),
+        ("train toy/reach --seed -1", "--seed"),
+        ("train toy/reach --threads 0", "a whole number from 1, not '0'"),
+        ("train toy/reach --env-steps many", "env_steps is a whole number such as 400_000, 100k or 1e5, not 'many'"),
+        ("train toy/reech", "did you mean reach?"),
+        ("train tyo/reach", "did you mean toy?"),
+        ("train dmc/cartpole-swingp", "did you mean cartpole-swingup?"),
+        ("train toy/reach --method crul", "did you mean curl?"),
+        ("train toy/reach --set sac.batchsize=3", "did you mean sac.batch_size?"),
+        ("train toy/reach --set sac.batch_size=big", "sac.batch_size is a whole number"),
+        ("train toy/reach --set mcurl.negatives=sequences", "did you mean sequence?"),
+        ("train toy/reach --method curl --set mcurl.mask_rate=.3", "mcurl.mask_rate has no effect here"),
+        ("train toy/reach --preset no.toml", "there is no preset 'no.toml'"),
+        ("resume nothing", "nothing is no run"),
+        ("resume", "resume: the following arguments are required: RUN"),
+        ("evaluate nothing", "nothing is no run"),
+        ("evaluate nothing --episodes 0", "a whole number from 1, not '0'"),
+        ("settings toy/reach --method no", "unknown method 'no'"),
+        ("tasks dmc15", "did you mean dmc1"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(capsys: Capture, line: str, expected: str) -> None:
+    assert expected in refused(capsys, *line.split())
+
+
+def test_an_environment_without_images_leaves_nothing(capsys: Capture) -> None:
+    assert "gives states here" in refused(capsys, "train", "toy/reach", "--set", "env.observation=state", "--threads", "1")
+
+
+def test_an_existing_run_is_left_alone(capsys: Capture, finished: Path) -> None:
+    line = refused(capsys, "train", "toy/reach")
+    assert f"{finished} exists already: go on with `mcurl resume {finished}`, or give another --seed or --out" in line
+
+
+def test_resuming_what_is_complete_or_is_no_run(capsys: Capture, finished: Path) -> None:
+    assert "is complete with 100 env steps: give a larger --env-steps to go on" in refused(capsys, "resume", str(finished))
+    assert "has 100 env steps already: give a larger --env-steps than 50" in refused(capsys, "resume", str(finished), "--env-steps", "50")
+    assert "--env-steps is a whole number" in refused(capsys, "resume", str(finished), "--env-steps", "x")
+    assert f"did you mean {finished}?" in refused(capsys, "resume", "runs/toy-reach/mcurl-seed2")
+    assert f"did you mean {finished}?" in refused(capsys, "resume", str(finished / "checkpoints"))
+
+
+def test_a_run_without_a_checkpoint_says_so(capsys: Capture, finished: Path) -> None:
+    checkpoint = next((finished / "checkpoints").iterdir())
+    (checkpoint / "state.json").unlink()
+    assert "has no checkpoint yet" in refused(capsys, "resume", str(finished))
+    assert "has no checkpoint yet" in refused(capsys, "evaluate", str(finished))
+
+
+def test_resume_extends_and_knows_the_past(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def go_on(run: Run, display: Any, env_steps: int | None) -> None:
+        seen.append((run.folder, env_steps, display.total, display.evaluations))
+
+    monkeypatch.setattr(train, "resume", go_on)
+    assert main(["resume", str(finished), "--env-steps", "1k"]) == 0
+    assert seen == [(finished, 1000, 1000, [(100, 1.5, 0.5)])]
+
+
+def test_a_stop_says_how_to_go_on(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*arguments: Any) -> None:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(train, "resume", stopped)
+    assert main(["resume", str(finished), "--env-steps", "1k"]) == 130
+    assert f"stopped at 100 env steps, everything saved; go on with: mcurl resume {finished}\n" in capsys.readouterr().out
+
+
+def test_a_second_stop_quits_at_once(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "resume", stopped)
+    monkeypatch.setattr(train, "train", stopped)
+    assert main(["resume", str(finished), "--env-steps", "1k"]) == 130
+    assert f"go on from 100 env steps with: mcurl resume {finished}" in capsys.readouterr().out
+    assert main(["train", "toy/reach", "--seed", "2"]) == 130
+    assert "stopped before the first checkpoint" in capsys.readouterr().out
+    assert not Path("runs/toy-reach/mcurl-seed2").exists()
+
+
+def test_a_mistake_that_only_training_finds_leaves_no_folder(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise UserError("100 GB of frames do not fit")
+
+    monkeypatch.setattr(train, "train", refuse)
+    assert "do not fit" in refused(capsys, "train", "toy/reach")
+
+
+def test_evaluate_prints_the_score(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def play(run: Run, episodes: int, seed: int | None) -> np.ndarray:
+        seen.append((run.folder, episodes, seed))
+        return np.array([1.0, 2.0, 6.0])
+
+    monkeypatch.setattr(train, "evaluate_run", play)
+    capsys.readouterr()
+    before = everything(finished)
+    assert main(["evaluate", str(finished), "--episodes", "3", "--seed", "7"]) == 0
+    assert main(["evaluate", str(finished)]) == 0
+    assert seen == [(finished, 3, 7), (finished, 100, None)]
+    out = capsys.readouterr().out
+    assert "mcurl on toy/reach, seed 1, after 100 env steps" in out
+    assert "3 episodes: mean 3.00 ± 2.16, from 1.00 to 6.00" in out
+    assert everything(finished) == before
+
+
+def test_settings_prints_toml_with_help(capsys: Capture) -> None:
+    assert main(["settings", "dmc/cartpole-swingup", "--method", "curl", "--set", "sac.batch_size=512", "--env-steps", "1e5"]) == 0
+    out = capsys.readouterr().out
+    values = tomllib.loads(out)
+    assert values["env"]["action_repeat"] == 8
+    assert values["sac"]["batch_size"] == 512
+    assert values["env_steps"] == 100_000
+    assert "Default: 128." in out
+    assert "mcurl" not in values
+
+
+def test_tasks_lists(capsys: Capture) -> None:
+    assert main(["tasks", "dmc16"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 16
+    assert main(["tasks"]) == 0
+    assert "atari26" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    code = "import sys; from mcurl.cli import main; sys.exit(main(['tasks', 'gym']))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_train_resume_and_evaluate_for_real(capsys: Capture) -> None:
+    line = ["toy/reach", "--env-steps", "60", *TINY, "evaluation.every=30", "checkpoint.every=30"]
+    assert main(["train", *line]) == 0
+    folder = Path("runs/toy-reach/mcurl-seed1")
+    out = capsys.readouterr().out
+    assert "evaluation" in out
+    assert f"finished; play more episodes with: mcurl evaluate {folder}" in out
+    assert json.loads((folder / "settings.json").read_text())["sac"]["batch_size"] == 4
+    assert [row.split(",")[0] for row in (folder / "evaluations.csv").read_text().split()[1:]] == ["0", "0", "30", "30", "60", "60"]
+    assert main(["resume", str(folder), "--env-steps", "80"]) == 0
+    assert Run.open(folder).latest_checkpoint().env_steps == 80
+    before = everything(folder)
+    assert main(["evaluate", str(folder), "--episodes", "3"]) == 0
+    assert "3 episodes: mean" in capsys.readouterr().out
+    assert everything(folder) == before
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on() -> None:
+    command = [sys.executable, "-m", "mcurl", "train", "toy/reach", "--env-steps", "1e6", *TINY, "evaluation.every=0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        folder = Path("runs/toy-reach/mcurl-seed1")
+        for _ in range(1200):
+            if (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").stat().st_size:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    saved = Run.open(folder).latest_checkpoint().env_steps
+    assert saved > 0
+    assert out.endswith(f"stopped at {saved:,} env steps, everything saved; go on with: mcurl resume {folder}\n")
+    assert err.strip() == "stopping and saving; once more quits at once"
