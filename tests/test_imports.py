@@ -53,7 +53,7 @@ RULES: dict[str, set[str]] = {
     "evaluate": {"envs", "seeding"},
     "batches": {"replay", "objectives", "agents.base", "seeding"},
     "assemble": PARTS,
-    "train": PARTS | {"assemble", "graphs"},
+    "train": PARTS | {"assemble", "graphs", "published"},
     "bench": PARTS | {"assemble", "train"},
     "report": {"published"},
     "cli": {"config", "settings_help", "train", "evaluate", "runs", "display", "interrupts", "report", "bench"},

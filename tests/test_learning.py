@@ -34,7 +34,7 @@ def metric(run: Run, name: str) -> list[float]:
     return [line[name] for line in lines if name in line]
 
 
-REACH, CATCH = 20.0, 0.6
+REACH, CATCH = 15.0, 0.5
 """Scores to reach (see envs/toy.py for what random, blind and best policies get)."""
 
 

@@ -29,6 +29,7 @@ examples:
   mcurl train dmc/walker-walk --set mcurl.mask_rate=0.5 sac.batch_size=512
   mcurl resume runs/dmc-cartpole-swingup/mcurl-seed1    go on exactly where it stopped
   mcurl evaluate runs/dmc-cartpole-swingup/mcurl-seed1 --episodes 100
+  mcurl report runs --draw plots                        scores into results/, curves into plots/
   mcurl settings dmc/cartpole-swingup                   every setting, its value and what it does
 """
 METHODS_HELP = "mcurl, curl, none (RL alone, with random crops on SAC) or none-nocrop; default mcurl"
@@ -117,6 +118,11 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     settings = command(_settings, "show every setting of a run with its value, as TOML", "Save it, change it, and give it back with --preset.")
     _add_settings(settings)
 
+    report = command(_report, "gather the scores of runs and draw their curves", "Adds to results/<suite>/<method>/<task>.csv; a seed that is there already is replaced.")
+    report.add_argument("places", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that hold some")
+    report.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default results")
+    report.add_argument("--draw", type=Path, metavar="DIR", help="draw each task's curves, with what was published, as DIR/<suite>-<task>.png")
+
     tasks = command(_tasks, "list tasks")
     tasks.add_argument("suite", nargs="?", metavar="SUITE", help="a suite (dmc, atari, toy, gym) or a list of the paper's (dmc16, atari26, ...)")
     return parser, made
@@ -177,6 +183,19 @@ def _resume(given: argparse.Namespace) -> int:
 
         past = run.evaluations(until=newest.env_steps)
         return _watched(run, budget or run.env_steps, lambda display: train.resume(run, display, budget), past)
+
+
+def _report(given: argparse.Namespace) -> int:
+    from mcurl.report import collect, curves
+
+    found = [collect.read_run(folder) for folder in collect.find_runs(given.places)]
+    for path in dict.fromkeys(collect.save(found, given.results)):
+        print(path)
+    for task in dict.fromkeys(curve.task for curve in found) if given.draw else ():
+        target = given.draw / f"{task.replace('/', '-')}.png"
+        curves.draw(given.results, task, target)
+        print(target)
+    return 0
 
 
 def _watched(run: Run, env_steps: int, work: Callable[[Display], None], past: dict[int, list[float]] | None = None) -> int:

@@ -21,6 +21,7 @@ from mcurl.envs.beside import Beside
 from mcurl.evaluate import evaluate
 from mcurl.graphs import Captured
 from mcurl.interrupts import Interrupted, interrupts
+from mcurl.published import atari_random_and_human, human_normalised
 from mcurl.replay import prune
 from mcurl.replay.batch import Batch
 from mcurl.runs import KEPT, Run
@@ -140,7 +141,7 @@ class Trainer:
             self._learn()
         if terminated or truncated:
             self._end_episode()
-        self.display.update(self.env_steps)
+        self.display.update(self.env_steps, updates=self.agent.updates)
 
     def _act(self) -> Any:
         if self.agent.explores_at_random and self.agent_steps < self.agent.learn_from:
@@ -213,7 +214,7 @@ class Trainer:
         """The last evaluation, and a checkpoint that is kept with the policy beside it."""
         final = self.settings.evaluation.final_episodes
         if final or self._evaluated != self.env_steps:
-            self._evaluate(final or None)
+            self.display.message(score_line(self.settings.task, self._evaluate(final or None)))
         self._log_speed(*started)
         self._save(final=True)
 
@@ -305,6 +306,15 @@ class Metrics:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+
+
+def score_line(task: str, returns: np.ndarray) -> str:
+    """A policy's score in words; on the benchmark's Atari games human-normalised too."""
+    line = f"score {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes"
+    suite, _, game = task.partition("/")
+    if suite != "atari" or game not in atari_random_and_human():
+        return line
+    return f"{line}, human-normalised {human_normalised(game, float(returns.mean())):.3f}"
 
 
 def _play(settings: TrainSettings, agent: Any, episodes: int, seed: int, env_steps: int) -> np.ndarray:

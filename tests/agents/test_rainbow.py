@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mcurl.agents.base import Agent
 from mcurl.agents.rainbow import FeatureChoice, Rainbow, RainbowSettings, contrast_width
 from mcurl.objectives.base import Objective
 from mcurl.objectives.contrast import Curl, CurlSettings
@@ -168,13 +169,20 @@ def test_evaluation_is_greedy_on_the_mean_network_and_leaves_the_noise_alone() -
     assert torch.equal(noise, agent.noise)
 
 
-def test_evaluation_acts_at_random_with_probability_epsilon() -> None:
-    agent = build(settings=replace(SMALL, evaluation_epsilon=0.5))
-    stacks = np.repeat(pixels(1).numpy(), 600, 0)
-    greedy = agent.act(stacks, explore=False)
-    mixed = agent.act(stacks, explore=False, generator=np.random.default_rng(0))
-    assert np.mean(mixed != greedy) == pytest.approx(0.5 * (1 - 1 / ACTIONS), abs=0.07)
-    assert np.array_equal(mixed, agent.act(stacks, explore=False, generator=np.random.default_rng(0)))
+def test_is_an_agent() -> None:
+    agent: Agent = build()  # what mypy holds it to
+    assert (agent.learns_before_step, agent.explores_at_random, agent.learn_from) == (False, False, 1600)
+    assert (agent.clip_reward, agent.importance_start, agent.evaluation_epsilon) == (1.0, 0.4, 0.001)
+
+
+def test_the_policys_state_is_all_that_acting_needs() -> None:
+    agent, other = build(), build()
+    with torch.no_grad():
+        for parameter in agent.online.parameters():
+            parameter.mul_(1.5)
+    other.online.load_state_dict(agent.policy_state()["online"])
+    stacks = pixels(32).numpy()
+    assert np.array_equal(agent.act(stacks, explore=False), other.act(stacks, explore=False))
 
 
 def test_target_is_copied_on_agent_steps() -> None:

@@ -120,6 +120,9 @@ class Rainbow:
         dtype: arithmetic of convolutions and contrastive head; everything else is float32.
     """
 
+    learns_before_step = False
+    explores_at_random = False
+
     def __init__(
         self,
         settings: RainbowSettings,
@@ -134,10 +137,11 @@ class Rainbow:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.settings, self.objective, self.contrast_weight, self.device = settings, objective, contrast_weight, device
-        self.actions = actions
         side = min(observation_shape[1:])
         self.views = Views(settings.batch_size, prioritised=True, contrast=Shift(side - VIEW_PAD, VIEW_PAD, side))
-        self.learn_from = settings.learn_from
+        self.learn_from, self.updates_per_step = settings.learn_from, settings.updates_per_step
+        self.clip_reward, self.importance_start = settings.clip_reward, settings.importance_start
+        self.evaluation_epsilon = settings.evaluation_epsilon
         self.updates = 0
         self.support = make_support(settings.atoms, settings.v_min, settings.v_max, device)
         self.online = QNetwork(settings, observation_shape, actions, dtype).to(device)
@@ -169,21 +173,17 @@ class Rainbow:
     # Acting
 
     @torch.no_grad()
-    def act(self, stacks: np.ndarray, *, explore: bool, generator: np.random.Generator | None = None) -> np.ndarray:
-        """Actions ``int64 [N]`` for ``uint8 [N, K*C, H, W]``: greedy.
+    def act(self, stacks: np.ndarray, *, explore: bool) -> np.ndarray:
+        """Greedy actions ``int64 [N]`` for ``uint8 [N, K*C, H, W]``.
 
-        To explore, under a new draw of the noise, which the next update shares. To evaluate, without noise, and at random with the probability
-        ``evaluation_epsilon`` (drawn from ``generator``; never at random without one).
+        To explore: under a new draw of the noise, which the next update shares. Otherwise without noise.
         """
         if explore:
             self.reset_noise()
         patches = self.online.encoder.patches(torch.as_tensor(stacks, device=self.device))
         q = expected(self.online(patches, self.noise if explore else None), self.support)  # [N, A]
         action: np.ndarray = q.argmax(1).cpu().numpy()
-        if explore or generator is None:
-            return action
-        at_random = generator.random(len(action)) < self.settings.evaluation_epsilon
-        return np.where(at_random, generator.integers(self.actions, size=len(action)), action)
+        return action
 
     def reset_noise(self) -> None:
         """A new draw for the online network, into the same memory, which a captured graph reads."""
@@ -273,6 +273,10 @@ class Rainbow:
         if self.objective is not None and self.query is not None and self.key is not None:
             modules |= {"contrast_head": self.query.head, "key": self.key, "objective": self.objective}
         return modules
+
+    def policy_state(self) -> dict[str, Any]:
+        """What acting needs: the online network."""
+        return {"online": self.online.state_dict()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later update depends on but torch's generator, from which noise is drawn."""

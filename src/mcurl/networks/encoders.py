@@ -104,10 +104,10 @@ class PixelEncoder(nn.Module):
     """f_θ: ``uint8 [N, C, S, S]`` -> ``float32 [N, d]``: convolutions, which actor and critic share, and the features of one of them.
 
     Args:
-        chunk: encode at most this many observations at a time: activations of a larger batch leave the processor's cache.
+        chunk: on a CPU, encode at most this many observations at a time, to bound the memory of the activations (about 0.4 MB each in bfloat16).
     """
 
-    def __init__(self, convolutions: Convolutions, side: int, features: int = 50, *, chunk: int = 128) -> None:
+    def __init__(self, convolutions: Convolutions, side: int, features: int = 50, *, chunk: int = 512) -> None:
         super().__init__()
         self.convolutions = convolutions
         self.features = Features(len(convolutions.biases[0]), convolutions.output_size(side), features, channels_last=convolutions.memory_format == torch.channels_last)

@@ -1,0 +1,1 @@
+"""Run folders -> scores and curves. Reads files only."""

@@ -1,0 +1,117 @@
+"""Scores of runs in one long format: ``results/<suite>/<method>/<task>.csv``, one line for each seed and evaluation, and beside it how they were made."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mcurl.errors import UserError
+
+COLUMNS = ("env_steps", "return", "seed", "episodes")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean evaluation returns of one run."""
+
+    task: str
+    method: str
+    seed: int
+    points: dict[int, float]
+    """env_steps -> mean return."""
+    episodes: dict[int, int]
+    """env_steps -> episodes that the mean is over."""
+    made: dict[str, Any]
+    """Settings, commit, versions, machine, and hours per 100k env steps."""
+
+    @property
+    def suite(self) -> str:
+        return self.task.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """The task without its suite."""
+        return self.task.partition("/")[2]
+
+
+def read_run(folder: Path) -> Curve:
+    """The curve of a run folder. Raises UserError where it is none, or has no evaluation yet."""
+    try:
+        settings = json.loads((folder / "settings.json").read_text())
+        about = json.loads((folder / "run.json").read_text())
+        rows = list(csv.DictReader((folder / "evaluations.csv").open()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is no run: {error}") from error
+    returns: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        returns[int(row["env_steps"])].append(float(row["return"]))
+    if not returns:
+        raise UserError(f"{folder} has no evaluation yet")
+    points = {step: fmean(values) for step, values in sorted(returns.items())}
+    episodes = {step: len(values) for step, values in sorted(returns.items())}
+    made = {key: about.get(key) for key in ("commit", "dirty", "mcurl", "torch", "cpu", "gpu", "cores")}
+    made |= {"settings": settings, "hours_per_100k_env_steps": hours_per_100k(folder)}
+    return Curve(settings["task"], settings["method"], int(settings["seed"]), points, episodes, made)
+
+
+def hours_per_100k(folder: Path) -> float | None:
+    """Wall-clock hours per 100k env steps of a run, evaluations and checkpoints included; None before the first checkpoint."""
+    path = folder / "speed.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    steps = sum(line["seconds"] * line["env_steps_per_second"] for line in lines)
+    return sum(line["seconds"] for line in lines) / steps * 100_000 / 3600 if steps else None
+
+
+def find_runs(places: Iterable[Path]) -> list[Path]:
+    """Every run folder at or below the given places. Raises UserError where there is none."""
+    found: list[Path] = []
+    for place in places:
+        below = sorted(path.parent for path in place.glob("**/run.json"))
+        if not below:
+            raise UserError(f"there is no run in {place}")
+        found += below
+    return found
+
+
+def save(curves: Iterable[Curve], results: Path) -> list[Path]:
+    """Add runs to the results; a seed that is there already is replaced. Returns the files written."""
+    written = []
+    for curve in curves:
+        path = results / curve.suite / curve.method / f"{curve.name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [row for row in _read_rows(path) if int(row["seed"]) != curve.seed]
+        rows += [dict(zip(COLUMNS, map(str, (step, value, curve.seed, curve.episodes[step])), strict=True)) for step, value in curve.points.items()]
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(sorted(rows, key=lambda row: (int(row["seed"]), int(row["env_steps"]))))
+        note = path.with_suffix(".json")
+        made = json.loads(note.read_text()) if note.exists() else {}
+        note.write_text(json.dumps(made | {f"seed {curve.seed}": curve.made}, indent=1, sort_keys=True) + "\n")
+        written.append(path)
+    return written
+
+
+def load(results: Path, task: str) -> dict[str, dict[int, dict[int, float]]]:
+    """``method -> seed -> env_steps -> return`` of one task (``suite/name``)."""
+    suite, _, name = task.partition("/")
+    found: dict[str, dict[int, dict[int, float]]] = {}
+    for path in sorted((results / suite).glob(f"*/{name}.csv")):
+        seeds: dict[int, dict[int, float]] = defaultdict(dict)
+        for row in _read_rows(path):
+            seeds[int(row["seed"])][int(row["env_steps"])] = float(row["return"])
+        found[path.parent.name] = dict(seeds)
+    return found
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

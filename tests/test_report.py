@@ -1,0 +1,64 @@
+"""Run folders -> results and curves."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from mcurl.errors import UserError
+from mcurl.report.collect import find_runs, hours_per_100k, load, read_run, save
+from mcurl.report.curves import draw, published
+
+
+def make_run(folder: Path, seed: int, method: str = "mcurl", last: float = 30.0) -> Path:
+    folder = folder / f"{method}-seed{seed}"
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_text(json.dumps({"task": "dmc/cartpole-swingup", "method": method, "seed": seed}))
+    (folder / "run.json").write_text(json.dumps({"commit": "abc", "torch": "2"}))
+    (folder / "evaluations.csv").write_text(f"env_steps,episode,return\n0,0,1.0\n0,1,3.0\n1000,0,10.0\n1000,1,{last}\n")
+    (folder / "speed.jsonl").write_text('{"env_steps": 500, "seconds": 10.0, "env_steps_per_second": 50.0}\n{"env_steps": 1000, "seconds": 30.0, "env_steps_per_second": 16.666666666666668}\n')
+    return folder
+
+
+def test_a_curve_is_the_mean_of_the_episodes(tmp_path: Path) -> None:
+    curve = read_run(make_run(tmp_path, 1))
+    assert curve.points == {0: 2.0, 1000: 20.0}
+    assert curve.episodes == {0: 2, 1000: 2}
+    assert curve.made["commit"] == "abc"
+    assert hours_per_100k(tmp_path / "mcurl-seed1") == pytest.approx(40 / 1000 * 100_000 / 3600)
+
+
+def test_results_grow_and_a_seed_is_replaced(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    save([read_run(make_run(tmp_path / "a", seed)) for seed in (1, 2)], results)
+    (path,) = save([read_run(make_run(tmp_path / "b", 2, last=50.0))], results)
+    assert path == results / "dmc" / "mcurl" / "cartpole-swingup.csv"
+    assert load(results, "dmc/cartpole-swingup") == {"mcurl": {1: {0: 2.0, 1000: 20.0}, 2: {0: 2.0, 1000: 30.0}}}
+    with path.open(newline="") as file:
+        assert [row["seed"] for row in csv.DictReader(file)] == ["1", "1", "2", "2"]
+    assert set(json.loads(path.with_suffix(".json").read_text())) == {"seed 1", "seed 2"}
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    results = tmp_path / "results"
+    save([read_run(make_run(tmp_path, 1)), read_run(make_run(tmp_path, 1, "curl"))], results)
+    draw(results, "dmc/cartpole-swingup", tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_published_scores_stand_beside_ours() -> None:
+    assert published("dmc/cartpole-swingup") == [("CURL, its paper (10 seeds)", 100_000, 582.0, 146.0)]
+    assert published("dmc/hopper-hop") == published("toy/reach") == []
+
+
+def test_what_is_no_run_is_said_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run in"):
+        find_runs([tmp_path])
+    with pytest.raises(UserError, match="is no run"):
+        read_run(tmp_path)
+    with pytest.raises(UserError, match="no results of"):
+        draw(tmp_path, "dmc/cartpole-swingup", tmp_path / "x.png")
