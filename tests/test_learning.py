@@ -73,7 +73,17 @@ def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["toy/reach", "dmc/cartpole-swingup"])
 def test_an_update_beside_the_environment_changes_nothing(tmp_path: Path, task: str) -> None:
-    small = ("env_steps=400", "checkpoint.every=0", "compute.threads=1", "evaluation.episodes=1", "evaluation.every=0", "sac.learn_from=20", "sac.batch_size=8", "sac.hidden=32", "sac.filters=4")
+    small = (
+        "env_steps=400",
+        "checkpoint.every=0",
+        "compute.threads=1",
+        "evaluation.episodes=1",
+        "evaluation.every=0",
+        "sac.learn_from=20",
+        "sac.batch_size=8",
+        "sac.hidden=32",
+        "sac.filters=4",
+    )
     runs = [learn(tmp_path / overlap, task, "mcurl", *small, f"compute.overlap={overlap}") for overlap in ("true", "false")]
     checkpoints = [load_file(max((run.folder / "checkpoints").iterdir()) / "state.safetensors") for run in runs]
     assert checkpoints[0].keys() == checkpoints[1].keys()

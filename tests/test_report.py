@@ -19,7 +19,8 @@ def make_run(folder: Path, seed: int, method: str = "mcurl", last: float = 30.0)
     (folder / "settings.json").write_text(json.dumps({"task": "dmc/cartpole-swingup", "method": method, "seed": seed}))
     (folder / "run.json").write_text(json.dumps({"commit": "abc", "torch": "2"}))
     (folder / "evaluations.csv").write_text(f"env_steps,episode,return\n0,0,1.0\n0,1,3.0\n1000,0,10.0\n1000,1,{last}\n")
-    (folder / "speed.jsonl").write_text('{"env_steps": 500, "seconds": 10.0, "env_steps_per_second": 50.0}\n{"env_steps": 1000, "seconds": 30.0, "env_steps_per_second": 16.666666666666668}\n')
+    speeds = [{"env_steps": 500, "seconds": 10.0, "env_steps_per_second": 50.0}, {"env_steps": 1000, "seconds": 30.0, "env_steps_per_second": 500 / 30}]
+    (folder / "speed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in speeds))
     return folder
 
 

@@ -18,9 +18,9 @@ TOY = ["--env-steps", "600", "--set", "checkpoint.every=150", "evaluation.every=
 CATCH = [*TOY, "--set", "replay.capacity=300"]
 """The replay wraps around."""
 DMC = [
-    "--env-steps", "1000", "--set", "checkpoint.every=200", "evaluation.every=600", "evaluation.episodes=1", "env.action_repeat=4", "env.image_size=40", "sac.crop=36",
-    "sac.learn_from=100", "sac.batch_size=8", "sac.hidden=32", "sac.filters=4", "replay.capacity=150",
-]  # fmt: skip
+    *["--env-steps", "1000", "--set", "checkpoint.every=200", "evaluation.every=600", "evaluation.episodes=1", "env.action_repeat=8", "env.image_size=40"],
+    *["env.shadows=off", "sac.crop=36", "sac.learn_from=50", "sac.batch_size=8", "sac.hidden=32", "sac.filters=4", "replay.capacity=80"],
+]
 MASKED = ["--set", "mcurl.length=4", "mcurl.batch=4"]
 
 

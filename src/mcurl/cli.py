@@ -118,7 +118,9 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     settings = command(_settings, "show every setting of a run with its value, as TOML", "Save it, change it, and give it back with --preset.")
     _add_settings(settings)
 
-    report = command(_report, "gather the scores of runs and draw their curves", "Adds to results/<suite>/<method>/<task>.csv; a seed that is there already is replaced.")
+    report = command(
+        _report, "gather the scores of runs and draw their curves", "Adds to results/<suite>/<method>/<task>.csv; a seed that is there already is replaced."
+    )
     report.add_argument("places", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that hold some")
     report.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default results")
     report.add_argument("--draw", type=Path, metavar="DIR", help="draw each task's curves, with what was published, as DIR/<suite>-<task>.png")

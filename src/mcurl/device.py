@@ -21,7 +21,7 @@ class ComputeSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the convolutions. auto: bf16 where the processor has instructions for it, else fp32. Losses, norms, targets and optimizers are always fp32."""
+    """Arithmetic of the convolutions. auto: bf16 where the processor has instructions for it, else fp32. All else is always fp32."""
     threads: int = 0
     """Threads of the processor; 0: all cores."""
     overlap: bool = True
@@ -81,7 +81,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks. Activations of tens of megabytes are otherwise mapped, zeroed page by page and unmapped in every update, which costs about a third of it."""
+    """Tell glibc to keep freed blocks: activations of tens of megabytes are otherwise mapped, zeroed page by page and unmapped in every update."""
     if sys.platform != "linux":
         return
     try:

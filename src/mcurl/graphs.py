@@ -18,8 +18,8 @@ WARM_UP = 3
 class Captured:
     """A step function over batches of fixed shapes, replayed as one CUDA graph for each variant of its keywords and shapes.
 
-    The function must stay on the device (no synchronisation, no branch on a tensor's value) and read nothing but its batch and memory that stays where it is. What it returns is
-    overwritten by the next call.
+    The function must stay on the device (no synchronisation, no branch on a tensor's value) and read nothing but its batch and memory that stays where it
+    is. What it returns is overwritten by the next call.
     """
 
     def __init__(self, step: Callable[..., Any]) -> None:

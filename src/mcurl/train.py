@@ -124,7 +124,7 @@ class Trainer:
             self._finish(started)
 
     def _step(self) -> None:
-        """One agent step: act, store, sample, update. SAC's update does not see the new transition, so the environment steps beside it; Rainbow's comes after."""
+        """One agent step. SAC's update does not see the new transition, so the environment steps beside it; Rainbow's comes last."""
         action = self._act()
         asked = self.beside.ask(action)
         if self.agent.learns_before_step:
@@ -229,7 +229,9 @@ class Trainer:
         now = time.perf_counter()
         steps = self.env_steps - from_steps
         if steps:
-            self.run.log_speed(self.env_steps, {"seconds": now - since, "env_steps_per_second": steps / (now - since), "hours_per_100k_env_steps": (now - since) / steps * 100_000 / 3600})
+            seconds = now - since
+            speed = {"seconds": seconds, "env_steps_per_second": steps / seconds, "hours_per_100k_env_steps": seconds / steps * 100_000 / 3600}
+            self.run.log_speed(self.env_steps, speed)
         return now, self.env_steps
 
     # State
@@ -244,7 +246,12 @@ class Trainer:
             "generators": self.generators.state_dict(),
             "torch": torch_state(self.compute.device),
             "metrics": self.metrics.state_dict(),
-            "clock": {"agent_steps": self.agent_steps, "episode_return": self.episode_return, "episode_length": self.episode_length, "evaluated": self._evaluated},
+            "clock": {
+                "agent_steps": self.agent_steps,
+                "episode_return": self.episode_return,
+                "episode_length": self.episode_length,
+                "evaluated": self._evaluated,
+            },
             "observation": self.observation,
         }
 

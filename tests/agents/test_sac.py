@@ -29,9 +29,7 @@ def transitions(seed: int = 0, n: int = 8) -> Transitions:
     pixels = [torch.randint(0, 256, (n, 9, CROP, CROP), dtype=torch.uint8, generator=g) for _ in range(2)]
     discount = torch.full((n,), 0.99)
     discount[0] = 0
-    return Transitions(
-        pixels[0], torch.rand(n, ACTIONS, generator=g) * 2 - 1, torch.rand(n, generator=g), pixels[1], discount, torch.arange(n), torch.ones(n)
-    )
+    return Transitions(pixels[0], torch.rand(n, ACTIONS, generator=g) * 2 - 1, torch.rand(n, generator=g), pixels[1], discount, torch.arange(n), torch.ones(n))
 
 
 def views(objective: MaskedContrast, seed: int = 0) -> Contrast:
@@ -80,7 +78,11 @@ def test_critic_loss_is_the_plain_one() -> None:
 
 
 def test_log_probability_is_that_of_a_squashed_gaussian() -> None:
-    mean, log_std, noise = torch.tensor([[0.3, -2.0]], dtype=torch.float64), torch.tensor([[-0.5, 0.7]], dtype=torch.float64), torch.tensor([[0.9, -1.1]], dtype=torch.float64)
+    mean, log_std, noise = (
+        torch.tensor([[0.3, -2.0]], dtype=torch.float64),
+        torch.tensor([[-0.5, 0.7]], dtype=torch.float64),
+        torch.tensor([[0.9, -1.1]], dtype=torch.float64),
+    )
     action, log_pi = squashed_sample(mean, log_std, noise)
     normal = torch.distributions.Normal(mean, log_std.exp())
     squashed = torch.distributions.TransformedDistribution(normal, torch.distributions.TanhTransform())
@@ -217,7 +219,15 @@ def test_states_need_no_encoder() -> None:
     torch.manual_seed(0)
     sac = SAC(SacSettings(hidden=32), (5,), ACTIONS, device=CPU)
     g = torch.Generator().manual_seed(0)
-    t = Transitions(torch.randn(8, 5, generator=g), torch.rand(8, ACTIONS, generator=g), torch.rand(8, generator=g), torch.randn(8, 5, generator=g), torch.full((8,), 0.99), torch.arange(8), torch.ones(8))
+    t = Transitions(
+        torch.randn(8, 5, generator=g),
+        torch.rand(8, ACTIONS, generator=g),
+        torch.rand(8, generator=g),
+        torch.randn(8, 5, generator=g),
+        torch.full((8,), 0.99),
+        torch.arange(8),
+        torch.ones(8),
+    )
     losses = [sac.update(Batch(t), 1).metrics["critic/loss"].item() for _ in range(60)]
     assert losses[-1] < 0.5 * losses[0]
     assert sac.act(np.zeros((1, 5), np.float32), explore=False).shape == (1, ACTIONS)

@@ -36,11 +36,19 @@ def position(k: int, d: int) -> Tensor:
 
 
 def masked_loss(
-    shown: list[list[Tensor]], keys: list[list[Tensor]], selected: list[list[bool]], padded: list[list[bool]], blocks: list[dict[str, Tensor]], tau: float, *, own_sequence: bool = False
+    shown: list[list[Tensor]],
+    keys: list[list[Tensor]],
+    selected: list[list[bool]],
+    padded: list[list[bool]],
+    blocks: list[dict[str, Tensor]],
+    tau: float,
+    *,
+    own_sequence: bool = False,
 ) -> Tensor:
     """Equation 4, as a mean over the selected positions.
 
-    ``shown[b][t]``: features of what stands at position t of sequence b (the zero observation's where zeroed). ``keys[b][t]``: momentum features of the position's own observation.
+    ``shown[b][t]``: features of what stands at position t of sequence b (the zero observation's where zeroed). ``keys[b][t]``: momentum features of the
+    position's own observation.
     """
     terms = []
     for b, hs in enumerate(shown):

@@ -13,7 +13,14 @@ needs_compiler = pytest.mark.skipif(not native.available(), reason="no C compile
 
 def filled(channels: int, stack: int, start: str, *, interleaved: bool = True) -> Replay:
     replay = Replay(
-        capacity=60, frame_shape=(channels, 12, 14), frame_dtype="uint8", frame_stack=stack, stack_start=start, action_shape=(), action_dtype=np.int64, interleaved=interleaved
+        capacity=60,
+        frame_shape=(channels, 12, 14),
+        frame_dtype="uint8",
+        frame_stack=stack,
+        stack_start=start,
+        action_shape=(),
+        action_dtype=np.int64,
+        interleaved=interleaved,
     )  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
     for length in (7, 1, 30, 11, 25):

@@ -1,7 +1,7 @@
 """Soft Actor-Critic from pixels, as CURL's, with the contrastive objective joined as in Algorithm 1.
 
-One update: critic, actor and temperature, targets, contrastive loss. Each is a loss and a step of its own: the actor sees the critic's new weights, the contrastive loss sees the
-convolutions that the critic's step left. The actor shares the critic's convolutions, which its loss does not train.
+One update: critic, actor and temperature, targets, contrastive loss. Each is a loss and a step of its own: the actor sees the critic's new weights, the
+contrastive loss sees the convolutions that the critic's step left. The actor shares the critic's convolutions, which its loss does not train.
 """
 
 from __future__ import annotations
@@ -88,7 +88,14 @@ class SAC:
     evaluation_epsilon = 0.0
 
     def __init__(
-        self, settings: SacSettings, observation_shape: tuple[int, ...], actions: int, objective: Objective | None = None, *, device: torch.device, dtype: torch.dtype = torch.float32
+        self,
+        settings: SacSettings,
+        observation_shape: tuple[int, ...],
+        actions: int,
+        objective: Objective | None = None,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.settings, self.objective, self.device = settings, objective, device
         self.learn_from, self.updates_per_step = settings.learn_from, settings.updates_per_step
@@ -111,8 +118,8 @@ class SAC:
         s = self.settings
         if self.pixels and s.crop > min(observation_shape[1:]):
             raise UserError(f"sac.crop={s.crop} is larger than the frames ({observation_shape[1]}×{observation_shape[2]})")
-        weight = getattr(getattr(self.objective, "settings", None), "weight", 1.0)
-        if weight != 1.0 and not s.joint_optimizer:
+        self._weight: float = getattr(getattr(self.objective, "settings", None), "weight", 1.0)
+        if self._weight != 1.0 and not s.joint_optimizer:
             raise UserError("a contrastive weight has no effect with an Adam of its own: set sac.joint_optimizer=true, or leave the weight at 1")
 
     def _build_optimizers(self) -> None:
@@ -184,7 +191,7 @@ class SAC:
         loss, metrics = self._critic_loss(batch.transitions)
         if batch.contrast is not None and self.settings.joint_optimizer:
             contrast, more = self._contrast_loss(batch.contrast)
-            loss, metrics = loss + self.objective.settings.weight * contrast, metrics | more  # type: ignore[union-attr]
+            loss, metrics = loss + self._weight * contrast, metrics | more
         self._descend(loss, "critic")
         return metrics
 

@@ -1,7 +1,7 @@
 """The pixel encoder of SAC on DMControl: four 3×3 convolutions, then a linear layer and LayerNorm (section A.1.1).
 
-Layout: activations are channels-last on the CPU. The linear layer's weight is kept as ``[features, filters, h, w]`` in the same memory format, so that flattening both is a
-view, while its logical order, which checkpoints store, stays the plain one.
+Layout: activations are channels-last. The linear layer's weight is kept as ``[features, filters, h, w]`` in the same memory format, so that flattening both
+is a view, while its logical order, which checkpoints store, stays the plain one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+FUSED: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")  # type: ignore[no-untyped-call]
+"""Whether this PyTorch has oneDNN's convolution with ReLU."""
 
 
 class _ConvReLU(torch.autograd.Function):
@@ -54,7 +57,8 @@ class Convolutions(nn.Module):
         self.dtype = dtype
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.weights = nn.ParameterList(
-            _delta_orthogonal(torch.zeros(filters, channels if layer == 0 else filters, 3, 3)).contiguous(memory_format=self.memory_format) for layer in range(layers)
+            _delta_orthogonal(torch.zeros(filters, channels if layer == 0 else filters, 3, 3)).contiguous(memory_format=self.memory_format)
+            for layer in range(layers)
         )
         self.biases = nn.ParameterList(torch.zeros(filters) for _ in range(layers))
 
@@ -67,11 +71,10 @@ class Convolutions(nn.Module):
         return x
 
     def _conv_relu(self, x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-        if x.device.type != "cpu" or x.dtype == torch.float64 or not torch.backends.mkldnn.is_available():
+        if x.device.type != "cpu" or x.dtype == torch.float64 or not FUSED:
             return F.relu(F.conv2d(x, weight, bias, stride=stride), inplace=True)
         if torch.is_grad_enabled() and weight.requires_grad:
-            y: Tensor = _ConvReLU.apply(x, weight, bias, stride)
-            return y
+            return _ConvReLU.apply(x, weight, bias, stride)  # type: ignore[no-untyped-call, no-any-return]
         return fused_conv_relu(x, weight, bias, stride)
 
     def output_size(self, size: int) -> int:
@@ -110,7 +113,9 @@ class PixelEncoder(nn.Module):
     def __init__(self, convolutions: Convolutions, side: int, features: int = 50, *, chunk: int = 512) -> None:
         super().__init__()
         self.convolutions = convolutions
-        self.features = Features(len(convolutions.biases[0]), convolutions.output_size(side), features, channels_last=convolutions.memory_format == torch.channels_last)
+        self.features = Features(
+            len(convolutions.biases[0]), convolutions.output_size(side), features, channels_last=convolutions.memory_format == torch.channels_last
+        )
         self.width = features
         self.chunk = chunk
 

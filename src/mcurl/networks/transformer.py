@@ -35,7 +35,8 @@ class Block(nn.Module):
         q, k, v = self.qkv(h).chunk(3, dim=-1)  # [B, T, d] each
         alpha = torch.softmax(q @ k.transpose(1, 2) * self.scale + bias, dim=-1)  # [B, T, T]
         h = self.norm1(h + F.dropout(alpha @ v, self.dropout, self.training))
-        return self.norm2(h + F.dropout(self.ffn2(F.relu(self.ffn1(h))), self.dropout, self.training))
+        rebuilt: Tensor = self.norm2(h + F.dropout(self.ffn2(F.relu(self.ffn1(h))), self.dropout, self.training))
+        return rebuilt
 
 
 class Transformer(nn.Module):
@@ -49,6 +50,7 @@ class Transformer(nn.Module):
         """``h`` float32 [B, T, d], ``padded`` bool [B, T] -> float32 [B, T, d]."""
         # A large finite number, so that a sequence of nothing but padding gives no NaN.
         bias = padded[:, None, :] * -1e9  # [B, 1, T]
+        out: Tensor = h
         for block in self.blocks:
-            h = block(h, bias)
-        return h
+            out = block(out, bias)
+        return out

@@ -68,4 +68,3 @@ class Objective(nn.Module):
 
     def after_step(self) -> None:
         """Called once after the optimizers stepped."""
-        return None

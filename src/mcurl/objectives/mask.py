@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 ROWS_AT_ONCE = 32
 """Observations are encoded in multiples of this."""
 
@@ -69,8 +68,10 @@ def draw_mask(padded: np.ndarray, rate: float, zero: float, random: float, gener
 
 
 def _whole_groups(hidden: np.ndarray) -> np.ndarray:
-    """Flat positions that are seen, and as many hidden ones, which nobody looks at, as make whole groups of rows with the zero observation: every new shape costs a CPU library a
-    new kernel, which takes longer than the rows."""
+    """Flat positions that are seen, and as many hidden ones, which nobody looks at, as make whole groups of rows with the zero observation.
+
+    Every new shape costs a CPU library a new kernel, which takes longer than the rows.
+    """
     seen = np.flatnonzero(~hidden)
     spare = np.flatnonzero(hidden)[: -(1 + len(seen)) % ROWS_AT_ONCE]
     return np.concatenate([seen, spare])

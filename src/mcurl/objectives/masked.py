@@ -13,7 +13,7 @@ from mcurl.networks.transformer import Transformer, sinusoids
 from mcurl.objectives.base import Encode, Loss, Objective, ViewSpec
 from mcurl.objectives.contrast import info_nce
 from mcurl.objectives.mask import Mask, Plan, draw_mask
-from mcurl.objectives.schedules import constant_then_inverse_sqrt, inverse_sqrt_with_warmup, released_warmup
+from mcurl.objectives.schedules import constant, constant_then_inverse_sqrt, inverse_sqrt_with_warmup, released_warmup
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class MaskedSettings:
     warmup: int = 24_000
     """Warm-up of the schedules in env steps (6000 updates at action repeat 4)."""
     encoder_rate: float = 2.0
-    """SAC: learning rate of the encoder through the contrastive loss, as a multiple of the base rate: constant for the warm-up, then inverse square root."""
+    """SAC: learning rate of the encoder through this loss, as a multiple of the base rate: constant for the warm-up, then inverse square root."""
     encoder_gradient_norm: float = 0.0
     """SAC: clip the encoder's gradient of the contrastive loss to this norm; 0 is off (the later release has 0.5)."""
     features: Literal["head", "conv"] = "head"
-    """Rainbow: which features are masked and rebuilt: a 576-256-128 head on the convolutions, or the 576 that the policy reads. SAC has one encoder only: ignored there."""
+    """Rainbow: which features are masked and rebuilt: a 576-256-128 head on the convolutions, or the 576 that the policy reads. SAC has one encoder."""
     weight: float = 1.0
-    """λ of eq. 6 on the contrastive loss. SAC gives the contrastive loss an Adam of its own, where a weight has no effect: refused there unless sac.joint_optimizer."""
+    """λ of eq. 6. SAC gives the contrastive loss an Adam of its own, where a weight has no effect: refused there unless sac.joint_optimizer."""
 
 
 class MaskedContrast(Objective):
@@ -124,7 +124,7 @@ class MaskedContrast(Objective):
     def learning_rate(self, env_steps: int) -> dict[str, float]:
         """Equation 10 for the Transformer; the released code's schedule for the encoder."""
         s = self.settings
-        shape = {"paper": inverse_sqrt_with_warmup, "released": released_warmup, "constant": lambda step, warmup: 1.0}[s.schedule]
+        shape = {"paper": inverse_sqrt_with_warmup, "released": released_warmup, "constant": constant}[s.schedule]
         return {"encoder": s.encoder_rate * constant_then_inverse_sqrt(env_steps, s.warmup), "objective": shape(env_steps, s.warmup)}
 
 

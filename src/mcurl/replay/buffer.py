@@ -45,7 +45,7 @@ class Replay:
         discount: γ, 0 <= γ <= 1.
         device: where the frames lie ("cpu", "cuda"); the bookkeeping stays on the host.
         prioritised: settings of prioritised draws; None, and there are none.
-        interleaved: on a CPU with a compiler, gather crops as bfloat16, channels-last: what an encoder in bfloat16 would make of them first (0 to 255 is exact).
+        interleaved: on a CPU with a compiler, gather crops as bfloat16, channels-last: what an encoder in bfloat16 makes of them first (0 to 255 is exact).
 
     Raises:
         UserError: the capacity is too small, or its frames do not fit into the memory of the machine.
@@ -221,7 +221,7 @@ class Replay:
         return torch.empty(shape, dtype=self.frames.dtype, device=self.frames.device)
 
     def stacks(self, rows: Rows, window: Window | None = None, out: Tensor | None = None) -> Tensor:
-        """The observations of `rows` [N], each cut by its own window: [N, K*C, h, w], as `empty` makes room for them (whole frames: of the frames' dtype, contiguous).
+        """The observations of `rows` [N], each cut by its own window: [N, K*C, h, w], as `empty` makes room for them; whole frames in the frames' dtype.
 
         Gathers and cuts in one pass over the ring. `out`, if given, is written and returned.
 
