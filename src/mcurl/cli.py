@@ -30,6 +30,7 @@ examples:
   mcurl resume runs/dmc-cartpole-swingup/mcurl-seed1    go on exactly where it stopped
   mcurl evaluate runs/dmc-cartpole-swingup/mcurl-seed1 --episodes 100
   mcurl report runs --draw plots                        scores into results/, curves into plots/
+  mcurl bench update --plain                            how fast an update is here, against the textbook's
   mcurl settings dmc/cartpole-swingup                   every setting, its value and what it does
 """
 METHODS_HELP = "mcurl, curl, none (RL alone, with random crops on SAC) or none-nocrop; default mcurl"
@@ -125,6 +126,16 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     report.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default results")
     report.add_argument("--draw", type=Path, metavar="DIR", help="draw each task's curves, with what was published, as DIR/<suite>-<task>.png")
 
+    bench = command(_bench, "time the parts of a run", "On a machine that does nothing else. The ratio to the textbook's update is taken in one run.")
+    bench.add_argument("what", nargs="*", metavar="PART", help="update, replay, render, env, checkpoint; default update")
+    bench.add_argument("--plain", action="store_true", help="beside each update the textbook's: float32, contiguous, everything encoded wherever it is named")
+    bench.add_argument("--suite", choices=("dmc", "atari"), action="append", metavar="NAME", help="dmc or atari; default both")
+    bench.add_argument("--method", choices=("mcurl", "curl", "none"), action="append", metavar="NAME", help="mcurl, curl or none; default mcurl and curl")
+    bench.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", metavar="NAME", help="auto, fp32 or bf16")
+    bench.add_argument("--threads", type=_count, metavar="N", help="default all cores")
+    bench.add_argument("--repeats", type=_count, default=20, metavar="N", help="default 20")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the numbers too")
+
     tasks = command(_tasks, "list tasks")
     tasks.add_argument("suite", nargs="?", metavar="SUITE", help="a suite (dmc, atari, toy, gym) or a list of the paper's (dmc16, atari26, ...)")
     return parser, made
@@ -197,6 +208,26 @@ def _report(given: argparse.Namespace) -> int:
         target = given.draw / f"{task.replace('/', '-')}.png"
         curves.draw(given.results, task, target)
         print(target)
+    return 0
+
+
+def _bench(given: argparse.Namespace) -> int:
+    from mcurl.bench.command import PARTS, run
+
+    what = given.what or ["update"]
+    for part in what:
+        if part not in PARTS:
+            raise UserError(f"bench: there is no part {part!r}: {nearest(part, PARTS)}")
+    run(
+        what,
+        suites=given.suite or ["dmc", "atari"],
+        methods=given.method or ["mcurl", "curl"],
+        threads=given.threads or 0,
+        precision=given.precision,
+        repeats=given.repeats,
+        plain=given.plain,
+        target=given.json,
+    )
     return 0
 
 

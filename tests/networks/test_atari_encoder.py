@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mcurl.errors import UserError
 from mcurl.networks.atari import ContrastHead, DataEfficientEncoder, encoder_width, linear_relu
 
 SHAPES = [(4, 84, 84), (1, 28, 28), (2, 25, 25), (3, 60, 77), (2, 84, 76)]
@@ -114,7 +115,7 @@ def test_parameters_are_those_of_the_convolutions() -> None:
 
 
 def test_observations_too_small_are_refused() -> None:
-    with pytest.raises(ValueError, match="24 × 84"):
+    with pytest.raises(UserError, match="24 × 84"):
         DataEfficientEncoder((4, 24, 84))
 
 

@@ -1,0 +1,83 @@
+"""`mcurl bench`: what to time, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mcurl import provenance
+from mcurl.bench import parts
+from mcurl.bench.timing import Timing, ceilings
+from mcurl.bench.update import time_update
+from mcurl.device import Compute, ComputeSettings, available_cores, prepare
+
+PARTS = ("update", "replay", "render", "env", "checkpoint")
+
+
+def run(what: list[str], *, suites: list[str], methods: list[str], threads: int, precision: str, repeats: int, plain: bool, target: Path | None) -> None:
+    """Time the named parts and print a table; with ``plain`` the textbook's update beside ours, in a process of its own."""
+    compute = prepare(ComputeSettings(threads=threads, precision=precision))  # type: ignore[arg-type]
+    found: list[Timing] = []
+    ratios: dict[str, float] = {}
+    if "update" in what:
+        found += ceilings(compute.device)
+        for suite in suites:
+            for method in methods:
+                ours = time_update(suite, method, compute, repeats=repeats)
+                found.append(ours)
+                if plain:
+                    slow = _apart(suite, method, threads, repeats)
+                    found.append(slow)
+                    ratios[slow.name] = slow.milliseconds / ours.milliseconds
+    if "replay" in what:
+        found += parts.time_replay(compute, repeats)
+    if "render" in what:
+        found += parts.time_render(repeats)
+    if "env" in what:
+        found += parts.time_env(repeats)
+    if "checkpoint" in what:
+        found += parts.time_checkpoint(compute, max(repeats // 4, 2))
+    _show(found, ratios, compute)
+    if target is not None:
+        about = provenance.facts() | {"compute": compute.name, "timings": [t.to_json() for t in found], "times_slower": ratios}
+        target.write_text(json.dumps(about, indent=1, default=str) + "\n")
+
+
+def _apart(suite: str, method: str, threads: int, repeats: int) -> Timing:
+    """The textbook's update in a fresh process, whose allocator is as it comes."""
+    code = f"from mcurl.bench.command import textbook; textbook({suite!r}, {method!r}, {threads}, {repeats})"
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    values = json.loads(answer.stdout.splitlines()[-1])
+    return Timing(**{name: values[name] for name in Timing.__dataclass_fields__})
+
+
+def textbook(suite: str, method: str, threads: int, repeats: int) -> None:
+    """Print the textbook's timing as JSON: float32 on the processor, or on the GPU where there is one."""
+    torch.set_num_threads(threads or available_cores())
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    timing = time_update(suite, method, Compute(device, torch.float32, graphs=False), plain=True, repeats=max(repeats // 4, 4))
+    print(json.dumps(timing.to_json()))
+
+
+def _show(found: list[Timing], ratios: dict[str, float], compute: Compute) -> None:
+    table = Table(title=f"{compute.name}, PyTorch {torch.__version__}")
+    table.add_column("what")
+    for column in ("median ms", "quartiles ms", "GFLOP/s", "GB/s", "times slower"):
+        table.add_column(column, justify="right")
+    for t in found:
+        ratio = f"{ratios[t.name]:.1f}" if t.name in ratios else ""
+        table.add_row(
+            t.name,
+            f"{t.milliseconds:.2f}",
+            f"{t.low:.2f} to {t.high:.2f}",
+            f"{t.gflops:.0f}" if t.gflop else "",
+            f"{t.gigabytes_per_second:.1f}" if t.megabytes else "",
+            ratio,
+        )
+    Console().print(table)

@@ -1,0 +1,132 @@
+"""One update, data drawn from a replay included: as it is, and the textbook's way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from mcurl import config
+from mcurl.agents.rainbow import Rainbow
+from mcurl.agents.sac import SAC
+from mcurl.assemble import build_agent, build_replay
+from mcurl.batches import draw
+from mcurl.bench.timing import Timing, measure
+from mcurl.config import TrainSettings
+from mcurl.device import Compute
+from mcurl.graphs import Captured
+from mcurl.networks import encoders
+from mcurl.objectives.masked import MaskedContrast
+from mcurl.replay.buffer import Replay
+from mcurl.seeding import Generators
+
+TASKS = {"dmc": "dmc/cartpole-swingup", "atari": "atari/RoadRunner"}
+
+
+class Shapes:
+    """What an environment tells of its observations and actions, without one: nothing is simulated in these timings."""
+
+    def __init__(self, suite: str) -> None:
+        import gymnasium
+
+        atari = suite == "atari"
+        frame = (1, 84, 84) if atari else (3, 100, 100)
+        stack = 4 if atari else 3
+        self.attributes = {"frame_shape": frame, "frame_stack": stack, "stack_start": "blank" if atari else "repeat"}
+        self.observation_space = gymnasium.spaces.Box(0, 255, (stack * frame[0], *frame[1:]), np.uint8)
+        self.action_space = gymnasium.spaces.Discrete(18) if atari else gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def get_wrapper_attr(self, name: str) -> Any:
+        return self.attributes[name]
+
+
+def build(suite: str, method: str, compute: Compute, *, plain: bool = False) -> tuple[SAC | Rainbow, Replay, TrainSettings]:
+    """An agent and a replay of random episodes, as a run has them."""
+    settings = config.resolve(TASKS[suite], method, overrides=["replay.capacity=6000"])
+    shapes: Any = Shapes(suite)
+    torch.manual_seed(0)
+    agent = build_agent(settings, shapes, compute)
+    replay = build_replay(settings, shapes, compute)
+    if plain:
+        as_the_textbook(agent, replay)
+    fill(replay, continuous=suite == "dmc")
+    return agent, replay, settings
+
+
+def fill(replay: Replay, *, continuous: bool, episodes: int = 40, length: int = 125) -> None:
+    """Random frames in whole episodes."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (256, *replay.frame_shape), dtype=np.uint8)
+    for episode in range(episodes):
+        replay.begin(frames[episode])
+        for step in range(length):
+            action = rng.uniform(-1, 1, 1).astype(np.float32) if continuous else rng.integers(18)
+            replay.append(action, float(rng.random()), frames[(7 * episode + step) % 256], False, step == length - 1)
+
+
+def as_the_textbook(agent: SAC | Rainbow, replay: Replay) -> None:
+    """Undo what makes it fast, in place, for the rest of this process.
+
+    Contiguous layouts, convolution and ReLU apart, every observation encoded wherever the algorithm names it, pixels gathered as bytes.
+    """
+    replay._interleaved = False
+    objective = agent.objective
+    if isinstance(objective, MaskedContrast):
+        objective.compact = False
+    if isinstance(agent, Rainbow):
+        for network in (agent.online, agent.target):
+            _plain_atari(network.encoder)
+        if agent.query is not None and agent.key is not None:
+            _plain_atari(agent.query.encoder)
+            _plain_atari(agent.key.encoder)
+        return
+    encoders.FUSED = False
+    for encoder in (agent.encoder, agent.target_encoder, agent.actor_features):
+        for module in encoder.modules():
+            if isinstance(module, encoders.Convolutions):
+                module.memory_format = torch.contiguous_format
+            if isinstance(module, encoders.Features):
+                module._last = False
+        for parameter in encoder.parameters():
+            parameter.data = parameter.data.contiguous()
+
+
+def _plain_atari(encoder: Any) -> None:
+    """Two convolutions, as the paper writes them; `patches` only widens the pixels."""
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        return F.relu(encoder.conv2(F.relu(encoder.conv1(pixels)))).flatten(1)
+
+    encoder.patches, encoder.encode = lambda pixels: pixels.float() / 255, encode
+
+
+def time_update(suite: str, method: str, compute: Compute, *, plain: bool = False, repeats: int = 20) -> Timing:
+    """Draw a batch and learn from it; the mean of two updates in a row, since SAC's actor learns at every second one."""
+    agent, replay, _ = build(suite, method, compute, plain=plain)
+    if compute.graphs and not plain:
+        agent.step = Captured(agent.step)  # type: ignore[method-assign]
+    generators = Generators(0)
+
+    def two() -> None:
+        for _ in range(2):
+            batch = draw(replay, agent.views, agent.objective, generators, importance=0.5)
+            agent.update(batch, 4 * (agent.updates + 1))
+
+    gflop = _gflop(two) if compute.device.type == "cpu" else 0.0
+    pair = measure(f"{suite} {method}{' (textbook)' if plain else ''}", two, warm_up=3, repeats=max(repeats // 2, 2), gflop=gflop)
+    return Timing(pair.name, pair.milliseconds / 2, pair.low / 2, pair.high / 2, 2 * pair.repeats, gflop / 2)
+
+
+def _gflop(work: Callable[[], None]) -> float:
+    """Floating-point operations, in 1e9; the counter knows convolutions only unfused."""
+    fused, encoders.FUSED = encoders.FUSED, False
+    try:
+        with FlopCounterMode(display=False) as counter:
+            work()
+    finally:
+        encoders.FUSED = fused
+    return counter.get_total_flops() / 1e9
