@@ -79,7 +79,7 @@ def build_replay(settings: TrainSettings, env: gymnasium.Env[Any, Any], compute:
         discount=rainbow.discount if rainbow else settings.sac.discount,  # type: ignore[union-attr]
         device=compute.device,
         prioritised=PrioritySettings(rainbow.priority_exponent) if rainbow else None,
-        interleaved=continuous and compute.dtype == torch.bfloat16,
+        layout="planes" if compute.dtype != torch.bfloat16 else "channels_last" if continuous else "patches",
     )
 
 

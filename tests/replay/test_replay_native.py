@@ -11,22 +11,22 @@ from mcurl.replay import Crop, Replay, Shift, native
 needs_compiler = pytest.mark.skipif(not native.available(), reason="no C compiler here")
 
 
-def filled(channels: int, stack: int, start: str, *, interleaved: bool = True) -> Replay:
+def filled(channels: int, stack: int, start: str, *, layout: str = "channels_last", size: tuple[int, int] = (12, 14)) -> Replay:
     replay = Replay(
         capacity=60,
-        frame_shape=(channels, 12, 14),
+        frame_shape=(channels, *size),
         frame_dtype="uint8",
         frame_stack=stack,
         stack_start=start,
         action_shape=(),
         action_dtype=np.int64,
-        interleaved=interleaved,
+        layout=layout,
     )  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
     for length in (7, 1, 30, 11, 25):
-        replay.begin(rng.integers(0, 256, (channels, 12, 14), dtype=np.uint8))
+        replay.begin(rng.integers(0, 256, (channels, *size), dtype=np.uint8))
         for step in range(length):
-            replay.append(0, 0.0, rng.integers(0, 256, (channels, 12, 14), dtype=np.uint8), False, step == length - 1)
+            replay.append(0, 0.0, rng.integers(0, 256, (channels, *size), dtype=np.uint8), False, step == length - 1)
     return replay
 
 
@@ -60,7 +60,7 @@ def test_writes_into_a_part_of_a_batch() -> None:
 
 
 def test_other_windows_take_the_plain_way() -> None:
-    replay, plain = (filled(1, 3, "blank", interleaved=i) for i in (True, False))
+    replay, plain = (filled(1, 3, "blank", layout=layout) for layout in ("channels_last", "planes"))
     rng = np.random.default_rng(1)
     rows, window = replay.observations(20, rng), Shift(10, 1, 12).draw(20, (12, 14), rng)
     assert torch.equal(replay.stacks(rows, window).float(), plain.stacks(rows, window).float())
@@ -73,3 +73,40 @@ def test_without_a_compiler_pixels_stay_uint8(monkeypatch: pytest.MonkeyPatch) -
     found = replay.stacks(rows, window)
     assert found.dtype == torch.uint8
     assert torch.equal(found, replay._stacks_indexed(rows, window))
+
+
+def patches(stacks: torch.Tensor) -> torch.Tensor:
+    """The plain twin of the layout "patches"."""
+    n, channels, size = stacks.shape[:3]
+    blocks = size // 25
+    seen = stacks[:, :, : 25 * blocks, : 25 * blocks].reshape(n, channels, blocks, 5, 5, blocks, 5, 5)
+    return seen.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(n, blocks * blocks * 25, channels * 25)
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("channels", "stack", "start", "size"), [(1, 4, "blank", 54), (3, 2, "repeat", 28)])
+@pytest.mark.parametrize("window", ["whole", "crop", "shift"])
+def test_cuts_the_patches_of_any_window(window: str, channels: int, stack: int, start: str, size: int, threads: int) -> None:
+    cut, plain = (filled(channels, stack, start, layout=layout, size=(size, size)) for layout in ("patches", "planes"))
+    rng = np.random.default_rng(1)
+    rows = cut.observations(70, rng)
+    choice = {"whole": None, "crop": Crop(26), "shift": Shift(size - 4, 4, size)}[window]
+    drawn = choice.draw(70, (size, size), rng) if choice else None
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    found = cut.stacks(rows, drawn)
+    torch.set_num_threads(before)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, patches(plain.stacks(rows, drawn)).bfloat16())
+
+
+@needs_compiler
+def test_cuts_into_a_part_of_a_batch() -> None:
+    replay, rng = filled(1, 4, "blank", layout="patches", size=(28, 28)), np.random.default_rng(1)
+    rows, window = replay.observations(5, rng), Shift(24, 4, 28).draw(5, (28, 28), rng)
+    out = replay.empty(6, 28)
+    out[0] = 0
+    replay.stacks(rows, window, out=out[1:])
+    assert not out[0].any()
+    assert torch.equal(out[1:], replay.stacks(rows, window))

@@ -73,7 +73,7 @@ def as_the_textbook(agent: SAC | Rainbow, replay: Replay) -> None:
 
     Contiguous layouts, convolution and ReLU apart, every observation encoded wherever the algorithm names it, pixels gathered as bytes.
     """
-    replay._interleaved = False
+    replay._layout = "planes"
     objective = agent.objective
     if isinstance(objective, MaskedContrast):
         objective.compact = False
@@ -129,4 +129,4 @@ def _gflop(work: Callable[[], None]) -> float:
             work()
     finally:
         encoders.FUSED = fused
-    return counter.get_total_flops() / 1e9
+    return float(counter.get_total_flops()) / 1e9

@@ -18,6 +18,8 @@ from mcurl.errors import UserError
 KERNEL = 5
 CHANNELS = (32, 64)
 HEAD_HIDDEN, HEAD_WIDTH = 256, 128
+# A row of a patch has 5 bytes; copied as a word of 8 it brings 3 pixels of its neighbour along.
+WORD = 8
 # Observations cut into patches at a time: so many bytes stay in the processor's cache until they are converted.
 CUT = 32
 
@@ -30,7 +32,7 @@ def encoder_width(shape: tuple[int, int, int]) -> int:
 class DataEfficientEncoder(nn.Module):
     """Convolutions 32@5×5 and 64@5×5 with strides of 5 and ReLUs: ``uint8 [N, C, H, W]`` -> ``float32 [N, 64·Y·X]``, where Y·X is ⌊H/25⌋·⌊W/25⌋.
 
-    ``encode(patches(pixels))`` is the same for a few observations that two networks see.
+    ``encode(patches(pixels))`` is the same for observations that two networks see.
 
     Args:
         shape: C, H, W of the stacked observation.
@@ -45,8 +47,6 @@ class DataEfficientEncoder(nn.Module):
             raise UserError(f"observations of {height} × {width} are smaller than the {KERNEL**2} × {KERNEL**2} pixels that a feature sees")
         self.dtype = dtype
         self.width = encoder_width(shape)
-        # Three neighbouring patches in one product: most of its weights are zeros, which costs less on matrix units than cutting single patches.
-        self.group = 3 if dtype == torch.bfloat16 and self.columns * KERNEL % 3 == 0 else 1
         self.conv1 = nn.Conv2d(channels, CHANNELS[0], KERNEL, stride=KERNEL)
         self.conv2 = nn.Conv2d(CHANNELS[0], CHANNELS[1], KERNEL, stride=KERNEL)
 
@@ -54,57 +54,46 @@ class DataEfficientEncoder(nn.Module):
         return self.encode(self.patches(pixels))
 
     def patches(self, pixels: Tensor) -> Tensor:
-        """Groups of neighbouring patches, in reading order: ``dtype [N·5Y·5X/group, C·5·run]`` with values 0 to 255.
+        """What the first convolution multiplies: ``dtype [N, Y·X·5·5, C·5·run]`` with values 0 to 255; pixels that were gathered as such pass as they are.
 
-        ``run`` counts the pixels taken from each row: 5·group, or more where they are copied as words.
+        Patch (y, x) of the first convolution stands in patch (Y, X) of the second. ``run`` counts the pixels of a row: 5, or 8 where rows are copied as words.
         """
-        run = self._run(pixels)
-        groups = self._by_pixel(pixels) if run == KERNEL * self.group else self._by_word(pixels, run)
-        return groups.view(-1, pixels.shape[1] * KERNEL * run)
-
-    def _run(self, pixels: Tensor) -> int:
-        word = 16 if self.group == 3 else 8
-        size = self.columns * KERNEL**2 + word - KERNEL * self.group
-        by_word = pixels.device.type == "cpu" and pixels.is_contiguous() and pixels.shape[3] >= size
-        return word if by_word else KERNEL * self.group
+        if pixels.dtype != torch.uint8:
+            return pixels
+        by_word = pixels.device.type == "cpu" and pixels.is_contiguous() and pixels.shape[3] >= self.columns * KERNEL**2 + WORD - KERNEL
+        patches = self._by_word(pixels) if by_word else self._by_pixel(pixels)
+        return patches.view(len(pixels), self.rows * self.columns * KERNEL**2, -1)
 
     def _by_pixel(self, pixels: Tensor) -> Tensor:
-        """``[N, 5Y, 5X/group, C, 5, 5·group]``."""
-        n, channels = pixels.shape[:2]
-        seen = pixels[:, :, : self.rows * KERNEL**2, : self.columns * KERNEL**2]
-        split = seen.reshape(n, channels, self.rows * KERNEL, KERNEL, self.columns * KERNEL // self.group, KERNEL * self.group)
-        return split.permute(0, 2, 4, 1, 3, 5).to(self.dtype, memory_format=torch.contiguous_format)
+        """``[N, Y, X, 5, 5, C, 5, 5]``."""
+        (n, channels), Y, X = pixels.shape[:2], self.rows, self.columns
+        seen = pixels[:, :, : Y * KERNEL**2, : X * KERNEL**2].reshape(n, channels, Y, KERNEL, KERNEL, X, KERNEL, KERNEL)
+        return seen.permute(0, 2, 5, 3, 6, 1, 4, 7).to(self.dtype, memory_format=torch.contiguous_format)
 
-    def _by_word(self, pixels: Tensor, word: int) -> Tensor:
-        """``[N, 5Y, 5X/group, C, 5·word]``: the same several times as fast; the pixels that a word brings along from the right meet zero weights."""
+    def _by_word(self, pixels: Tensor) -> Tensor:
+        """``[N, Y, X, 5, 5, C, 5·8]``: the same five times as fast; the pixels that a word brings along from the right meet zero weights."""
         frames = pixels.numpy()
         n, c, y, x = frames.strides
-        shape = (len(frames), self.rows * KERNEL, self.columns * KERNEL // self.group, frames.shape[1], KERNEL)
-        words = np.ndarray(shape, f"V{word}", frames.data, strides=(n, KERNEL * y, KERNEL * self.group * x, c, y))
-        patches = torch.empty((*shape[:-1], KERNEL * word), dtype=self.dtype)
+        shape = (len(frames), self.rows, self.columns, KERNEL, KERNEL, frames.shape[1], KERNEL)
+        words = np.ndarray(shape, np.int64, frames.data, strides=(n, KERNEL**2 * y, KERNEL**2 * x, KERNEL * y, KERNEL * x, c, y))
+        patches = torch.empty((*shape[:-1], KERNEL * WORD), dtype=self.dtype)
         for i in range(0, len(words), CUT):
             patches[i : i + CUT] = torch.from_numpy(np.ascontiguousarray(words[i : i + CUT]).view(np.uint8))
         return patches
 
     def encode(self, patches: Tensor) -> Tensor:
         """Patches -> features ``float32 [N, 64·Y·X]``, flattened from [64, Y, X] as a convolution's output would be."""
-        Y, X, (filters, features) = self.rows, self.columns, CHANNELS
-        h = linear_relu(patches, *self._grouped_filters(patches.shape[1]))  # [N·5Y·5X/group, group·32]
-        h = h.view(-1, Y, KERNEL, X, KERNEL * filters).transpose(2, 3).reshape(-1, KERNEL**2 * filters)  # [N·Y·X, 5·5·32]
-        weight, bias = _parameters(self.conv2)
-        h = linear_relu(h, weight.permute(0, 2, 3, 1).reshape(features, -1).to(self.dtype), bias.to(self.dtype))  # [N·Y·X, 64]
-        return h.view(-1, Y * X, features).transpose(1, 2).flatten(1).float()
+        (weight1, bias1), (weight2, bias2) = _parameters(self.conv1), _parameters(self.conv2)
+        # The first weights take the 1/255 of the pixels, and zeros for what words bring along.
+        run = patches.shape[2] // (KERNEL * weight1.shape[1])
+        weight1 = F.pad(weight1 / 255, (0, run - KERNEL)).view(CHANNELS[0], -1)
+        weight2 = weight2.permute(0, 2, 3, 1).reshape(CHANNELS[1], -1)
+        h = self._product(patches.flatten(0, 1), weight1, bias1)  # [N·Y·X·25, 32]
+        h = self._product(h.view(-1, weight2.shape[1]), weight2, bias2)  # [N·Y·X, 64]
+        return h.view(len(patches), -1, CHANNELS[1]).transpose(1, 2).flatten(1).float()
 
-    def _grouped_filters(self, size: int) -> tuple[Tensor, Tensor]:
-        """The first convolution for groups of patches: ``[group·32, size]`` and ``[group·32]``.
-
-        Its filters are shifted to each patch of a group, and take the pixels' 1/255.
-        """
-        weight, bias = _parameters(self.conv1)
-        run = size // (weight.shape[1] * KERNEL)
-        group = run // KERNEL
-        shifted = [F.pad(weight / 255, (KERNEL * i, run - KERNEL * (i + 1))) for i in range(group)]
-        return torch.stack(shifted).view(-1, size).to(self.dtype), bias.repeat(group).to(self.dtype)
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return linear_relu(x, weight.to(self.dtype), bias.to(self.dtype))
 
 
 def _parameters(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:

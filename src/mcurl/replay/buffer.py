@@ -20,6 +20,7 @@ from mcurl.replay.priorities import Priorities, PrioritySettings
 from mcurl.replay.sampling import Mask, Records, Rows
 
 FrameDtype = Literal["uint8", "float32"]
+Layout = Literal["planes", "channels_last", "patches"]
 
 
 def bytes_needed(capacity: int, frame_shape: tuple[int, ...], frame_dtype: FrameDtype, action_shape: tuple[int, ...], action_dtype: npt.DTypeLike) -> int:
@@ -45,7 +46,8 @@ class Replay:
         discount: γ, 0 <= γ <= 1.
         device: where the frames lie ("cpu", "cuda"); the bookkeeping stays on the host.
         prioritised: settings of prioritised draws; None, and there are none.
-        interleaved: on a CPU with a compiler, gather crops as bfloat16, channels-last: what an encoder in bfloat16 makes of them first (0 to 255 is exact).
+        layout: on a CPU with a compiler, gather stacks as bfloat16 in the order in which an encoder multiplies them (0 to 255 is exact): crops
+            "channels_last", or any window as the "patches" of two 5×5 convolutions of stride 5 (`native.cut`). "planes": uint8, as they are.
 
     Raises:
         UserError: the capacity is too small, or its frames do not fit into the memory of the machine.
@@ -65,7 +67,7 @@ class Replay:
         discount: float = 0.99,
         device: torch.device | str = "cpu",
         prioritised: PrioritySettings | None = None,
-        interleaved: bool = False,
+        layout: Layout = "planes",
     ) -> None:
         if capacity <= frame_stack + n_step:
             raise UserError(f"a replay of {capacity} rows is too small: {frame_stack} frames and {n_step} steps ahead need at least {frame_stack + n_step + 1}")
@@ -78,7 +80,9 @@ class Replay:
         self.records = Records(np.zeros(capacity, sampling.record_dtype(action_shape, action_dtype)))
         self.priorities = Priorities(self.records, prioritised, frame_stack=frame_stack, n_step=n_step) if prioritised is not None else None
         self._stacked_view = _stacked_view(self.frames, frame_stack) if self.frames.device.type == "cpu" else None
-        self._interleaved = interleaved and frame_dtype == "uint8" and len(frame_shape) == 3 and self.frames.device.type == "cpu" and native.available()
+        compiled = frame_dtype == "uint8" and len(frame_shape) == 3 and self.frames.device.type == "cpu" and native.available()
+        square = compiled and frame_shape[1] == frame_shape[2] >= 25
+        self._layout: Layout = layout if compiled and (square or layout != "patches") else "planes"
         self._journal = Journal(self.frames, self.records)
 
     # Storing
@@ -214,11 +218,13 @@ class Replay:
         )
 
     def empty(self, n: int, size: int) -> Tensor:
-        """Room for `n` square crops of stacks, [n, K*C, size, size], as `stacks` fills it: uint8, or bfloat16 channels-last where `interleaved`."""
-        shape = (n, self.frame_stack * self.frame_shape[0], size, size)
-        if self._interleaved:
-            return torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
-        return torch.empty(shape, dtype=self.frames.dtype, device=self.frames.device)
+        """Room for `n` square crops of stacks, as `stacks` fills it: [n, K*C, size, size], uint8 or bfloat16 channels-last, or bfloat16 patches (`layout`)."""
+        channels = self.frame_stack * self.frame_shape[0]
+        if self._layout == "patches":
+            return torch.empty((n, (size // 25) ** 2 * 25, channels * 25), dtype=torch.bfloat16)
+        if self._layout == "channels_last":
+            return torch.empty((n, channels, size, size), dtype=torch.bfloat16, memory_format=torch.channels_last)
+        return torch.empty((n, channels, size, size), dtype=self.frames.dtype, device=self.frames.device)
 
     def stacks(self, rows: Rows, window: Window | None = None, out: Tensor | None = None) -> Tensor:
         """The observations of `rows` [N], each cut by its own window: [N, K*C, h, w], as `empty` makes room for them; whole frames in the frames' dtype.
@@ -233,6 +239,11 @@ class Replay:
             raise ValueError("a row to gather has no whole stack in the replay (any more)")
         if window is not None and (len(window) != len(rows) or len(self.frame_shape) != 3):
             raise ValueError(f"{len(window)} windows of images for {len(rows)} stacks of {self.frame_shape}")
+        if self._layout == "patches":
+            window = window or self._whole(len(rows))
+            out = self.empty(len(rows), window.size) if out is None else out
+            native.cut(self.frames, self._stack_slots(rows)[0], window, out)
+            return out
         if window is None or self._stacked_view is None:
             found = self._stacks_indexed(rows, window)
             return found if out is None else out.copy_(found)
@@ -245,6 +256,12 @@ class Replay:
         else:
             out.copy_(self._stacks_indexed(rows, window))
         return out
+
+    def _whole(self, n: int) -> Window:
+        """Whole square frames as windows of n stacks."""
+        size = self.frame_shape[1]
+        nothing = np.zeros(n, np.int64)
+        return Window(size, size, nothing, nothing, nothing, nothing)
 
     def _stacks_indexed(self, rows: Rows, window: Window | None) -> Tensor:
         """`stacks` as one advanced index, on any device, without waiting for it."""

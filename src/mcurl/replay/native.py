@@ -13,12 +13,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from mcurl.replay.batch import Window
 
 SOURCE = Path(__file__).with_name("gather.c")
 
@@ -42,23 +43,52 @@ def gather(frames: Tensor, slots: Rows, top: Rows, left: Rows, out: Tensor) -> N
     Raises:
         RuntimeError: it is not available, or takes no stacks of this size.
     """
-    native = _library()
-    if native is None or not out.is_contiguous(memory_format=torch.channels_last):
+    library = _library()
+    if library is None or not out.is_contiguous(memory_format=torch.channels_last):
         raise RuntimeError("the compiled gather needs a compiler, and writes channels-last")
     size, (channels, height, width) = out.shape[-1], frames.shape[1:]
     slots, top, left = (np.ascontiguousarray(array, np.int64) for array in (slots, top, left))
-    stack_bytes = out[0].numel() * out.element_size()
 
     def part(first: int, stop: int) -> int:
-        assert native is not None
-        return int(native(
+        return int(library.gather(
             frames.data_ptr(), channels, height, width, slots[first:].ctypes.data, slots.shape[1], top[first:].ctypes.data, left[first:].ctypes.data,
-            stop - first, size, out.data_ptr() + first * stack_bytes,
+            stop - first, size, out[first:].data_ptr(),
         ))  # fmt: skip
 
-    parts = max(1, min(torch.get_num_threads(), len(slots) // 16))
-    bounds = np.linspace(0, len(slots), parts + 1).astype(int).tolist()
-    failed = _pool().map(part, bounds[:-1], bounds[1:]) if parts > 1 else [part(0, len(slots))]
+    _in_parts(part, out)
+
+
+def cut(frames: Tensor, slots: Rows, window: Window, out: Tensor) -> None:
+    """Write windows of stacks into ``out`` as the patches of two 5×5 convolutions of stride 5, in as many threads as torch uses.
+
+    Args:
+        frames, slots: as for :func:`gather`.
+        window: of N stacks, at least 25 pixels wide.
+        out: ``bfloat16 [N, Y·X·5·5, K*C·5·5]``, contiguous, where Y = X = ⌊size/25⌋: patch (y, x) of the first convolution in patch (Y, X) of the second.
+
+    Raises:
+        RuntimeError: it is not available, or takes no windows of this size.
+    """
+    library = _library()
+    if library is None or not out.is_contiguous():
+        raise RuntimeError("the compiled cut needs a compiler, and writes contiguous patches")
+    blocks, (channels, height, width) = window.size // 25, frames.shape[1:]
+    slots, *corners = (np.ascontiguousarray(array, np.int64) for array in (slots, window.top, window.left, window.down, window.right))
+
+    def part(first: int, stop: int) -> int:
+        return int(library.cut(
+            frames.data_ptr(), channels, height, width, slots[first:].ctypes.data, slots.shape[1], *(corner[first:].ctypes.data for corner in corners),
+            window.crop, stop - first, blocks, blocks, out[first:].data_ptr(),
+        ))  # fmt: skip
+
+    _in_parts(part, out)
+
+
+def _in_parts(part: Callable[[int, int], int], out: Tensor) -> None:
+    """Calls ``part(first, stop)`` for shares of the rows of ``out``, in as many threads as torch uses."""
+    parts = max(1, min(torch.get_num_threads(), len(out) // 16))
+    bounds = np.linspace(0, len(out), parts + 1).astype(int).tolist()
+    failed = _pool().map(part, bounds[:-1], bounds[1:]) if parts > 1 else [part(0, len(out))]
     if any(failed):
         raise RuntimeError(f"the compiled gather takes no stacks of shape {tuple(out.shape[1:])}")
 
@@ -69,21 +99,23 @@ def _pool() -> ThreadPoolExecutor:
 
 
 @cache
-def _library() -> Callable[..., Any] | None:
-    """The compiled function; built into the user's cache at first use."""
+def _library() -> ctypes.CDLL | None:
+    """The compiled functions; built into the user's cache at first use."""
     source = SOURCE.read_bytes()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcurl"
     path = folder / f"gather-{hashlib.sha256(source).hexdigest()[:16]}-{platform.machine()}.so"
     try:
         if not path.exists():
             _compile(path)
-        function = ctypes.CDLL(str(path)).gather
+        library = ctypes.CDLL(str(path))
+        gather, cut = library.gather, library.cut
     except (OSError, AttributeError, subprocess.SubprocessError):
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    function.argtypes = [pointer, number, number, number, pointer, number, pointer, pointer, number, number, pointer]
-    function.restype = ctypes.c_int
-    return function  # type: ignore[no-any-return]
+    gather.argtypes = [pointer, number, number, number, pointer, number, pointer, pointer, number, number, pointer]
+    cut.argtypes = [pointer, number, number, number, pointer, number, *[pointer] * 4, *[number] * 4, pointer]
+    gather.restype = cut.restype = ctypes.c_int
+    return library
 
 
 def _compile(path: Path) -> None:
