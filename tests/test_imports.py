@@ -54,7 +54,7 @@ RULES: dict[str, set[str]] = {
     "batches": {"replay", "objectives", "agents.base", "seeding"},
     "assemble": PARTS,
     "train": PARTS | {"assemble", "graphs", "published"},
-    "bench": PARTS | {"assemble", "train"},
+    "bench": PARTS | {"assemble", "graphs", "provenance"},
     "report": {"published"},
     "cli": {"config", "settings_help", "train", "evaluate", "runs", "display", "interrupts", "report", "bench"},
     "__main__": {"cli"},
