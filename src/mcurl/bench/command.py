@@ -80,4 +80,6 @@ def _show(found: list[Timing], ratios: dict[str, float], compute: Compute) -> No
             f"{t.gigabytes_per_second:.1f}" if t.megabytes else "",
             ratio,
         )
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, 110)  # whole rows, also where the output is no terminal
+    console.print(table)

@@ -5,6 +5,7 @@ An objective sees neither the replay nor an optimizer nor the kind of agent, so 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -41,7 +42,7 @@ class Loss(NamedTuple):
     """``float32 [B]``, where one sample is one term of the loss (CURL); None where it is not (M-CURL)."""
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A contrastive loss that trains the encoder beside the RL loss (eq. 6)."""
 
     views: ViewSpec
@@ -54,9 +55,9 @@ class Objective(nn.Module):
         """
         return None
 
+    @abstractmethod
     def loss(self, query_pixels: Tensor, key_pixels: Tensor, plan: Any, encode_query: Encode, encode_key: Encode) -> Loss:
         """The loss of one update. ``encode_key`` is called without gradient."""
-        raise NotImplementedError(f"{type(self).__name__}.loss")  # pragma: no cover
 
     def learning_rate(self, env_steps: int) -> dict[str, float]:
         """Factor on the base learning rate for each parameter group (``"encoder"``: through this loss only; ``"objective"``: its own parameters).
