@@ -18,7 +18,6 @@ from mcurl.objectives.base import Objective
 from mcurl.objectives.contrast import Curl
 from mcurl.objectives.masked import MaskedContrast
 from mcurl.replay.buffer import Replay
-from mcurl.replay.priorities import PrioritySettings
 
 
 def build_env(settings: TrainSettings, seed: int) -> gymnasium.Env[Any, Any]:
@@ -78,7 +77,7 @@ def build_replay(settings: TrainSettings, env: gymnasium.Env[Any, Any], compute:
         n_step=rainbow.n_step if rainbow else 1,
         discount=rainbow.discount if rainbow else settings.sac.discount,  # type: ignore[union-attr]
         device=compute.device,
-        prioritised=PrioritySettings(rainbow.priority_exponent) if rainbow else None,
+        priority_exponent=rainbow.priority_exponent if rainbow else None,
         layout="planes" if compute.dtype != torch.bfloat16 else "channels_last" if continuous else "patches",
     )
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_twin import Setup, fill, histories, play, setups
 
-from mcurl.replay import NothingToDraw, PrioritySettings, Replay
+from mcurl.replay import NothingToDraw, Replay
 from mcurl.replay.priorities import SumTree
 
 
@@ -39,7 +39,7 @@ def in_the_tree(replay: Replay) -> dict[int, int]:
 @given(setups(), histories(), st.integers(0, 100))
 def test_the_tree_holds_what_may_be_drawn(setup: Setup, events: list[str], seed: int) -> None:
     """At every step, at the write position too: n up to 20, most episodes shorter."""
-    rng, replay, twin = np.random.default_rng(seed), setup.replay(prioritised=PrioritySettings()), setup.twin()
+    rng, replay, twin = np.random.default_rng(seed), setup.replay(priority_exponent=0.5), setup.twin()
     assert replay.priorities is not None
     known: dict[int, int] = {}
     largest = 1 << 24
@@ -68,7 +68,7 @@ def test_the_tree_holds_what_may_be_drawn(setup: Setup, events: list[str], seed:
 
 
 def test_distribution_and_weights() -> None:
-    replay = Setup(200, 3, "repeat", 3).replay(prioritised=PrioritySettings(exponent=0.5))
+    replay = Setup(200, 3, "repeat", 3).replay(priority_exponent=0.5)
     fill(270, 30, replay)
     rng = np.random.default_rng(0)
     rows = np.array(sorted(in_the_tree(replay)))
@@ -88,14 +88,14 @@ def test_distribution_and_weights() -> None:
 
 
 def test_one_of_each_part() -> None:
-    replay = Setup(60, 1, "repeat", 1).replay(prioritised=PrioritySettings())
+    replay = Setup(60, 1, "repeat", 1).replay(priority_exponent=0.5)
     fill(33, 100, replay)
     rows, _ = replay.prioritised(32, np.random.default_rng(0), 1.0)
     assert rows.tolist() == list(range(32))
 
 
 def test_priorities_that_are_no_numbers() -> None:
-    replay = Setup(60, 1, "repeat", 1).replay(prioritised=PrioritySettings())
+    replay = Setup(60, 1, "repeat", 1).replay(priority_exponent=0.5)
     fill(10, 100, replay)
     with pytest.raises(ValueError, match="not finite"):
         replay.reprioritise(np.array([3]), np.array([np.nan]))

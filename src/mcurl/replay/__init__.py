@@ -3,7 +3,6 @@
 from mcurl.replay.batch import Batch, Contrast, Crop, Shift, Transitions, Window
 from mcurl.replay.buffer import Replay, bytes_needed
 from mcurl.replay.files import prune
-from mcurl.replay.priorities import PrioritySettings
 from mcurl.replay.sampling import NothingToDraw
 
-__all__ = ["Batch", "Contrast", "Crop", "NothingToDraw", "PrioritySettings", "Replay", "Shift", "Transitions", "Window", "bytes_needed", "prune"]
+__all__ = ["Batch", "Contrast", "Crop", "NothingToDraw", "Replay", "Shift", "Transitions", "Window", "bytes_needed", "prune"]

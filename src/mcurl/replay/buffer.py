@@ -16,7 +16,7 @@ from mcurl.errors import UserError
 from mcurl.replay import native, sampling
 from mcurl.replay.batch import Transitions, Window
 from mcurl.replay.files import Journal
-from mcurl.replay.priorities import Priorities, PrioritySettings
+from mcurl.replay.priorities import Priorities
 from mcurl.replay.sampling import Mask, Records, Rows
 
 FrameDtype = Literal["uint8", "float32"]
@@ -45,7 +45,7 @@ class Replay:
         n_step: transitions that a return spans, 1 <= n.
         discount: γ, 0 <= γ <= 1.
         device: where the frames lie ("cpu", "cuda"); the bookkeeping stays on the host.
-        prioritised: settings of prioritised draws; None, and there are none.
+        priority_exponent: draws are in proportion to priority to this power; None, and there are no prioritised draws.
         layout: on a CPU with a compiler, gather stacks as bfloat16 in the order in which an encoder multiplies them (0 to 255 is exact): crops
             "channels_last", or any window as the "patches" of two 5×5 convolutions of stride 5 (`native.cut`). "planes": uint8, as they are.
 
@@ -66,7 +66,7 @@ class Replay:
         n_step: int = 1,
         discount: float = 0.99,
         device: torch.device | str = "cpu",
-        prioritised: PrioritySettings | None = None,
+        priority_exponent: float | None = None,
         layout: Layout = "planes",
     ) -> None:
         if capacity <= frame_stack + n_step:
@@ -78,7 +78,7 @@ class Replay:
         # Not zeroed: memory is taken only as rows are written.
         self.frames = torch.empty((capacity, *frame_shape), dtype=torch.uint8 if frame_dtype == "uint8" else torch.float32, device=device)
         self.records = Records(np.zeros(capacity, sampling.record_dtype(action_shape, action_dtype)))
-        self.priorities = Priorities(self.records, prioritised, frame_stack=frame_stack, n_step=n_step) if prioritised is not None else None
+        self.priorities = None if priority_exponent is None else Priorities(self.records, priority_exponent, frame_stack=frame_stack, n_step=n_step)
         self._stacked_view = _stacked_view(self.frames, frame_stack) if self.frames.device.type == "cpu" else None
         compiled = frame_dtype == "uint8" and len(frame_shape) == 3 and self.frames.device.type == "cpu" and native.available()
         square = compiled and frame_shape[1] == frame_shape[2] >= 25
@@ -188,7 +188,7 @@ class Replay:
 
     def _priorities(self) -> Priorities:
         if self.priorities is None:
-            raise RuntimeError("this replay has no priorities: make it with prioritised=PrioritySettings()")
+            raise RuntimeError("this replay has no priorities: make it with priority_exponent=0.5")
         return self.priorities
 
     # Gathering

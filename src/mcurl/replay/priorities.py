@@ -5,7 +5,6 @@ Whether a row may be drawn lives in the tree: a slot without a drawable transiti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,19 +15,6 @@ from mcurl.replay.sampling import NothingToDraw, Records, Rows, is_drawable, who
 # Priorities are integers, so that sums are exact in any order: 24 bits behind the point, 40 in all. A million rows of the largest still sum below 2^63.
 _ONE = 1 << 24
 _LARGEST = 1 << 40
-
-
-@dataclass(frozen=True, slots=True)
-class PrioritySettings:
-    """Prioritised replay.
-
-    Attributes:
-        exponent: transitions are drawn in proportion to priority ** exponent.
-        importance_start: exponent of the importance weights at the start of learning; it rises to 1 by its end.
-    """
-
-    exponent: float = 0.5
-    importance_start: float = 0.4
 
 
 class SumTree:
@@ -70,10 +56,13 @@ class Priorities:
     """Priorities of a ring's transitions.
 
     Call `follow` after every change of the records; it is what gives new transitions the largest priority seen, and broken or overwritten ones none.
+
+    Args:
+        exponent: transitions are drawn in proportion to priority ** exponent.
     """
 
-    def __init__(self, records: Records, settings: PrioritySettings, *, frame_stack: int, n_step: int) -> None:
-        self._records, self._settings = records, settings
+    def __init__(self, records: Records, exponent: float, *, frame_stack: int, n_step: int) -> None:
+        self._records, self._exponent = records, exponent
         self._frame_stack, self._n_step = frame_stack, n_step
         self._tree = SumTree(records.capacity)
         self._from = self._until = 0
@@ -113,7 +102,7 @@ class Priorities:
         error = np.abs(td_error.astype(np.float64))
         if not np.isfinite(error).all():
             raise ValueError("a priority is not finite: the loss it comes from is NaN or infinite")
-        values = np.clip(error**self._settings.exponent * _ONE, 1, _LARGEST).astype(np.int64)
+        values = np.clip(error**self._exponent * _ONE, 1, _LARGEST).astype(np.int64)
         still = rows >= self._from
         self._set(rows[still], values[still])
         self._largest = max(self._largest, int(values.max(initial=0)))
