@@ -127,7 +127,7 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     report.add_argument("--draw", type=Path, metavar="DIR", help="draw each task's curves, with what was published, as DIR/<suite>-<task>.png")
 
     bench = command(_bench, "time the parts of a run", "On a machine that does nothing else. The ratio to the textbook's update is taken in one run.")
-    bench.add_argument("what", nargs="*", metavar="PART", help="update, replay, render, env, checkpoint; default update")
+    bench.add_argument("what", nargs="*", metavar="PART", help="update, memory, replay, render, env, checkpoint; default update")
     bench.add_argument("--plain", action="store_true", help="beside each update the textbook's: float32, contiguous, everything encoded wherever it is named")
     bench.add_argument("--suite", choices=("dmc", "atari"), action="append", metavar="NAME", help="dmc or atari; default both")
     bench.add_argument("--method", choices=("mcurl", "curl", "none"), action="append", metavar="NAME", help="mcurl, curl or none; default mcurl and curl")

@@ -13,11 +13,12 @@ from rich.table import Table
 
 from mcurl import provenance
 from mcurl.bench import parts
+from mcurl.bench.memory import time_memory
 from mcurl.bench.timing import Timing, ceilings
 from mcurl.bench.update import time_update
 from mcurl.device import Compute, ComputeSettings, available_cores, prepare
 
-PARTS = ("update", "replay", "render", "env", "checkpoint")
+PARTS = ("update", "memory", "replay", "render", "env", "checkpoint")
 
 
 def run(what: list[str], *, suites: list[str], methods: list[str], threads: int, precision: str, repeats: int, plain: bool, target: Path | None) -> None:
@@ -35,6 +36,13 @@ def run(what: list[str], *, suites: list[str], methods: list[str], threads: int,
                     slow = _apart(suite, method, threads, repeats)
                     found.append(slow)
                     ratios[slow.name] = slow.milliseconds / ours.milliseconds
+    peaks: dict[str, float] = {}
+    if "memory" in what:
+        for suite in suites:
+            for method in methods:
+                full, peak = time_memory(suite, method, threads)
+                found.append(full)
+                peaks[full.name] = peak
     if "replay" in what:
         found += parts.time_replay(compute, repeats)
     if "render" in what:
@@ -43,9 +51,9 @@ def run(what: list[str], *, suites: list[str], methods: list[str], threads: int,
         found += parts.time_env(repeats)
     if "checkpoint" in what:
         found += parts.time_checkpoint(compute, max(repeats // 4, 2))
-    _show(found, ratios, compute)
+    _show(found, ratios, peaks, compute)
     if target is not None:
-        about = provenance.facts() | {"compute": compute.name, "timings": [t.to_json() for t in found], "times_slower": ratios}
+        about = provenance.facts() | {"compute": compute.name, "timings": [t.to_json() for t in found], "times_slower": ratios, "peak_gigabytes": peaks}
         target.write_text(json.dumps(about, indent=1, default=str) + "\n")
 
 
@@ -65,10 +73,10 @@ def textbook(suite: str, method: str, threads: int, repeats: int) -> None:
     print(json.dumps(timing.to_json()))
 
 
-def _show(found: list[Timing], ratios: dict[str, float], compute: Compute) -> None:
+def _show(found: list[Timing], ratios: dict[str, float], peaks: dict[str, float], compute: Compute) -> None:
     table = Table(title=f"{compute.name}, PyTorch {torch.__version__}")
     table.add_column("what")
-    for column in ("median ms", "quartiles ms", "GFLOP/s", "GB/s", "times slower"):
+    for column in ("median ms", "quartiles ms", "GFLOP/s", "GB/s", "times slower", "peak GB"):
         table.add_column(column, justify="right")
     for t in found:
         ratio = f"{ratios[t.name]:.1f}" if t.name in ratios else ""
@@ -79,6 +87,7 @@ def _show(found: list[Timing], ratios: dict[str, float], compute: Compute) -> No
             f"{t.gflops:.0f}" if t.gflop else "",
             f"{t.gigabytes_per_second:.1f}" if t.megabytes else "",
             ratio,
+            f"{peaks[t.name]:.2f}" if t.name in peaks else "",
         )
     console = Console()
     console.width = max(console.width, 110)  # whole rows, also where the output is no terminal

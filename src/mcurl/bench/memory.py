@@ -1,0 +1,66 @@
+"""Peak resident memory of a run whose replay is full: in a process of its own, with everything that a run holds."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from mcurl import config
+from mcurl.assemble import build_agent, build_env, build_replay
+from mcurl.batches import draw
+from mcurl.bench.timing import Timing, measure
+from mcurl.bench.update import TASKS
+from mcurl.checkpoint import save_tree
+from mcurl.device import ComputeSettings, prepare
+from mcurl.evaluate import evaluate
+from mcurl.replay.buffer import Replay
+from mcurl.seeding import Generators
+
+LONG, SHORT = 1000, 100
+"""Agent steps in an episode, and of the evaluation's first steps that are played."""
+
+
+def time_memory(suite: str, method: str, threads: int) -> tuple[Timing, float]:
+    """One update with a full replay, and the peak of resident memory in GB, evaluation and checkpoint included."""
+    code = f"from mcurl.bench.memory import run; run({suite!r}, {method!r}, {threads})"
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    values = json.loads(answer.stdout.splitlines()[-1])
+    peak = float(values.pop("peak_gigabytes"))
+    return Timing(**{name: values[name] for name in Timing.__dataclass_fields__}), peak
+
+
+def run(suite: str, method: str, threads: int) -> None:
+    """Hold what a run of 100k agent steps holds at its end, learn, evaluate, save; print what it took as JSON."""
+    settings = config.resolve(TASKS[suite], method)
+    compute = prepare(ComputeSettings(threads=threads))
+    env = build_env(settings, 0)
+    agent, replay = build_agent(settings, env, compute), build_replay(settings, env, compute)
+    fill_up(replay, settings.replay.capacity)
+    generators = Generators(0)
+
+    def learn() -> None:
+        agent.update(draw(replay, agent.views, agent.objective, generators, importance=0.5), 4)
+
+    timing = measure(f"{suite} {method}, replay full", learn, warm_up=4, repeats=8)
+    evaluate(lambda stacks: agent.act(stacks, explore=False), lambda seed: build_env(settings, seed), settings.evaluation.episodes, 0, longest=SHORT)
+    with tempfile.TemporaryDirectory() as scratch:
+        save_tree(Path(scratch), agent.state_dict())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(json.dumps(timing.to_json() | {"peak_gigabytes": peak}))
+
+
+def fill_up(replay: Replay, rows: int) -> None:
+    """Long episodes until every row of the ring is written."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (64, *replay.frame_shape), dtype=np.uint8)
+    action = np.zeros(replay.records.table.dtype["action"].shape, replay.records.table.dtype["action"].base)
+    while replay.written < rows:
+        replay.begin(frames[0])
+        for step in range(LONG):
+            replay.append(action, 0.0, frames[step % 64], False, step == LONG - 1)

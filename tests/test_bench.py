@@ -1,0 +1,80 @@
+"""The benchmark measures what a run does: the textbook's update is the same update."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mcurl.bench.timing import Timing, measure
+
+SAME = """
+import torch
+from mcurl.batches import draw
+from mcurl.bench.update import build
+from mcurl.device import Compute
+from mcurl.seeding import Generators
+
+torch.set_num_threads(1)
+compute = Compute(torch.device("cpu"), torch.float32, graphs=False)
+metrics = []
+for plain in (False, True):
+    agent, replay, _ = build({suite!r}, {method!r}, compute, plain=plain)
+    generators = Generators(0)
+    torch.manual_seed(0)
+    metrics.append(agent.update(draw(replay, agent.views, agent.objective, generators, importance=0.5), 4).metrics)
+for name in metrics[0]:
+    torch.testing.assert_close(metrics[0][name], metrics[1][name], rtol=2e-3, atol=1e-4, msg=lambda m: name + m)
+print("the same")
+"""
+
+
+@pytest.mark.parametrize(("suite", "method"), [("dmc", "curl"), ("atari", "curl")])
+def test_the_textbook_computes_the_same_losses(suite: str, method: str) -> None:
+    """In a process of its own: the textbook changes how modules compute for the rest of it. (M-CURL's crops are drawn for what is encoded, so its draws differ.)"""
+    done = subprocess.run([sys.executable, "-c", SAME.format(suite=suite, method=method)], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("the same"), done.stderr
+
+
+def test_a_timing_is_a_median() -> None:
+    calls: list[int] = []
+    timing = measure("x", lambda: calls.append(1), warm_up=2, repeats=5, gflop=1.0, megabytes=1.0)
+    assert len(calls) == 7
+    assert timing.low <= timing.milliseconds <= timing.high
+    assert (
+        Timing("x", 10.0, 9.0, 11.0, 5, gflop=2.0, megabytes=30.0).to_json() | {"gflop_per_second": 200.0, "gigabytes_per_second": 3.0}
+        == Timing("x", 10.0, 9.0, 11.0, 5, gflop=2.0, megabytes=30.0).to_json()
+    )
+
+
+@pytest.mark.slow
+def test_the_command_writes_json(tmp_path: Path) -> None:
+    target = tmp_path / "bench.json"
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mcurl",
+            "bench",
+            "update",
+            "replay",
+            "checkpoint",
+            "--suite",
+            "atari",
+            "--method",
+            "none",
+            "--plain",
+            "--repeats",
+            "2",
+            "--json",
+            str(target),
+        ],
+        check=True,
+    )
+    found = json.loads(target.read_text())
+    assert any("textbook" in name and ratio > 0 for name, ratio in found["times_slower"].items())
+    assert torch.__version__ == found["torch"]
