@@ -35,7 +35,7 @@ print("the same")
 
 @pytest.mark.parametrize(("suite", "method"), [("dmc", "curl"), ("atari", "curl")])
 def test_the_textbook_computes_the_same_losses(suite: str, method: str) -> None:
-    """In a process of its own: the textbook changes how modules compute for the rest of it. (M-CURL's crops are drawn for what is encoded, so its draws differ.)"""
+    """In a process of its own, which the textbook changes for the rest of it. (M-CURL draws crops for what is encoded, so its numbers differ.)"""
     done = subprocess.run([sys.executable, "-c", SAME.format(suite=suite, method=method)], capture_output=True, text=True)
     assert done.stdout.strip().endswith("the same"), done.stderr
 
