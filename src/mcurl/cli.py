@@ -127,13 +127,14 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     report.add_argument("--draw", type=Path, metavar="DIR", help="draw each task's curves, with what was published, as DIR/<suite>-<task>.png")
 
     bench = command(_bench, "time the parts of a run", "On a machine that does nothing else. The ratio to the textbook's update is taken in one run.")
-    bench.add_argument("what", nargs="*", metavar="PART", help="update, memory, replay, render, env, checkpoint; default update")
+    bench.add_argument("what", nargs="*", metavar="PART", help="update, memory, replay, render, env, checkpoint, profile; default update")
     bench.add_argument("--plain", action="store_true", help="beside each update the textbook's: float32, contiguous, everything encoded wherever it is named")
     bench.add_argument("--suite", choices=("dmc", "atari"), action="append", metavar="NAME", help="dmc or atari; default both")
     bench.add_argument("--method", choices=("mcurl", "curl", "none"), action="append", metavar="NAME", help="mcurl, curl or none; default mcurl and curl")
     bench.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", metavar="NAME", help="auto, fp32 or bf16")
     bench.add_argument("--threads", type=_count, metavar="N", help="default all cores")
     bench.add_argument("--repeats", type=_count, default=20, metavar="N", help="default 20")
+    bench.add_argument("--draw", type=Path, default=Path("plots"), metavar="DIR", help="where profile draws; default plots")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the numbers too")
 
     tasks = command(_tasks, "list tasks")
@@ -227,6 +228,7 @@ def _bench(given: argparse.Namespace) -> int:
         repeats=given.repeats,
         plain=given.plain,
         target=given.json,
+        draw=given.draw,
     )
     return 0
 

@@ -14,14 +14,17 @@ from rich.table import Table
 from mcurl import provenance
 from mcurl.bench import parts
 from mcurl.bench.memory import time_memory
+from mcurl.bench.profile import picture, shares
 from mcurl.bench.timing import Timing, ceilings
 from mcurl.bench.update import time_update
 from mcurl.device import Compute, ComputeSettings, available_cores, prepare
 
-PARTS = ("update", "memory", "replay", "render", "env", "checkpoint")
+PARTS = ("update", "memory", "replay", "render", "env", "checkpoint", "profile")
 
 
-def run(what: list[str], *, suites: list[str], methods: list[str], threads: int, precision: str, repeats: int, plain: bool, target: Path | None) -> None:
+def run(
+    what: list[str], *, suites: list[str], methods: list[str], threads: int, precision: str, repeats: int, plain: bool, target: Path | None, draw: Path
+) -> None:
     """Time the named parts and print a table; with ``plain`` the textbook's update beside ours, in a process of its own."""
     compute = prepare(ComputeSettings(threads=threads, precision=precision))  # type: ignore[arg-type]
     found: list[Timing] = []
@@ -51,10 +54,24 @@ def run(what: list[str], *, suites: list[str], methods: list[str], threads: int,
         found += parts.time_env(repeats)
     if "checkpoint" in what:
         found += parts.time_checkpoint(compute, max(repeats // 4, 2))
-    _show(found, ratios, peaks, compute)
+    if found:
+        _show(found, ratios, peaks, compute)
+    if "profile" in what:
+        for suite in suites:
+            for method in methods:
+                _profile(suite, method, compute, draw)
     if target is not None:
         about = provenance.facts() | {"compute": compute.name, "timings": [t.to_json() for t in found], "times_slower": ratios, "peak_gigabytes": peaks}
         target.write_text(json.dumps(about, indent=1, default=str) + "\n")
+
+
+def _profile(suite: str, method: str, compute: Compute, folder: Path) -> None:
+    parts_of_it = shares(suite, method, compute)
+    for group, milliseconds in parts_of_it.items():
+        print(f"{group:26} {milliseconds:8.1f} ms")
+    target = folder / f"profile-{suite}-{method}.png"
+    picture(parts_of_it, f"one {suite} {method} update, {compute.name}", target)
+    print(target)
 
 
 def _apart(suite: str, method: str, threads: int, repeats: int) -> Timing:

@@ -1,0 +1,69 @@
+"""Where the time of an update goes: the profiler's operations in a few groups, as shares and as a picture."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from torch.profiler import ProfilerActivity, profile
+
+from mcurl.batches import draw
+from mcurl.bench.update import build
+from mcurl.device import Compute
+from mcurl.errors import UserError
+from mcurl.seeding import Generators
+
+GROUPS = {
+    "convolutions, forward": ("mkldnn::_convolution_pointwise", "aten::mkldnn_convolution", "aten::cudnn_convolution"),
+    "convolutions, backward": ("aten::convolution_backward",),
+    "ReLU, backward": ("aten::threshold_backward",),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise"),
+    "copies and casts": ("aten::copy_", "aten::cat"),
+    "optimizers and momentum": ("aten::_fused_adam_", "aten::lerp_", "aten::_foreach_lerp_", "aten::_foreach_add_"),
+}
+GATHER, OTHER = "drawing the batch", "everything else"
+
+
+def shares(suite: str, method: str, compute: Compute, updates: int = 6) -> dict[str, float]:
+    """Milliseconds of one update by group, the largest first; the processor's own time of each operation."""
+    agent, replay, _ = build(suite, method, compute)
+    generators = Generators(0)
+    spent: dict[str, float] = defaultdict(float)
+
+    def one() -> None:
+        start = time.perf_counter()
+        batch = draw(replay, agent.views, agent.objective, generators, importance=0.5)
+        spent[GATHER] += (time.perf_counter() - start) * 1e3
+        agent.update(batch, 4 * (agent.updates + 1))
+
+    for _ in range(4):
+        one()
+    spent.clear()
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        for _ in range(updates):
+            one()
+    named = {operation: group for group, operations in GROUPS.items() for operation in operations}
+    for row in found.key_averages():
+        spent[named.get(row.key, OTHER)] += row.self_cpu_time_total / 1e3
+    return {group: value / updates for group, value in sorted(spent.items(), key=lambda item: -item[1])}
+
+
+def picture(parts: dict[str, float], title: str, target: Path) -> None:
+    """Draw the groups as bars. Raises UserError where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("drawing needs matplotlib: pip install 'mcurl[report]'") from None
+    figure = Figure(figsize=(7.0, 0.42 * len(parts) + 1.0), dpi=150, layout="constrained")
+    axes: Any = figure.subplots()
+    total, names = sum(parts.values()), list(reversed(parts))
+    bars = axes.barh(names, [parts[name] for name in names], color="#1f5fa8")
+    axes.bar_label(bars, [f"{parts[name]:.0f} ms, {parts[name] / total:.0%}" for name in names], padding=4, fontsize=8)
+    axes.set_xlim(0, 1.2 * max(parts.values()))
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("ms of an update")
+    axes.spines[["top", "right"]].set_visible(False)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target)
