@@ -54,6 +54,8 @@ def resume(run: Run, display: Display, env_steps: int | None = None) -> None:
         run.rewind(checkpoint)
         run.note_resume(env_steps)
         display.message(f"resumed at {trainer.env_steps:,} env steps")
+        if run.env_steps != settings.env_steps:
+            display.message(f"extended to {run.env_steps:,} env steps; schedules keep the horizon of {settings.env_steps:,} that the run began with")
         trainer.learn(run.env_steps)
 
 
