@@ -83,21 +83,26 @@ def test_killed_and_resumed_is_as_never_stopped(tmp_path: Path, task: str, metho
     assert [name for name in expected if expected[name] != found[name]] == []
 
 
-def test_interrupted_saves_and_goes_on(tmp_path: Path) -> None:
-    arguments = ["train", "toy/reach", "--seed", "3", *TOY, *EXACT]
+@pytest.mark.parametrize("evaluating", [False, True], ids=["in training", "in the first evaluation"])
+def test_interrupted_saves_and_goes_on(tmp_path: Path, evaluating: bool) -> None:
+    arguments = ["train", "toy/reach", "--seed", "3", *TOY, *EXACT, "evaluation.episodes=40"]
     subprocess.run(command(*arguments, "--out", str(tmp_path / "whole")), check=True, stdout=subprocess.DEVNULL)
-    process = subprocess.Popen(command(*arguments, "--out", str(tmp_path / "stopped")), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    wait_for(lambda: list((tmp_path / "stopped").glob("*/*/checkpoints/0*")), process)
+    process = subprocess.Popen(command(*arguments, "--out", str(tmp_path / "stopped")), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0)
+    assert process.stdout is not None
+    process.stdout.readline()  # says what trains and where; the first evaluation comes next
+    wait_for(lambda: evaluating or list((tmp_path / "stopped").glob("*/*/checkpoints/0*")), process)
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0].decode()
     stopped = run_folder(tmp_path / "stopped")
     assert process.returncode == 130
     assert f"mcurl resume {stopped}" in output
+    assert ((stopped / "checkpoints" / "000000000").exists(), (stopped / "metrics.jsonl").stat().st_size == 0) == (evaluating, evaluating)
     subprocess.run(command("resume", str(stopped)), check=True, stdout=subprocess.DEVNULL)
-    whole = load_file(max((run_folder(tmp_path / "whole") / "checkpoints").iterdir()) / "state.safetensors")
-    gone_on = load_file(max((stopped / "checkpoints").iterdir()) / "state.safetensors")
-    assert whole.keys() == gone_on.keys()
-    assert all(torch.equal(whole[name], gone_on[name]) for name in whole)
+    whole = run_folder(tmp_path / "whole")
+    expected, found = (load_file(max((folder / "checkpoints").iterdir()) / "state.safetensors") for folder in (whole, stopped))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert (whole / "evaluations.csv").read_bytes() == (stopped / "evaluations.csv").read_bytes()
 
 
 def test_the_replay_on_disk_only_grows(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def evaluate(
     parallel: int = 10,
     epsilon: float = 0.0,
     longest: int = 100_000,
-    watch: Callable[[int], None] | None = None,
+    watch: Callable[[], None] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Play episodes; each has a seed of its own, so its environment is the same however many are played side by side.
 
@@ -43,7 +43,7 @@ def evaluate(
         parallel: environments side by side, at least 1.
         epsilon: probability of a random action instead of the policy's, in [0, 1], drawn for each episode apart.
         longest: agent steps after which an episode is cut off and counted as it is, where the environment itself has no end.
-        watch: called after every step with the number of finished episodes. It may raise to stop.
+        watch: called after every step. It may raise to stop.
 
     Returns:
         Sums of rewards ``[episodes]``, in the order of the episodes.
@@ -66,7 +66,7 @@ def evaluate(
                     slot.begin(slot.episode + len(slots), last=episodes)
                 observations[row] = slot.observation
             if watch is not None:
-                watch(finished)
+                watch()
     finally:
         for slot in slots:
             slot.close()

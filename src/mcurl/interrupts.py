@@ -22,13 +22,18 @@ class Interrupted(Exception):  # noqa: N818 - nothing went wrong
 
 @dataclass
 class Stop:
-    """Whether the user asked to stop; the training loop looks at it between two steps."""
+    """Whether the user asked to stop; the training loop and evaluations look at it between two steps."""
 
     signal_number: int = 0
 
     @property
     def requested(self) -> bool:
         return self.signal_number != 0
+
+    def check(self) -> None:
+        """Raises Interrupted where it was requested."""
+        if self.requested:
+            raise Interrupted(self.signal_number)
 
 
 @contextmanager

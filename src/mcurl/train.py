@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +21,7 @@ from mcurl.envs import CannotSave
 from mcurl.envs.beside import Beside
 from mcurl.evaluate import evaluate
 from mcurl.graphs import Captured
-from mcurl.interrupts import Interrupted, interrupts
+from mcurl.interrupts import Interrupted, Stop, interrupts
 from mcurl.published import atari_random_and_human, human_normalised
 from mcurl.replay import prune
 from mcurl.replay.batch import Batch
@@ -90,6 +91,8 @@ class Trainer:
         self.observation: np.ndarray | None = None
         self._pending: tuple[Tensor, Tensor] | None = None
         self._evaluated = -1
+        self._stop = Stop()
+        self._started = time.perf_counter(), 0
         self._kept: list[int] = []
 
     def __enter__(self) -> Self:
@@ -107,23 +110,23 @@ class Trainer:
 
     def learn(self, env_steps: int) -> None:
         """Run until the clock shows ``env_steps``, evaluating and saving when due."""
-        self.display.message(f"{self.settings.task}, {self.settings.method}, seed {self.settings.seed}: {self.compute.name}; {self.run.folder}")
-        with interrupts() as stop:
+        with interrupts() as self._stop:
+            self.display.message(f"{self.settings.task}, {self.settings.method}, seed {self.settings.seed}: {self.compute.name}; {self.run.folder}")
             if self.observation is None:
                 self._begin_episode()
-            if self.agent_steps == 0:
-                self._evaluate()
-            started = time.perf_counter(), self.env_steps
-            while self.env_steps < env_steps:
-                self._step()
-                if self._due(self.settings.evaluation.every):
-                    self._evaluate()
-                if stop.requested or (self._due(self.settings.checkpoint.every) and self.env_steps < env_steps):
-                    self._save()
-                    started = self._log_speed(*started)
-                if stop.requested:
-                    raise Interrupted(stop.signal_number)
-            self._finish(started)
+            self._started = time.perf_counter(), self.env_steps
+            try:
+                self._evaluate_if_due()
+                while self.env_steps < env_steps:
+                    self._step()
+                    self._stop.check()
+                    self._evaluate_if_due()
+                    if self._due(self.settings.checkpoint.every) and self.env_steps < env_steps:
+                        self._save()
+                self._finish()
+            except Interrupted:  # between two steps, or in an evaluation, which is played again
+                self._save()
+                raise
 
     def _step(self) -> None:
         """One agent step. SAC's update does not see the new transition, so the environment steps beside it; Rainbow's comes last."""
@@ -205,19 +208,25 @@ class Trainer:
         """Whether the last agent step reached or passed a multiple of ``every`` env steps."""
         return every > 0 and self.env_steps // every > (self.env_steps - self.action_repeat) // every
 
+    def _evaluate_if_due(self) -> None:
+        """At the beginning and at every multiple of ``evaluation.every``, unless it was done before a stop."""
+        if self._evaluated != self.env_steps and (self.agent_steps == 0 or self._due(self.settings.evaluation.every)):
+            self._evaluate()
+
     def _evaluate(self, episodes: int | None = None) -> np.ndarray:
-        returns = _play(self.settings, self.agent, episodes or self.settings.evaluation.episodes, self.settings.seed, self.env_steps)
+        """Raises Interrupted, with nothing logged, where the user asks to stop meanwhile."""
+        episodes = episodes or self.settings.evaluation.episodes
+        returns = _play(self.settings, self.agent, episodes, self.settings.seed, self.env_steps, self._stop.check)
         self._evaluated = self.env_steps
         self.run.log_evaluation(self.env_steps, returns)
         self.display.evaluation(self.env_steps, returns)
         return returns
 
-    def _finish(self, started: tuple[float, int]) -> None:
+    def _finish(self) -> None:
         """The last evaluation, and a checkpoint that is kept with the policy beside it."""
         final = self.settings.evaluation.final_episodes
         if final or self._evaluated != self.env_steps:
             self.display.message(score_line(self.settings.task, self._evaluate(final or None)))
-        self._log_speed(*started)
         self._save(final=True)
 
     def _save(self, *, final: bool = False) -> None:
@@ -226,15 +235,18 @@ class Trainer:
         # Rows that the ring has overwritten go once no kept checkpoint needs them.
         self._kept = [*self._kept, state["replay"]["oldest"]][-KEPT:]
         prune(self.run.replay_folder, min(self._kept))
+        self._log_speed()
 
-    def _log_speed(self, since: float, from_steps: int) -> tuple[float, int]:
+    def _log_speed(self) -> None:
+        """Since the last checkpoint, evaluations and saving included."""
+        since, from_steps = self._started
         now = time.perf_counter()
         steps = self.env_steps - from_steps
         if steps:
             seconds = now - since
             speed = {"seconds": seconds, "env_steps_per_second": steps / seconds, "hours_per_100k_env_steps": seconds / steps * 100_000 / 3600}
             self.run.log_speed(self.env_steps, speed)
-        return now, self.env_steps
+        self._started = now, self.env_steps
 
     # State
 
@@ -326,7 +338,7 @@ def score_line(task: str, returns: np.ndarray) -> str:
     return f"{line}, human-normalised {human_normalised(game, float(returns.mean())):.3f}"
 
 
-def _play(settings: TrainSettings, agent: Any, episodes: int, seed: int, env_steps: int) -> np.ndarray:
+def _play(settings: TrainSettings, agent: Any, episodes: int, seed: int, env_steps: int, watch: Callable[[], None] | None = None) -> np.ndarray:
     """The policy as it is evaluated, with seeds of its own and no trace in the training's generators."""
     return evaluate(
         lambda observations: agent.act(observations, explore=False),
@@ -335,4 +347,5 @@ def _play(settings: TrainSettings, agent: Any, episodes: int, seed: int, env_ste
         seed,
         env_steps=env_steps,
         epsilon=agent.evaluation_epsilon,
+        watch=watch,
     )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from replay_twin import FRAME, Setup, fill
+from replay_twin import FRAME, Setup
 
 from mcurl.errors import UserError
-from mcurl.replay import Batch, Contrast, Replay, buffer, bytes_needed
+from mcurl.replay import Replay, buffer, bytes_needed
 
 
 def test_more_memory_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,18 +54,3 @@ def test_frames_are_copied() -> None:
     replay.begin(frame)
     frame[:] = 2
     assert (replay.stacks(np.array([0])) == 1).all()
-
-
-def test_batches_move() -> None:
-    replay = Setup(20, 1, "repeat", 1).replay()
-    fill(10, 50, replay)
-    transitions = replay.transitions(np.array([0, 1]), weights=np.array([0.5, 1.0], np.float32))
-    assert transitions.weights.tolist() == [0.5, 1]
-    plan = object()
-    moved = Batch(transitions, Contrast(transitions.obs, transitions.obs, plan)).to("meta")
-    assert moved.transitions.obs.device.type == moved.transitions.weights.device.type == "meta"
-    assert torch.equal(moved.transitions.rows, torch.tensor([0, 1]))
-    assert moved.contrast is not None
-    assert moved.contrast.query.device.type == "meta"
-    assert moved.contrast.plan is plan
-    assert Batch(transitions).to("cpu").contrast is None

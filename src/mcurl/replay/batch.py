@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from mcurl.errors import UserError
@@ -38,26 +37,10 @@ class Transitions:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def to(self, device: torch.device | str) -> Transitions:
-        """The same batch with everything but `rows` on `device`."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        return Transitions(
-            obs=moved(self.obs),
-            action=moved(self.action),
-            reward=moved(self.reward),
-            next_obs=moved(self.next_obs),
-            discount=moved(self.discount),
-            rows=self.rows,
-            weights=moved(self.weights),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """What the contrastive loss looks at: pixels for queries and for keys, and the objective's own plan (opaque here, never moved).
+    """What the contrastive loss looks at: pixels for queries and for keys, and the objective's own plan (opaque here).
 
     Attributes:
         query: uint8 [R, K*C, h, w].
@@ -69,10 +52,6 @@ class Contrast:
     key: Tensor
     plan: Any
 
-    def to(self, device: torch.device | str) -> Contrast:
-        """The same pixels on `device`."""
-        return Contrast(self.query.to(device, non_blocking=True), self.key.to(device, non_blocking=True), self.plan)
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -80,10 +59,6 @@ class Batch:
 
     transitions: Transitions
     contrast: Contrast | None = None
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`."""
-        return Batch(self.transitions.to(device), None if self.contrast is None else self.contrast.to(device))
 
 
 @dataclass(frozen=True, slots=True)
