@@ -9,8 +9,6 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -32,7 +30,7 @@ def available() -> bool:
 
 
 def gather(frames: Tensor, slots: Rows, top: Rows, left: Rows, out: Tensor) -> None:
-    """Write crops of stacks into ``out``, in as many threads as torch uses.
+    """Write crops of stacks into ``out``, in torch's own threads.
 
     Args:
         frames: ``uint8 [rows, C, H, W]``, contiguous, on the CPU.
@@ -46,20 +44,14 @@ def gather(frames: Tensor, slots: Rows, top: Rows, left: Rows, out: Tensor) -> N
     library = _library()
     if library is None or not out.is_contiguous(memory_format=torch.channels_last):
         raise RuntimeError("the compiled gather needs a compiler, and writes channels-last")
-    size, (channels, height, width) = out.shape[-1], frames.shape[1:]
     slots, top, left = (np.ascontiguousarray(array, np.int64) for array in (slots, top, left))
-
-    def part(first: int, stop: int) -> int:
-        return int(library.gather(
-            frames.data_ptr(), channels, height, width, slots[first:].ctypes.data, slots.shape[1], top[first:].ctypes.data, left[first:].ctypes.data,
-            stop - first, size, out[first:].data_ptr(),
-        ))  # fmt: skip
-
-    _in_parts(part, out)
+    corners = (array.ctypes.data for array in (top, left))
+    if library.gather(frames.data_ptr(), *frames.shape[1:], slots.ctypes.data, slots.shape[1], *corners, len(out), out.shape[-1], out.data_ptr()):
+        raise RuntimeError(f"the compiled gather takes no stacks of shape {tuple(out.shape[1:])}")
 
 
 def cut(frames: Tensor, slots: Rows, window: Window, out: Tensor) -> None:
-    """Write windows of stacks into ``out`` as the patches of two 5×5 convolutions of stride 5, in as many threads as torch uses.
+    """Write windows of stacks into ``out`` as the patches of two 5×5 convolutions of stride 5, in torch's own threads.
 
     Args:
         frames, slots: as for :func:`gather`.
@@ -67,35 +59,16 @@ def cut(frames: Tensor, slots: Rows, window: Window, out: Tensor) -> None:
         out: ``bfloat16 [N, Y·X·5·5, K*C·5·5]``, contiguous, where Y = X = ⌊size/25⌋: patch (y, x) of the first convolution in patch (Y, X) of the second.
 
     Raises:
-        RuntimeError: it is not available, or takes no windows of this size.
+        RuntimeError: it is not available.
+        MemoryError: there is none left.
     """
     library = _library()
     if library is None or not out.is_contiguous():
         raise RuntimeError("the compiled cut needs a compiler, and writes contiguous patches")
-    blocks, (channels, height, width) = window.size // 25, frames.shape[1:]
-    slots, *corners = (np.ascontiguousarray(array, np.int64) for array in (slots, window.top, window.left, window.down, window.right))
-
-    def part(first: int, stop: int) -> int:
-        return int(library.cut(
-            frames.data_ptr(), channels, height, width, slots[first:].ctypes.data, slots.shape[1], *(corner[first:].ctypes.data for corner in corners),
-            window.crop, stop - first, blocks, blocks, out[first:].data_ptr(),
-        ))  # fmt: skip
-
-    _in_parts(part, out)
-
-
-def _in_parts(part: Callable[[int, int], int], out: Tensor) -> None:
-    """Calls ``part(first, stop)`` for shares of the rows of ``out``, in as many threads as torch uses."""
-    parts = max(1, min(torch.get_num_threads(), len(out) // 16))
-    bounds = np.linspace(0, len(out), parts + 1).astype(int).tolist()
-    failed = _pool().map(part, bounds[:-1], bounds[1:]) if parts > 1 else [part(0, len(out))]
-    if any(failed):
-        raise RuntimeError(f"the compiled gather takes no stacks of shape {tuple(out.shape[1:])}")
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="gather")
+    slots, *arrays = (np.ascontiguousarray(array, np.int64) for array in (slots, window.top, window.left, window.down, window.right))
+    corners, blocks = (array.ctypes.data for array in arrays), window.size // 25
+    if library.cut(frames.data_ptr(), *frames.shape[1:], slots.ctypes.data, slots.shape[1], *corners, window.crop, len(out), blocks, blocks, out.data_ptr()):
+        raise MemoryError("no memory left to cut windows in")
 
 
 @cache
@@ -103,14 +76,12 @@ def _library() -> ctypes.CDLL | None:
     """The compiled functions; built into the user's cache at first use."""
     source = SOURCE.read_bytes()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcurl"
-    path = folder / f"gather-{hashlib.sha256(source).hexdigest()[:16]}-{platform.machine()}.so"
-    try:
-        if not path.exists():
-            _compile(path)
-        library = ctypes.CDLL(str(path))
-        gather, cut = library.gather, library.cut
-    except (OSError, AttributeError, subprocess.SubprocessError):
+    name = f"gather-{hashlib.sha256(source).hexdigest()[:16]}-{platform.machine()}"
+    # With threads, which are torch's own where its OpenMP can be found in the process; else without.
+    library = _built(folder / f"{name}-openmp.so", "-fopenmp") or _built(folder / f"{name}.so")
+    if library is None:
         return None
+    gather, cut = library.gather, library.cut
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     gather.argtypes = [pointer, number, number, number, pointer, number, pointer, pointer, number, number, pointer]
     cut.argtypes = [pointer, number, number, number, pointer, number, *[pointer] * 4, *[number] * 4, pointer]
@@ -118,12 +89,22 @@ def _library() -> ctypes.CDLL | None:
     return library
 
 
-def _compile(path: Path) -> None:
+def _built(path: Path, *flags: str) -> ctypes.CDLL | None:
+    try:
+        if not path.exists():
+            _compile(path, *flags)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _compile(path: Path, *flags: str) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise OSError("no C compiler")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        built = Path(scratch) / path.name
-        subprocess.run([compiler, "-O3", "-shared", "-fPIC", "-o", str(built), str(SOURCE)], check=True, capture_output=True, timeout=60)
+        made, built = Path(scratch) / "gather.o", Path(scratch) / path.name
+        for command in (["-O3", "-fPIC", *flags, "-c", str(SOURCE), "-o", str(made)], ["-shared", str(made), "-o", str(built)]):
+            subprocess.run([compiler, *command], check=True, capture_output=True, timeout=60)
         os.replace(built, path)  # whole or not at all: two runs may build it at once
