@@ -85,7 +85,7 @@ def test_killed_and_resumed_is_as_never_stopped(tmp_path: Path, task: str, metho
 
 @pytest.mark.parametrize("evaluating", [False, True], ids=["in training", "in the first evaluation"])
 def test_interrupted_saves_and_goes_on(tmp_path: Path, evaluating: bool) -> None:
-    arguments = ["train", "toy/reach", "--seed", "3", *TOY, *EXACT, "evaluation.episodes=40"]
+    arguments = ["train", "toy/reach", "--seed", "3", *TOY, *EXACT, "evaluation.episodes=20"]
     subprocess.run(command(*arguments, "--out", str(tmp_path / "whole")), check=True, stdout=subprocess.DEVNULL)
     process = subprocess.Popen(command(*arguments, "--out", str(tmp_path / "stopped")), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0)
     assert process.stdout is not None
