@@ -265,3 +265,39 @@ def test_ctrl_c_saves_and_says_how_to_go_on() -> None:
     assert saved > 0
     assert out.endswith(f"stopped at {saved:,} env steps, everything saved; go on with: mcurl resume {folder}\n")
     assert err.strip() == "stopping and saving; once more quits at once"
+
+
+def test_several_seeds_train_side_by_side(capfd: pytest.CaptureFixture[str]) -> None:
+    line = ["toy/reach", "--env-steps", "40", *TINY, "evaluation.every=0"]
+    assert main(["train", *line, "--seed", "1,2"]) == 0
+    out = capfd.readouterr().out
+    for seed in (1, 2):
+        assert Run.open(Path(f"runs/toy-reach/mcurl-seed{seed}")).latest_checkpoint().env_steps == 40
+        assert f"seed {seed} | finished" in out
+    assert main(["train", *line, "--seed", "3", "--out", "alone"]) == 0
+    assert main(["train", *line, "--seed", "4,3"]) == 0
+    side, alone = (Path(f"{out}/toy-reach/mcurl-seed3") for out in ("runs", "alone"))
+    assert (side / "evaluations.csv").read_bytes() == (alone / "evaluations.csv").read_bytes()
+
+
+def test_of_several_seeds_none_starts_after_a_mistake(capsys: Capture) -> None:
+    (Path("runs") / "toy-reach" / "mcurl-seed2").mkdir(parents=True)
+    assert "mcurl-seed2 exists already" in refused(capsys, "train", "toy/reach", "--seed", "1,2")
+    assert "each seed once, not '1,1'" in refused(capsys, "train", "toy/reach", "--seed", "1,1")
+    assert "a whole number from 0, not 'x'" in refused(capsys, "train", "toy/reach", "--seed", "1,x")
+    assert "batch_size" in refused(capsys, "train", "toy/reach", "--seed", "3,4", "--set", "sac.batch_siz=3")
+
+
+def test_ctrl_c_saves_every_seed() -> None:
+    command = [sys.executable, "-m", "mcurl", "train", "toy/reach", "--env-steps", "1e6", "--seed", "1,2", "--at-once", "2", *TINY, "evaluation.every=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        folders = [Path(f"runs/toy-reach/mcurl-seed{seed}") for seed in (1, 2)]
+        for _ in range(1200):
+            if all((folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").stat().st_size for folder in folders):
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    for seed, folder in enumerate(folders, 1):
+        assert f"seed {seed} | stopped at {Run.open(folder).latest_checkpoint().env_steps:,} env steps, everything saved" in out

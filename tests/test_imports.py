@@ -37,7 +37,8 @@ RULES: dict[str, set[str]] = {
     "interrupts": set(),
     "provenance": set(),
     "settings_help": set(),
-    "device": set(),
+    "device": {"provenance"},
+    "side_by_side": set(),
     "checkpoint": set(),
     "display": set(),
     "published": set(),
@@ -56,11 +57,11 @@ RULES: dict[str, set[str]] = {
     "train": PARTS | {"assemble", "graphs", "published"},
     "bench": PARTS | {"assemble", "graphs", "provenance"},
     "report": {"published"},
-    "cli": {"config", "settings_help", "train", "evaluate", "runs", "display", "interrupts", "report", "bench"},
+    "cli": {"config", "settings_help", "train", "evaluate", "runs", "display", "interrupts", "report", "bench", "side_by_side", "provenance"},
     "__main__": {"cli"},
 }
 """Room -> what it may import beside itself and EVERYWHERE: a room, or one module of it."""
-NO_TORCH = {"report", "published", "display", "settings_help", "errors", "seeding", "interrupts", "cli", "envs"}
+NO_TORCH = {"report", "published", "display", "settings_help", "errors", "seeding", "interrupts", "side_by_side", "cli", "envs"}
 """Rooms that must not import torch when they are imported."""
 
 

@@ -104,7 +104,10 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
     train = command(_train, "train an agent", "Ctrl-C saves, and says how to go on; a second one quits at once.")
     _add_settings(train)
-    train.add_argument("--seed", type=_natural, default=1, metavar="N", help="all random numbers come from it; default 1")
+    train.add_argument(
+        "--seed", type=_seeds, default=[1], metavar="N", help="all random numbers come from it; default 1. Several, as 1,2,3, train side by side"
+    )
+    train.add_argument("--at-once", type=_count, metavar="N", help="of several seeds, how many at a time; default one for each core, and each has its share")
     train.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs; default runs. One that exists is never touched")
 
     resume = command(_resume, "go on with a run from its last checkpoint", "On a CPU it ends with the same bits as if it had never stopped.")
@@ -127,7 +130,7 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     report.add_argument("--draw", type=Path, metavar="DIR", help="draw each task's curves, with what was published, as DIR/<suite>-<task>.png")
 
     bench = command(_bench, "time the parts of a run", "On a machine that does nothing else. The ratio to the textbook's update is taken in one run.")
-    bench.add_argument("what", nargs="*", metavar="PART", help="update, memory, replay, render, env, checkpoint, profile; default update")
+    bench.add_argument("what", nargs="*", metavar="PART", help="update, run, memory, replay, render, env, checkpoint, profile; default update")
     bench.add_argument("--plain", action="store_true", help="beside each update the textbook's: float32, contiguous, everything encoded wherever it is named")
     bench.add_argument("--suite", choices=("dmc", "atari"), action="append", metavar="NAME", help="dmc or atari; default both")
     bench.add_argument("--method", choices=("mcurl", "curl", "none"), action="append", metavar="NAME", help="mcurl, curl or none; default mcurl and curl")
@@ -160,6 +163,13 @@ def _natural(text: str) -> int:
     return int(text)
 
 
+def _seeds(text: str) -> list[int]:
+    seeds = [_natural(part) for part in text.split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"each seed once, not {text!r}")
+    return seeds
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"a whole number from 1, not {text!r}")
@@ -174,12 +184,31 @@ def _resolve(given: argparse.Namespace, seed: int = 1) -> TrainSettings:
 
 
 def _train(given: argparse.Namespace) -> int:
-    settings = _resolve(given, given.seed)
+    if len(given.seed) > 1:
+        return _train_side_by_side(given)
+    settings = _resolve(given, given.seed[0])
     from mcurl import train
     from mcurl.runs import Run
 
     with Run.create(given.out, settings.to_json()) as run:
         return _watched(run, settings.env_steps, lambda display: train.train(settings, run, display))
+
+
+def _train_side_by_side(given: argparse.Namespace) -> int:
+    """Every seed's settings and folder are checked before any of them starts."""
+    from mcurl.provenance import available_cores
+    from mcurl.runs import Run, folder_of
+    from mcurl.side_by_side import SideBySide
+
+    for seed in given.seed:
+        Run.refuse_existing(folder_of(given.out, _resolve(given, seed).to_json()))
+    at_once = min(given.at_once or available_cores(), len(given.seed))
+    threads = given.threads or max(available_cores() // at_once, 1)
+    options = {"--method": given.method, "--env-steps": given.env_steps, "--preset": given.preset, "--out": str(given.out)}
+    shared = [given.task, *(part for name, value in options.items() if value is not None for part in (name, value))]
+    # What is set by name comes last.
+    shared += ["--set", f"compute.threads={threads}", *given.overrides]
+    return SideBySide({f"seed {seed}": ["train", *shared, "--seed", str(seed)] for seed in given.seed}, at_once).run()
 
 
 def _resume(given: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Literal
 import torch
 
 from mcurl.errors import UserError
+from mcurl.provenance import available_cores
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,6 @@ def prepare(settings: ComputeSettings) -> Compute:
         torch.backends.cudnn.benchmark = True
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16(device))
     return Compute(device, torch.bfloat16 if bf16 else torch.float32, settings.graphs and device.type == "cuda")
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -15,11 +15,13 @@ from mcurl import provenance
 from mcurl.bench import parts
 from mcurl.bench.memory import time_memory
 from mcurl.bench.profile import picture, shares
+from mcurl.bench.runs import time_runs
 from mcurl.bench.timing import Timing, ceilings
 from mcurl.bench.update import time_update
-from mcurl.device import Compute, ComputeSettings, available_cores, prepare
+from mcurl.device import Compute, ComputeSettings, prepare
+from mcurl.provenance import available_cores
 
-PARTS = ("update", "memory", "replay", "render", "env", "checkpoint", "profile")
+PARTS = ("update", "run", "memory", "replay", "render", "env", "checkpoint", "profile")
 
 
 def run(
@@ -46,6 +48,12 @@ def run(
                 full, peak = time_memory(suite, method, threads)
                 found.append(full)
                 peaks[full.name] = peak
+    if "run" in what:
+        for suite in suites:
+            for method in methods:
+                alone, together = time_runs(suite, method, threads, repeats)
+                found += [alone, together]
+                ratios[together.name] = together.milliseconds / alone.milliseconds
     if "replay" in what:
         found += parts.time_replay(compute, repeats)
     if "render" in what:
