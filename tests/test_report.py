@@ -29,7 +29,17 @@ def test_a_curve_is_the_mean_of_the_episodes(tmp_path: Path) -> None:
     assert curve.points == {0: 2.0, 1000: 20.0}
     assert curve.episodes == {0: 2, 1000: 2}
     assert curve.made["commit"] == "abc"
+    assert curve.benchmark == "dmc"
+    assert read_run(tmp_path / "mcurl-seed1", "mcurl-conv").method == "mcurl-conv"
     assert hours_per_100k(tmp_path / "mcurl-seed1") == pytest.approx(40 / 1000 * 100_000 / 3600)
+
+
+def test_atari_with_the_budget_of_its_benchmark_stands_apart(tmp_path: Path) -> None:
+    for frames, benchmark in ((400_000, "atari100k"), (40_000, "atari")):
+        folder = make_run(tmp_path / benchmark, 1)
+        (folder / "settings.json").write_text(json.dumps({"task": "atari/Krull", "method": "mcurl", "seed": 1, "env_steps": frames}))
+        (path,) = save([read_run(folder)], tmp_path / "results")
+        assert path == tmp_path / "results" / benchmark / "mcurl" / "Krull.csv"
 
 
 def test_results_grow_and_a_seed_is_replaced(tmp_path: Path) -> None:
@@ -37,7 +47,7 @@ def test_results_grow_and_a_seed_is_replaced(tmp_path: Path) -> None:
     save([read_run(make_run(tmp_path / "a", seed)) for seed in (1, 2)], results)
     (path,) = save([read_run(make_run(tmp_path / "b", 2, last=50.0))], results)
     assert path == results / "dmc" / "mcurl" / "cartpole-swingup.csv"
-    assert load(results, "dmc/cartpole-swingup") == {"mcurl": {1: {0: 2.0, 1000: 20.0}, 2: {0: 2.0, 1000: 30.0}}}
+    assert load(results, "dmc", "cartpole-swingup") == {"mcurl": {1: {0: 2.0, 1000: 20.0}, 2: {0: 2.0, 1000: 30.0}}}
     with path.open(newline="") as file:
         assert [row["seed"] for row in csv.DictReader(file)] == ["1", "1", "2", "2"]
     assert set(json.loads(path.with_suffix(".json").read_text())) == {"seed 1", "seed 2"}
@@ -47,13 +57,13 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     results = tmp_path / "results"
     save([read_run(make_run(tmp_path, 1)), read_run(make_run(tmp_path, 1, "curl"))], results)
-    draw(results, "dmc/cartpole-swingup", tmp_path / "curve.png")
+    draw(results, "dmc", "cartpole-swingup", tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_published_scores_stand_beside_ours() -> None:
-    assert published("dmc/cartpole-swingup") == [("CURL, its paper (10 seeds)", 100_000, 582.0, 146.0)]
-    assert published("dmc/hopper-hop") == published("toy/reach") == []
+    assert published("dmc", "cartpole-swingup") == [("CURL, its paper (10 seeds)", 100_000, 582.0, 146.0)]
+    assert published("dmc", "hopper-hop") == published("toy", "reach") == []
 
 
 def test_what_is_no_run_is_said_in_a_line(tmp_path: Path) -> None:
@@ -62,4 +72,4 @@ def test_what_is_no_run_is_said_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no run"):
         read_run(tmp_path)
     with pytest.raises(UserError, match="no results of"):
-        draw(tmp_path, "dmc/cartpole-swingup", tmp_path / "x.png")
+        draw(tmp_path, "dmc", "cartpole-swingup", tmp_path / "x.png")

@@ -123,11 +123,14 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     _add_settings(settings)
 
     report = command(
-        _report, "gather the scores of runs and draw their curves", "Adds to results/<suite>/<method>/<task>.csv; a seed that is there already is replaced."
+        _report,
+        "gather the scores of runs and draw their curves",
+        "Adds to results/<benchmark>/<method>/<task>.csv (dmc, atari100k, ...); a seed that is there already is replaced.",
     )
     report.add_argument("places", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that hold some")
     report.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default results")
-    report.add_argument("--draw", type=Path, metavar="DIR", help="draw each task's curves, with what was published, as DIR/<suite>-<task>.png")
+    report.add_argument("--draw", type=Path, metavar="DIR", help="draw each task's curves, with what was published, as DIR/<benchmark>-<task>.png")
+    report.add_argument("--label", metavar="NAME", help="file them under this name instead of their method's, such as mcurl-conv")
 
     bench = command(_bench, "time the parts of a run", "On a machine that does nothing else. The ratio to the textbook's update is taken in one run.")
     bench.add_argument("what", nargs="*", metavar="PART", help="update, run, memory, replay, render, env, checkpoint, profile; default update")
@@ -231,12 +234,12 @@ def _resume(given: argparse.Namespace) -> int:
 def _report(given: argparse.Namespace) -> int:
     from mcurl.report import collect, curves
 
-    found = [collect.read_run(folder) for folder in collect.find_runs(given.places)]
+    found = [collect.read_run(folder, given.label) for folder in collect.find_runs(given.places)]
     for path in dict.fromkeys(collect.save(found, given.results)):
         print(path)
-    for task in dict.fromkeys(curve.task for curve in found) if given.draw else ():
-        target = given.draw / f"{task.replace('/', '-')}.png"
-        curves.draw(given.results, task, target)
+    for benchmark, name in dict.fromkeys((curve.benchmark, curve.name) for curve in found) if given.draw else ():
+        target = given.draw / f"{benchmark}-{name}.png"
+        curves.draw(given.results, benchmark, name, target)
         print(target)
     return 0
 

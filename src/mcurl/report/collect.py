@@ -1,4 +1,7 @@
-"""Scores of runs in one long format: ``results/<suite>/<method>/<task>.csv``, one line for each seed and evaluation, and beside it how they were made."""
+"""Scores of runs in one long format: ``results/<benchmark>/<method>/<task>.csv``, one line for each seed and evaluation, and beside it how they were made.
+
+The benchmark is the suite, or ``atari100k`` for Atari with that benchmark's budget.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from typing import Any
 
 from mcurl.errors import UserError
 
+ATARI_100K = 400_000
+"""Frames: 100k agent steps at action repeat 4."""
 COLUMNS = ("env_steps", "return", "seed", "episodes")
 
 
@@ -31,8 +36,9 @@ class Curve:
     """Settings, commit, versions, machine, and hours per 100k env steps."""
 
     @property
-    def suite(self) -> str:
-        return self.task.partition("/")[0]
+    def benchmark(self) -> str:
+        suite = self.task.partition("/")[0]
+        return "atari100k" if suite == "atari" and self.made["settings"].get("env_steps") == ATARI_100K else suite
 
     @property
     def name(self) -> str:
@@ -40,8 +46,8 @@ class Curve:
         return self.task.partition("/")[2]
 
 
-def read_run(folder: Path) -> Curve:
-    """The curve of a run folder. Raises UserError where it is none, or has no evaluation yet."""
+def read_run(folder: Path, label: str | None = None) -> Curve:
+    """The curve of a run folder, under its method's name or another. Raises UserError where it is none, or has no evaluation yet."""
     try:
         settings = json.loads((folder / "settings.json").read_text())
         about = json.loads((folder / "run.json").read_text())
@@ -57,7 +63,7 @@ def read_run(folder: Path) -> Curve:
     episodes = {step: len(values) for step, values in sorted(returns.items())}
     made = {key: about.get(key) for key in ("commit", "dirty", "mcurl", "torch", "cpu", "gpu", "cores")}
     made |= {"settings": settings, "hours_per_100k_env_steps": hours_per_100k(folder)}
-    return Curve(settings["task"], settings["method"], int(settings["seed"]), points, episodes, made)
+    return Curve(settings["task"], label or settings["method"], int(settings["seed"]), points, episodes, made)
 
 
 def hours_per_100k(folder: Path) -> float | None:
@@ -83,7 +89,7 @@ def save(curves: Iterable[Curve], results: Path) -> list[Path]:
     """Add runs to the results; a seed that is there already is replaced. Returns the files written."""
     written = []
     for curve in curves:
-        path = results / curve.suite / curve.method / f"{curve.name}.csv"
+        path = results / curve.benchmark / curve.method / f"{curve.name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [row for row in _read_rows(path) if int(row["seed"]) != curve.seed]
         rows += [dict(zip(COLUMNS, map(str, (step, value, curve.seed, curve.episodes[step])), strict=True)) for step, value in curve.points.items()]
@@ -98,11 +104,10 @@ def save(curves: Iterable[Curve], results: Path) -> list[Path]:
     return written
 
 
-def load(results: Path, task: str) -> dict[str, dict[int, dict[int, float]]]:
-    """``method -> seed -> env_steps -> return`` of one task (``suite/name``)."""
-    suite, _, name = task.partition("/")
+def load(results: Path, benchmark: str, name: str) -> dict[str, dict[int, dict[int, float]]]:
+    """``method -> seed -> env_steps -> return`` of one task."""
     found: dict[str, dict[int, dict[int, float]]] = {}
-    for path in sorted((results / suite).glob(f"*/{name}.csv")):
+    for path in sorted((results / benchmark).glob(f"*/{name}.csv")):
         seeds: dict[int, dict[int, float]] = defaultdict(dict)
         for row in _read_rows(path):
             seeds[int(row["seed"])][int(row["env_steps"])] = float(row["return"])

@@ -9,20 +9,20 @@ from typing import Any
 from mcurl.errors import UserError
 from mcurl.report.collect import load
 
-NAMES = {"mcurl": "M-CURL", "curl": "CURL", "none": "SAC with crops (RAD)", "none-nocrop": "SAC"}
+NAMES = {"mcurl": "M-CURL", "curl": "CURL", "none": "RL alone", "none-nocrop": "RL alone, no crops"}
 COLOURS = {"mcurl": "#c8102e", "curl": "#1f5fa8", "none": "#5b8c3a", "none-nocrop": "#8a8a8a"}
 PUBLISHED = Path(__file__).parent.parent / "published" / "dmc_published_tables.csv"
 
 
-def draw(results: Path, task: str, target: Path) -> None:
+def draw(results: Path, benchmark: str, name: str, target: Path) -> None:
     """Draw one task's curves into ``target`` (png, svg or pdf).
 
     Raises:
         UserError: there are no results of the task, or matplotlib is not installed.
     """
-    found = load(results, task)
+    found = load(results, benchmark, name)
     if not found:
-        raise UserError(f"{results} has no results of {task}")
+        raise UserError(f"{results} has no results of {benchmark}/{name}")
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -31,9 +31,9 @@ def draw(results: Path, task: str, target: Path) -> None:
     axes = figure.subplots()
     for method in sorted(found, key=lambda name: list(NAMES).index(name) if name in NAMES else len(NAMES)):
         _draw_method(axes, method, found[method])
-    for label, steps, mean, deviation in published(task):
+    for label, steps, mean, deviation in published(benchmark, name):
         axes.errorbar([steps], [mean], [deviation], fmt="D", color="#444444", markersize=4, capsize=3, label=label)
-    axes.set_title(task)
+    axes.set_title(f"{benchmark}/{name}")
     axes.set_xlabel("env steps (action repeat included)")
     axes.set_ylabel("evaluation return, mean of the episodes")
     axes.set_ylim(bottom=0)
@@ -55,10 +55,9 @@ def _draw_method(axes: Any, method: str, seeds: dict[int, dict[int, float]]) -> 
     axes.plot(shared, mean, color=colour, linewidth=2, label=f"{NAMES.get(method, method)} ({count})")
 
 
-def published(task: str) -> list[tuple[str, int, float, float]]:
+def published(benchmark: str, name: str) -> list[tuple[str, int, float, float]]:
     """CURL's own score on a DMControl task at 100k env steps, where its paper has one: label, env steps, mean, standard deviation over seeds."""
-    suite, _, name = task.partition("/")
-    if suite != "dmc":
+    if benchmark != "dmc":
         return []
     with PUBLISHED.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["method"] == "CURL" and row["task"] == name.replace("-", "_") and row["env_steps"] == "100000"]
