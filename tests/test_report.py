@@ -11,6 +11,7 @@ import pytest
 from mcurl.errors import UserError
 from mcurl.report.collect import find_runs, hours_per_100k, load, read_run, save
 from mcurl.report.curves import draw, published
+from mcurl.report.table import markdown
 
 
 def make_run(folder: Path, seed: int, method: str = "mcurl", last: float = 30.0) -> Path:
@@ -73,3 +74,21 @@ def test_what_is_no_run_is_said_in_a_line(tmp_path: Path) -> None:
         read_run(tmp_path)
     with pytest.raises(UserError, match="no results of"):
         draw(tmp_path, "dmc", "cartpole-swingup", tmp_path / "x.png")
+
+
+def test_a_table_sets_final_scores_beside_published_ones(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    save([read_run(make_run(tmp_path, seed, last=10.0 + 20 * seed)) for seed in (1, 2)], results)
+    heading, _, line = markdown(results, "dmc").splitlines()
+    assert heading.startswith("| task | M-CURL here | CURL, its paper |")
+    assert line.startswith("| cartpole-swingup | 25.0 (2 seeds) | 582 |")
+    folder = results / "atari100k" / "none"
+    folder.mkdir(parents=True)
+    (folder / "Krull.csv").write_text("env_steps,return,seed,episodes\n0,1598,1,10\n400000,2131.75,1,100\n")
+    heading, _, line = markdown(results, "atari100k").splitlines()
+    assert heading.startswith("| task | RL alone here | M-CURL, the paper |")
+    assert line == "| Krull | 2132 (1 seed, 0.50) | 2929 | 4230 | 2852 | 3049 | 3257 | 1598 |"
+    with pytest.raises(UserError, match="did you mean dmc"):
+        markdown(results, "dcm")
+    with pytest.raises(UserError, match="no results of dmc"):
+        markdown(tmp_path / "none", "dmc")

@@ -132,6 +132,10 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     report.add_argument("--draw", type=Path, metavar="DIR", help="draw each task's curves, with what was published, as DIR/<benchmark>-<task>.png")
     report.add_argument("--label", metavar="NAME", help="file them under this name instead of their method's, such as mcurl-conv")
 
+    table = command(_table, "set our final scores beside published ones", "A Markdown table of what results/ holds.")
+    table.add_argument("benchmark", metavar="BENCHMARK", help="dmc or atari100k")
+    table.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default results")
+
     bench = command(_bench, "time the parts of a run", "On a machine that does nothing else. The ratio to the textbook's update is taken in one run.")
     bench.add_argument("what", nargs="*", metavar="PART", help="update, run, memory, replay, render, env, checkpoint, profile; default update")
     bench.add_argument("--plain", action="store_true", help="beside each update the textbook's: float32, contiguous, everything encoded wherever it is named")
@@ -241,6 +245,13 @@ def _report(given: argparse.Namespace) -> int:
         target = given.draw / f"{benchmark}-{name}.png"
         curves.draw(given.results, benchmark, name, target)
         print(target)
+    return 0
+
+
+def _table(given: argparse.Namespace) -> int:
+    from mcurl.report.table import markdown
+
+    print(markdown(given.results, given.benchmark))
     return 0
 
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import csv
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 from mcurl.errors import UserError, nearest
+
+FOLDER = Path(__file__).parent
 
 
 @cache
 def _paper_table1() -> tuple[dict[str, str], ...]:
-    with files(__name__).joinpath("atari100k_paper_table1.csv").open(encoding="utf-8") as file:
+    with (FOLDER / "atari100k_paper_table1.csv").open(encoding="utf-8") as file:
         return tuple(csv.DictReader(file))
 
 

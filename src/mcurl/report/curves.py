@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mcurl.errors import UserError
+from mcurl.published import FOLDER
 from mcurl.report.collect import load
 
 NAMES = {"mcurl": "M-CURL", "curl": "CURL", "none": "RL alone", "none-nocrop": "RL alone, no crops"}
 COLOURS = {"mcurl": "#c8102e", "curl": "#1f5fa8", "none": "#5b8c3a", "none-nocrop": "#8a8a8a"}
-PUBLISHED = Path(__file__).parent.parent / "published" / "dmc_published_tables.csv"
+PUBLISHED = FOLDER / "dmc_published_tables.csv"
 
 
 def draw(results: Path, benchmark: str, name: str, target: Path) -> None:

@@ -1,0 +1,113 @@
+"""Our final scores beside published ones, as a Markdown table."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+from mcurl.errors import UserError, nearest
+from mcurl.published import FOLDER, atari_random_and_human, human_normalised, table1
+from mcurl.report.collect import load
+from mcurl.report.curves import NAMES
+
+Column = tuple[str, Callable[[str], float | None]]
+"""A heading, and the score of a task, where there is one."""
+
+
+def markdown(results: Path, benchmark: str) -> str:
+    """One line for each task that has results.
+
+    Args:
+        benchmark: ``"dmc"`` or ``"atari100k"``: a folder of ``results``.
+
+    Raises:
+        UserError: there are no results of it, or nothing is published for it.
+    """
+    if benchmark not in PUBLISHED:
+        raise UserError(f"nothing is published here for {benchmark!r}: {nearest(benchmark, PUBLISHED)}")
+    ours = {name: final_scores(results, benchmark, name) for name in sorted({path.stem for path in (results / benchmark).glob("*/*.csv")})}
+    if not ours:
+        raise UserError(f"{results} has no results of {benchmark}")
+    found = {method for scores in ours.values() for method in scores}
+    methods = sorted(found, key=lambda method: (list(NAMES).index(method) if method in NAMES else len(NAMES), method))
+    columns = PUBLISHED[benchmark]()
+    lines = [["task", *(f"{NAMES.get(method, method)} here" for method in methods), *(name for name, _ in columns)]]
+    for task, scores in ours.items():
+        lines.append([task, *(_ours(task, benchmark, scores.get(method)) for method in methods), *(_number(score(task)) for _, score in columns)])
+    rule = ["---", *["---:"] * (len(lines[0]) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
+
+
+def final_scores(results: Path, benchmark: str, name: str) -> dict[str, list[float]]:
+    """Method -> the last evaluation of each seed."""
+    return {method: [points[max(points)] for points in seeds.values()] for method, seeds in load(results, benchmark, name).items()}
+
+
+def _ours(task: str, benchmark: str, scores: list[float] | None) -> str:
+    """The mean over seeds, how many there are, and on Atari how it stands between random and human."""
+    if not scores:
+        return ""
+    mean = fmean(scores)
+    words = f"{_number(mean)} ({len(scores)} seed{'s' if len(scores) > 1 else ''})"
+    return f"{words[:-1]}, {human_normalised(task, mean):.2f})" if benchmark == "atari100k" and task in atari_random_and_human() else words
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _atari_columns() -> list[Column]:
+    paper = table1()
+    columns: list[Column] = [(f"{name}, the paper", partial(_of, paper, method)) for name, method in _PAPER.items()]
+    final = {
+        row["game"]: {name: float(value) for name, value in row.items() if name in _FINAL.values() and value}
+        for row in _rows("atari100k_published_per_game.csv")
+    }
+    columns += [(f"{name}, mean of final scores", partial(_of, final, column)) for name, column in _FINAL.items()]
+    random = {game: {"random": scores[0]} for game, scores in atari_random_and_human().items()}
+    return [*columns, ("random", partial(_of, random, "random"))]
+
+
+_PAPER = {"M-CURL": "m_curl", "CURL": "curl", "Efficient Rainbow": "efficient_rainbow"}
+_FINAL = {"CURL": "CURL_rliable100", "Efficient Rainbow": "DER_rliable100"}
+
+
+def _dmc_columns() -> list[Column]:
+    """CURL and SAC from pixels at 100k env steps."""
+    tables = {
+        row["task"]: {"CURL": float(row["mean"])}
+        for row in _rows("dmc_published_tables.csv")
+        if _at_100k(row) and "CURL paper" in row["source"] and row["method"] == "CURL"
+    }
+    reruns: dict[str, dict[str, float]] = {}
+    for row in _rows("dmc_published_at_100k_500k.csv"):
+        if _at_100k(row):
+            reruns.setdefault(row["task"], {})[row["method"]] = float(row["mean"])
+
+    def of(scores: dict[str, dict[str, float]], method: str, task: str) -> float | None:
+        return _of(scores, method, task.replace("-", "_"))
+
+    return [
+        ("CURL, its paper", partial(of, tables, "CURL")),
+        ("CURL, a later rerun", partial(of, reruns, "curl")),
+        ("SAC, a rerun", partial(of, reruns, "sac")),
+    ]
+
+
+def _at_100k(row: dict[str, str]) -> bool:
+    return row["env_steps"] == "100000" and row["input"] == "pixels"
+
+
+def _of(scores: dict[str, dict[str, float]], column: str, task: str) -> float | None:
+    return scores.get(task, {}).get(column)
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    with (FOLDER / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+PUBLISHED = {"atari100k": _atari_columns, "dmc": _dmc_columns}
