@@ -30,7 +30,7 @@ def test_commands_are_known(line: str) -> None:
     given = parser.parse_args(shlex.split(line)[1:])
     if given.run.__name__ == "_train" and not given.task.startswith("gym/"):
         try:
-            config.resolve(given.task, given.method, seed=given.seed, env_steps=given.env_steps, overrides=given.overrides)
+            config.resolve(given.task, given.method, seed=given.seed[0], env_steps=given.env_steps, overrides=given.overrides)
         except UserError as error:
             pytest.fail(f"{line}: {error}")
 
