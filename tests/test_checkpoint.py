@@ -225,7 +225,7 @@ for i in range(10**9):
 
 def test_sigkill_at_any_moment_leaves_a_whole_folder(tmp_path: Path) -> None:
     final, seen, wait = tmp_path / "c", [], random.Random(0)
-    for _ in range(4):
+    for _ in range(20):
         process = subprocess.Popen([sys.executable, "-c", WRITER, str(final)], stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert process.stdout is not None
         process.stdout.readline()
@@ -239,7 +239,9 @@ def test_sigkill_at_any_moment_leaves_a_whole_folder(tmp_path: Path) -> None:
         tree = load_tree(final)
         assert (tree["same"] == tree["i"]).all()
         seen.append(tree["i"])
-    assert max(seen) > 0
+        if len(seen) >= 4 and max(seen) > 0:  # some were killed while an old folder was being replaced
+            return
+    pytest.fail(f"it never came to a second folder: {seen}")
 
 
 def test_write_file_replaces_whole_files(tmp_path: Path) -> None:

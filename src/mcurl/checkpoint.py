@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+from safetensors.torch import save_file as save_tensors
 
 from mcurl.errors import UserError
 
@@ -46,17 +46,18 @@ def save_tree(folder: Path, tree: Any) -> None:
     """
     writer = _Writer()
     node = writer.node(tree, "")
-    tensors = save_tensors(writer.tensors)
+    path = folder / "state.safetensors"
+    save_tensors(writer.tensors, path)
+    sync(path)
     document = {
         "format": FORMAT,
         "version": VERSION,
-        "tensors": {"bytes": len(tensors), "crc32": zlib.crc32(tensors)},
+        "tensors": {"bytes": path.stat().st_size, "crc32": _crc32_of(path)},
         "tree_crc32": _crc32(node),
         "tree": node,
     }
-    _write_and_sync(folder / "state.safetensors", tensors)
     _write_and_sync(folder / "state.json", json.dumps(document, indent=1).encode())
-    sync_folder(folder)
+    sync(folder)
 
 
 def load_tree(folder: Path) -> Any:
@@ -94,7 +95,7 @@ def write_atomically(final: Path, write: Callable[[Path], None]) -> None:
     if final.exists():
         final.rename(old)  # From here to the next line there is no folder at `final`: recover() knows.
     new.rename(final)
-    sync_folder(final.parent)
+    sync(final.parent)
     if old.exists():
         shutil.rmtree(old)
 
@@ -115,12 +116,12 @@ def write_file(path: Path, text: str) -> None:
     new = _sibling(path, "new")
     _write_and_sync(new, text.encode())
     os.replace(new, path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """See a folder's list of names on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """See a file's content, or a folder's list of names, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -132,6 +133,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
+        self._storages: set[int] = set()
 
     def node(self, value: Any, place: str) -> Any:
         kind = type(value)
@@ -142,7 +144,7 @@ class _Writer:
         if kind is float:
             return value if math.isfinite(value) else ["float", repr(value)]
         if isinstance(value, torch.Tensor):
-            return ["tensor", self._keep(place, _plain_tensor(value, place))]
+            return ["tensor", self._keep(place, self._plain(value, place))]
         if isinstance(value, np.ndarray | np.generic):
             return self._array(value, place)
         if isinstance(value, dict):
@@ -167,19 +169,23 @@ class _Writer:
         kind = "array" if isinstance(value, np.ndarray) else "scalar"
         return [kind, self._keep(place, data), value.dtype.str, list(value.shape)]
 
+    def _plain(self, tensor: torch.Tensor, place: str) -> torch.Tensor:
+        """The tensor, or a copy, in plain order and with a storage to itself: safetensors refuses tied and non-contiguous tensors."""
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype == torch.complex128:
+            raise TypeError(f"a tensor of {tensor.dtype}, {tensor.layout} at {place or 'the root'} cannot be saved")
+        tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+        storage = tensor.untyped_storage()
+        if not tensor.is_contiguous() or storage.nbytes() != tensor.nbytes or storage.data_ptr() in self._storages:
+            return tensor.clone(memory_format=torch.contiguous_format)
+        self._storages.add(storage.data_ptr())
+        return tensor
+
     def _keep(self, place: str, tensor: torch.Tensor) -> str:
         name = place.lstrip("/") or "root"
         while name in self.tensors:  # {"a/b": x, "a": {"b": y}} and {1: x, "1": y} are legal trees.
             name += "'"
         self.tensors[name] = tensor
         return name
-
-
-def _plain_tensor(tensor: torch.Tensor, place: str) -> torch.Tensor:
-    """A copy with a storage of its own, in plain order: safetensors refuses tied and non-contiguous tensors."""
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype == torch.complex128:
-        raise TypeError(f"a tensor of {tensor.dtype}, {tensor.layout} at {place or 'the root'} cannot be saved")
-    return tensor.detach().cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
 
 
 def _value(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
@@ -243,6 +249,15 @@ def _read_tensors(path: Path, expected: dict[str, Any]) -> dict[str, torch.Tenso
     return tensors
 
 
+def _crc32_of(path: Path) -> int:
+    """In pieces: a state is large."""
+    found = 0
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            found = zlib.crc32(piece, found)
+    return found
+
+
 def _crc32(node: Any) -> int:
     return zlib.crc32(json.dumps(node).encode())
 
@@ -264,9 +279,5 @@ def _write_and_sync(path: Path, data: bytes) -> None:
 
 def _sync_all(folder: Path) -> None:
     for path in folder.rglob("*"):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    sync_folder(folder)
+        sync(path)
+    sync(folder)
