@@ -14,10 +14,10 @@ from mcurl.bench.timing import Timing
 from mcurl.bench.update import TASKS
 from mcurl.provenance import available_cores
 
-STRETCH = {"dmc": 200, "atari": 500}
+STRETCH = {"dmc": 80, "atari": 300}
 """Agent steps between two checkpoints. The first stretch, with what is done once, does not count."""
 ACTION_REPEAT = {"dmc": 8, "atari": 4}
-SOON = {"dmc": "sac.learn_from=125", "atari": "rainbow.learn_from=400"}
+SOON = {"dmc": "sac.learn_from=60", "atari": "rainbow.learn_from=200"}
 
 
 def time_runs(suite: str, method: str, threads: int, repeats: int) -> tuple[Timing, Timing]:
