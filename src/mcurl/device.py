@@ -45,7 +45,7 @@ class Compute:
 
 
 def prepare(settings: ComputeSettings) -> Compute:
-    """Set threads and allocator for this process and choose device and precision.
+    """Set threads and allocator for this process and choose device and precision. Comes before the first environment: see `load_compiler`.
 
     Raises:
         UserError: a GPU is asked for where there is none.
@@ -56,6 +56,7 @@ def prepare(settings: ComputeSettings) -> Compute:
     device = torch.device("cuda" if cuda and settings.device != "cpu" else "cpu")
     torch.set_num_threads(settings.threads or available_cores())
     keep_freed_memory()
+    load_compiler()
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = settings.precision != "fp32"
         torch.backends.cudnn.allow_tf32 = settings.precision != "fp32"
@@ -86,3 +87,8 @@ def keep_freed_memory() -> None:
     m_trim_threshold, m_mmap_max = -1, -4
     mallopt(m_mmap_max, 0)
     mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def load_compiler() -> None:
+    """Import now what PyTorch's optimizers import later. Its CUDA builds bring Triton, whose LLVM crashes where software OpenGL has loaded another before."""
+    import torch._dynamo  # noqa: F401
