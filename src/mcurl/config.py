@@ -47,6 +47,8 @@ class EvaluationSettings:
     """Episodes in an evaluation."""
     final_episodes: int = 0
     """Episodes in the one at the end of the run, whose mean is the score; 0: as many as in the others."""
+    parallel: int = 10
+    """Episodes played side by side, by a policy that sees them as one batch."""
 
 
 @dataclass(frozen=True)

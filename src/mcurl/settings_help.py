@@ -20,7 +20,7 @@ _SUFFIXES = {"k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _COUNT, _NATURAL, _SHARE, _ABOVE_0 = (1, math.inf), (0, math.inf), (0, 1), (math.ulp(0.0), math.inf)
 LIMITS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("env_steps", "replay.capacity", "evaluation.episodes"), _COUNT),
+    **dict.fromkeys(("env_steps", "replay.capacity", "evaluation.episodes", "evaluation.parallel"), _COUNT),
     **dict.fromkeys(("evaluation.every", "evaluation.final_episodes", "checkpoint.every", "compute.threads"), _NATURAL),
     **{f"sac.{name}": _COUNT for name in ["batch_size", "target_every", "actor_every", "updates_per_step", "crop", "filters", "layers", "features", "hidden"]},
     **{f"sac.{name}": _SHARE for name in ["discount", "critic_tau", "encoder_tau", "temperature_beta"]},

@@ -346,6 +346,7 @@ def _play(settings: TrainSettings, agent: Any, episodes: int, seed: int, env_ste
         episodes,
         seed,
         env_steps=env_steps,
+        parallel=settings.evaluation.parallel,
         epsilon=agent.evaluation_epsilon,
         watch=watch,
     )

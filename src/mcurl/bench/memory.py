@@ -48,7 +48,14 @@ def run(suite: str, method: str, threads: int) -> None:
         agent.update(draw(replay, agent.views, agent.objective, generators, importance=0.5), 4)
 
     timing = measure(f"{suite} {method}, replay full", learn, warm_up=4, repeats=8)
-    evaluate(lambda stacks: agent.act(stacks, explore=False), lambda seed: build_env(settings, seed), settings.evaluation.episodes, 0, longest=SHORT)
+    evaluate(
+        lambda stacks: agent.act(stacks, explore=False),
+        lambda seed: build_env(settings, seed),
+        settings.evaluation.episodes,
+        0,
+        parallel=settings.evaluation.parallel,
+        longest=SHORT,
+    )
     with tempfile.TemporaryDirectory() as scratch:
         save_tree(Path(scratch), agent.state_dict())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
