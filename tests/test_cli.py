@@ -301,3 +301,13 @@ def test_ctrl_c_saves_every_seed() -> None:
     assert process.returncode == 130
     for seed, folder in enumerate(folders, 1):
         assert f"seed {seed} | stopped at {Run.open(folder).latest_checkpoint().env_steps:,} env steps, everything saved" in out
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)])
+def test_threads_wait_calmly_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str | None) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    main(["tasks", "toy"])
+    assert os.environ.pop("GOMP_SPINCOUNT", None) == expected

@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 2 after a mistake of the user, 128 + the signal's number where training was stopped.
     """
+    _wait_calmly()
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except UserError as error:
@@ -53,6 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `mcurl tasks dmc | head`: whoever read has enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _wait_calmly() -> None:
+    """Let threads that wait for each other sleep soon. By default they spin for milliseconds, and an update beside other busy processes takes 20 times as long.
+
+    OpenMP reads this once, when PyTorch is imported; what the user has set stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 
 class _Parser(argparse.ArgumentParser):
