@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,19 @@ def test_the_replay_on_disk_only_grows(tmp_path: Path) -> None:
     process.wait()
     after = frames.read_bytes()
     assert after[: len(before)] == before
+
+
+def test_the_last_evaluation_is_the_final_one_alone(tmp_path: Path) -> None:
+    """Where the curve's last point and the final evaluation fall on the same step, only the final one is played: the same seeds must not count twice."""
+    arguments = ["train", "toy/reach", *TOY, *EXACT, "evaluation.final_episodes=5"]
+    subprocess.run(command(*arguments, "--out", str(tmp_path)), check=True, stdout=subprocess.DEVNULL)
+    folder = run_folder(tmp_path)
+    assert evaluated(folder) == {0: 2, 200: 2, 400: 2, 600: 5}
+    subprocess.run(command("resume", str(folder), "--env-steps", "800"), check=True, stdout=subprocess.DEVNULL)
+    assert evaluated(folder) == {0: 2, 200: 2, 400: 2, 600: 5, 800: 5}
+
+
+def evaluated(folder: Path) -> dict[int, int]:
+    """Episodes at each evaluation."""
+    with open(folder / "evaluations.csv") as file:
+        return dict(Counter(int(row["env_steps"]) for row in csv.DictReader(file)))

@@ -116,11 +116,11 @@ class Trainer:
                 self._begin_episode()
             self._started = time.perf_counter(), self.env_steps
             try:
-                self._evaluate_if_due()
+                self._evaluate_if_due(env_steps)
                 while self.env_steps < env_steps:
                     self._step()
                     self._stop.check()
-                    self._evaluate_if_due()
+                    self._evaluate_if_due(env_steps)
                     if self._due(self.settings.checkpoint.every) and self.env_steps < env_steps:
                         self._save()
                 self._finish()
@@ -208,8 +208,10 @@ class Trainer:
         """Whether the last agent step reached or passed a multiple of ``every`` env steps."""
         return every > 0 and self.env_steps // every > (self.env_steps - self.action_repeat) // every
 
-    def _evaluate_if_due(self) -> None:
-        """At the beginning and at every multiple of ``evaluation.every``, unless it was done before a stop."""
+    def _evaluate_if_due(self, budget: int) -> None:
+        """At the beginning and at every multiple of ``evaluation.every``, unless it was done before a stop or the final one takes its place."""
+        if self.env_steps >= budget and self.settings.evaluation.final_episodes:
+            return
         if self._evaluated != self.env_steps and (self.agent_steps == 0 or self._due(self.settings.evaluation.every)):
             self._evaluate()
 
