@@ -6,14 +6,29 @@ import csv
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
+from typing import NamedTuple
 
 from mcurl.errors import UserError, nearest
 from mcurl.published import FOLDER, atari_random_and_human, human_normalised, table1
 from mcurl.report.collect import load
 from mcurl.report.curves import NAMES
 
-Column = tuple[str, Callable[[str], float | None]]
+
+class Score(NamedTuple):
+    """A mean, and what is known of the seeds behind it: their standard deviation and their number."""
+
+    mean: float
+    std: float | None = None
+    seeds: int | None = None
+
+    def __str__(self) -> str:
+        digits = 1 if abs(self.mean) < 100 else 0
+        spread = "" if self.std is None else f" ± {self.std:.{digits}f}"
+        return f"{self.mean:.{digits}f}{spread}"
+
+
+Column = tuple[str, Callable[[str], Score | None]]
 """A heading, and the score of a task, where there is one."""
 
 
@@ -36,7 +51,7 @@ def markdown(results: Path, benchmark: str) -> str:
     columns = PUBLISHED[benchmark]()
     lines = [["task", *(f"{NAMES.get(method, method)} here" for method in methods), *(name for name, _ in columns)]]
     for task, scores in ours.items():
-        lines.append([task, *(_ours(task, benchmark, scores.get(method)) for method in methods), *(_number(score(task)) for _, score in columns)])
+        lines.append([task, *(_ours(task, benchmark, scores.get(method)) for method in methods), *(_published(score(task)) for _, score in columns)])
     rule = ["---", *["---:"] * (len(lines[0]) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
@@ -47,27 +62,33 @@ def final_scores(results: Path, benchmark: str, name: str) -> dict[str, list[flo
 
 
 def _ours(task: str, benchmark: str, scores: list[float] | None) -> str:
-    """The mean over seeds, how many there are, and on Atari how it stands between random and human."""
+    """Mean and standard deviation over seeds, how many there are, and on Atari how the mean stands between random and human."""
     if not scores:
         return ""
-    mean = fmean(scores)
-    words = f"{_number(mean)} ({len(scores)} seed{'s' if len(scores) > 1 else ''})"
-    return f"{words[:-1]}, {human_normalised(task, mean):.2f})" if benchmark == "atari100k" and task in atari_random_and_human() else words
+    score = Score(fmean(scores), stdev(scores) if len(scores) > 1 else None, len(scores))
+    normalised = f", {human_normalised(task, score.mean):.2f}" if benchmark == "atari100k" and task in atari_random_and_human() else ""
+    return f"{score} ({_seeds(len(scores))}{normalised})"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
+def _published(score: Score | None) -> str:
+    if score is None:
+        return ""
+    return str(score) if score.seeds is None else f"{score} ({_seeds(score.seeds)})"
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _atari_columns() -> list[Column]:
-    paper = table1()
+    paper = {game: {method: Score(score) for method, score in scores.items()} for game, scores in table1().items()}
     columns: list[Column] = [(f"{name}, the paper", partial(_of, paper, method)) for name, method in _PAPER.items()]
     final = {
-        row["game"]: {name: float(value) for name, value in row.items() if name in _FINAL.values() and value}
+        row["game"]: {name: Score(float(value)) for name, value in row.items() if name in _FINAL.values() and value}
         for row in _rows("atari100k_published_per_game.csv")
     }
     columns += [(f"{name}, mean of final scores", partial(_of, final, column)) for name, column in _FINAL.items()]
-    random = {game: {"random": scores[0]} for game, scores in atari_random_and_human().items()}
+    random = {game: {"random": Score(scores[0])} for game, scores in atari_random_and_human().items()}
     return [*columns, ("random", partial(_of, random, "random"))]
 
 
@@ -78,16 +99,16 @@ _FINAL = {"CURL": "CURL_rliable100", "Efficient Rainbow": "DER_rliable100"}
 def _dmc_columns() -> list[Column]:
     """CURL and SAC from pixels at 100k env steps."""
     tables = {
-        row["task"]: {"CURL": float(row["mean"])}
+        row["task"]: {"CURL": Score(float(row["mean"]), float(row["std"]))}
         for row in _rows("dmc_published_tables.csv")
         if _at_100k(row) and "CURL paper" in row["source"] and row["method"] == "CURL"
     }
-    reruns: dict[str, dict[str, float]] = {}
+    reruns: dict[str, dict[str, Score]] = {}
     for row in _rows("dmc_published_at_100k_500k.csv"):
         if _at_100k(row):
-            reruns.setdefault(row["task"], {})[row["method"]] = float(row["mean"])
+            reruns.setdefault(row["task"], {})[row["method"]] = Score(float(row["mean"]), float(row["std_over_seeds"]), int(row["n_seeds"]))
 
-    def of(scores: dict[str, dict[str, float]], method: str, task: str) -> float | None:
+    def of(scores: dict[str, dict[str, Score]], method: str, task: str) -> Score | None:
         return _of(scores, method, task.replace("-", "_"))
 
     return [
@@ -101,7 +122,7 @@ def _at_100k(row: dict[str, str]) -> bool:
     return row["env_steps"] == "100000" and row["input"] == "pixels"
 
 
-def _of(scores: dict[str, dict[str, float]], column: str, task: str) -> float | None:
+def _of(scores: dict[str, dict[str, Score]], column: str, task: str) -> Score | None:
     return scores.get(task, {}).get(column)
 
 
