@@ -76,19 +76,31 @@ def test_what_is_no_run_is_said_in_a_line(tmp_path: Path) -> None:
         draw(tmp_path, "dmc", "cartpole-swingup", tmp_path / "x.png")
 
 
-def test_a_table_sets_final_scores_beside_published_ones(tmp_path: Path) -> None:
-    results = tmp_path / "results"
-    save([read_run(make_run(tmp_path, seed, last=10.0 + 20 * seed)) for seed in (1, 2)], results)
-    heading, _, line = markdown(results, "dmc").splitlines()
+def write_scores(results: Path, place: str, *rows: str) -> None:
+    path = results / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["env_steps,return,seed,episodes", *rows]) + "\n")
+
+
+def test_a_table_sets_scores_at_the_budget_beside_published_ones(tmp_path: Path) -> None:
+    """A run that went on counts with its score at the budget; one that did not get there does not count."""
+    write_scores(tmp_path, "dmc/mcurl/cartpole-swingup.csv", "0,2,1,10", "100000,20,1,10", "500000,800,1,10", "100000,30,2,10", "80000,7,3,10")
+    heading, _, line = markdown(tmp_path, "dmc").splitlines()
     assert heading.startswith("| task | M-CURL here | CURL, its paper |")
     assert line.startswith("| cartpole-swingup | 25.0 ± 7.1 (2 seeds) | 582 ± 146 | 551 ± 104 (10 seeds) |")
-    folder = results / "atari100k" / "none"
-    folder.mkdir(parents=True)
-    (folder / "Krull.csv").write_text("env_steps,return,seed,episodes\n0,1598,1,10\n400000,2131.75,1,100\n")
-    heading, _, line = markdown(results, "atari100k").splitlines()
+    write_scores(tmp_path, "atari100k/none/Krull.csv", "0,1598,1,10", "400000,2131.75,1,100")
+    write_scores(tmp_path, "atari100k/curl/Krull.csv", "360000,9000,1,10")
+    write_scores(tmp_path, "atari100k/curl/Pong.csv", "0,-21,1,10")
+    heading, _, *lines = markdown(tmp_path, "atari100k").splitlines()
     assert heading.startswith("| task | RL alone here | M-CURL, the paper |")
-    assert line == "| Krull | 2132 (1 seed, 0.50) | 2929 | 4230 | 2852 | 3049 | 3257 | 1598 |"
+    assert lines == ["| Krull | 2132 (1 seed, 0.50) | 2929 | 4230 | 2852 | 3049 | 3257 | 1598 |"]
+
+
+def test_a_table_of_nothing_is_refused(tmp_path: Path) -> None:
+    write_scores(tmp_path, "dmc/curl/cartpole-swingup.csv", "80000,7,3,10")
     with pytest.raises(UserError, match="did you mean dmc"):
-        markdown(results, "dcm")
+        markdown(tmp_path, "dcm")
     with pytest.raises(UserError, match="no results of dmc"):
         markdown(tmp_path / "none", "dmc")
+    with pytest.raises(UserError, match="has reached 100,000 env steps yet"):
+        markdown(tmp_path, "dmc")

@@ -142,7 +142,9 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     report.add_argument("--draw", type=Path, metavar="DIR", help="draw each task's curves, with what was published, as DIR/<benchmark>-<task>.png")
     report.add_argument("--label", metavar="NAME", help="file them under this name instead of their method's, such as mcurl-conv")
 
-    table = command(_table, "set our final scores beside published ones", "A Markdown table of what results/ holds.")
+    table = command(
+        _table, "set scores of results/ beside published ones", "A Markdown table of the scores at the benchmark's budget: 100k env steps, 400k frames."
+    )
     table.add_argument("benchmark", metavar="BENCHMARK", help="dmc or atari100k")
     table.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default results")
 

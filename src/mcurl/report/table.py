@@ -1,4 +1,4 @@
-"""Our final scores beside published ones, as a Markdown table."""
+"""Our scores at a benchmark's budget beside published ones, as a Markdown table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mcurl.errors import UserError, nearest
 from mcurl.published import FOLDER, atari_random_and_human, human_normalised, table1
-from mcurl.report.collect import load
+from mcurl.report.collect import ATARI_100K, load
 from mcurl.report.curves import NAMES
 
 
@@ -33,19 +33,22 @@ Column = tuple[str, Callable[[str], Score | None]]
 
 
 def markdown(results: Path, benchmark: str) -> str:
-    """One line for each task that has results.
+    """One line for each task with a run that reached the benchmark's budget; where runs went on, their scores at it.
 
     Args:
         benchmark: ``"dmc"`` or ``"atari100k"``: a folder of ``results``.
 
     Raises:
-        UserError: there are no results of it, or nothing is published for it.
+        UserError: no run of it has reached the budget, or nothing is published for it.
     """
     if benchmark not in PUBLISHED:
         raise UserError(f"nothing is published here for {benchmark!r}: {nearest(benchmark, PUBLISHED)}")
-    ours = {name: final_scores(results, benchmark, name) for name in sorted({path.stem for path in (results / benchmark).glob("*/*.csv")})}
-    if not ours:
+    names = sorted({path.stem for path in (results / benchmark).glob("*/*.csv")})
+    if not names:
         raise UserError(f"{results} has no results of {benchmark}")
+    ours = {name: scores for name in names if (scores := scores_at(BUDGET[benchmark], results, benchmark, name))}
+    if not ours:
+        raise UserError(f"no run of {benchmark} in {results} has reached {BUDGET[benchmark]:,} env steps yet")
     found = {method for scores in ours.values() for method in scores}
     methods = sorted(found, key=lambda method: (list(NAMES).index(method) if method in NAMES else len(NAMES), method))
     columns = PUBLISHED[benchmark]()
@@ -56,9 +59,10 @@ def markdown(results: Path, benchmark: str) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
 
-def final_scores(results: Path, benchmark: str, name: str) -> dict[str, list[float]]:
-    """Method -> the last evaluation of each seed."""
-    return {method: [points[max(points)] for points in seeds.values()] for method, seeds in load(results, benchmark, name).items()}
+def scores_at(env_steps: int, results: Path, benchmark: str, name: str) -> dict[str, list[float]]:
+    """Method -> the score of each seed that was evaluated at ``env_steps``; methods without one are left out."""
+    found = {method: [points[env_steps] for points in seeds.values() if env_steps in points] for method, seeds in load(results, benchmark, name).items()}
+    return {method: scores for method, scores in found.items() if scores}
 
 
 def _ours(task: str, benchmark: str, scores: list[float] | None) -> str:
@@ -132,3 +136,5 @@ def _rows(name: str) -> list[dict[str, str]]:
 
 
 PUBLISHED = {"atari100k": _atari_columns, "dmc": _dmc_columns}
+BUDGET = {"atari100k": ATARI_100K, "dmc": 100_000}
+"""Env steps at which methods are compared, ours and the published ones."""
