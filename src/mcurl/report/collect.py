@@ -15,9 +15,8 @@ from statistics import fmean
 from typing import Any
 
 from mcurl.errors import UserError
+from mcurl.published.scores import BUDGET
 
-ATARI_100K = 400_000
-"""Frames: 100k agent steps at action repeat 4."""
 COLUMNS = ("env_steps", "return", "seed", "episodes")
 
 
@@ -38,7 +37,7 @@ class Curve:
     @property
     def benchmark(self) -> str:
         suite = self.task.partition("/")[0]
-        return "atari100k" if suite == "atari" and self.made["settings"].get("env_steps") == ATARI_100K else suite
+        return "atari100k" if suite == "atari" and self.made["settings"].get("env_steps") == BUDGET["atari100k"] else suite
 
     @property
     def name(self) -> str:

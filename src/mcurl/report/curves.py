@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mcurl.errors import UserError
-from mcurl.published import FOLDER
+from mcurl.published.scores import BUDGET, seeds, sources
 from mcurl.report.collect import load
 
 NAMES = {"mcurl": "M-CURL", "curl": "CURL", "none": "RL alone", "none-nocrop": "RL alone, no crops"}
 COLOURS = {"mcurl": "#c8102e", "curl": "#1f5fa8", "none": "#5b8c3a", "none-nocrop": "#8a8a8a"}
-PUBLISHED = FOLDER / "dmc_published_tables.csv"
+MARKERS = "Dosv"
 
 
 def draw(results: Path, benchmark: str, name: str, target: Path) -> None:
@@ -30,10 +30,9 @@ def draw(results: Path, benchmark: str, name: str, target: Path) -> None:
         raise UserError("drawing needs matplotlib: pip install 'mcurl[report]'") from None
     figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     axes = figure.subplots()
-    for method in sorted(found, key=lambda name: list(NAMES).index(name) if name in NAMES else len(NAMES)):
+    for method in in_order(found):
         _draw_method(axes, method, found[method])
-    for label, steps, mean, deviation in published(benchmark, name):
-        axes.errorbar([steps], [mean], [deviation], fmt="D", color="#444444", markersize=4, capsize=3, label=label)
+    _draw_published(axes, benchmark, name)
     axes.set_title(f"{benchmark}/{name}")
     axes.set_xlabel("env steps (action repeat included)")
     axes.set_ylabel("evaluation return, mean of the episodes")
@@ -45,21 +44,27 @@ def draw(results: Path, benchmark: str, name: str, target: Path) -> None:
     figure.savefig(target)
 
 
-def _draw_method(axes: Any, method: str, seeds: dict[int, dict[int, float]]) -> None:
+def in_order(methods: Iterable[str]) -> list[str]:
+    """The paper's methods first, in its order; others by name."""
+    return sorted(methods, key=lambda method: (list(NAMES).index(method) if method in NAMES else len(NAMES), method))
+
+
+def _draw_method(axes: Any, method: str, curves: dict[int, dict[int, float]]) -> None:
     colour = COLOURS.get(method)
-    shared = sorted(set.intersection(*(set(points) for points in seeds.values())))
-    mean = [sum(points[step] for points in seeds.values()) / len(seeds) for step in shared]
-    if len(seeds) > 1:
-        for points in seeds.values():
+    shared = sorted(set.intersection(*(set(points) for points in curves.values())))
+    mean = [sum(points[step] for points in curves.values()) / len(curves) for step in shared]
+    if len(curves) > 1:
+        for points in curves.values():
             axes.plot(list(points), list(points.values()), color=colour, linewidth=0.8, alpha=0.35)
-    count = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
-    axes.plot(shared, mean, color=colour, linewidth=2, label=f"{NAMES.get(method, method)} ({count})")
+    axes.plot(shared, mean, color=colour, linewidth=2, label=f"{NAMES.get(method, method)} ({seeds(len(curves))})")
 
 
-def published(benchmark: str, name: str) -> list[tuple[str, int, float, float]]:
-    """CURL's own score on a DMControl task at 100k env steps, where its paper has one: label, env steps, mean, standard deviation over seeds."""
-    if benchmark != "dmc":
-        return []
-    with PUBLISHED.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["method"] == "CURL" and row["task"] == name.replace("-", "_") and row["env_steps"] == "100000"]
-    return [("CURL, its paper (10 seeds)", 100_000, float(row["mean"]), float(row["std"])) for row in rows if "CURL paper" in row["source"]][:1]
+def _draw_published(axes: Any, benchmark: str, name: str) -> None:
+    """A mark for each source, side by side behind the budget, in its method's colour, with the standard deviation over seeds where it is known."""
+    scores = [(source, score) for source in sources(benchmark) if source.method and (score := source.score(name))]
+    for i, (source, score) in enumerate(scores):
+        assert source.method is not None
+        steps = BUDGET[benchmark] * (1.015 + 0.015 * i)
+        label = source.name if score.seeds is None else f"{source.name} ({seeds(score.seeds)})"
+        fmt = MARKERS[[other.method for other, _ in scores[:i]].count(source.method) % len(MARKERS)]
+        axes.errorbar([steps], [score.mean], score.std, fmt=fmt, color=COLOURS[source.method], markersize=4, capsize=3, label=label)
