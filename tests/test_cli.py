@@ -113,6 +113,9 @@ def test_version_and_nothing(capsys: Capture) -> None:
         ("resume", "resume: the following arguments are required: RUN"),
         ("evaluate nothing", "nothing is no run"),
         ("evaluate nothing --episodes 0", "a whole number from 1, not '0'"),
+        ("report", "report: give run folders to gather, or --draw DIR"),
+        ("report --draw plots", "results has no results"),
+        ("table dmc", "results has no results"),
         ("settings toy/reach --method no", "unknown method 'no'"),
         ("tasks dmc15", "did you mean dmc1"),
     ],
@@ -203,6 +206,16 @@ def test_evaluate_prints_the_score(capsys: Capture, finished: Path, monkeypatch:
     assert "mcurl on toy/reach, seed 1, after 100 env steps" in out
     assert "3 episodes: mean 3.00 ± 2.16, from 1.00 to 6.00" in out
     assert everything(finished) == before
+
+
+def test_report_gathers_runs_and_draws_what_is_there(capsys: Capture, finished: Path) -> None:
+    pytest.importorskip("matplotlib")
+    capsys.readouterr()
+    assert main(["report", "runs"]) == 0
+    assert capsys.readouterr().out == "results/toy/mcurl/reach.csv\n"
+    assert main(["report", "--draw", "plots"]) == 0
+    assert capsys.readouterr().out == "plots/toy-reach.png\n"
+    assert Path("plots/toy-reach.png").stat().st_size > 1000
 
 
 def test_settings_prints_toml_with_help(capsys: Capture) -> None:

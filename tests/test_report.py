@@ -97,7 +97,7 @@ def test_a_table_of_nothing_is_refused(tmp_path: Path) -> None:
     write_scores(tmp_path, "dmc/curl/cartpole-swingup.csv", "80000,7,3,10")
     with pytest.raises(UserError, match="did you mean dmc"):
         markdown(tmp_path, "dcm")
-    with pytest.raises(UserError, match="no results of dmc"):
+    with pytest.raises(UserError, match="has no results"):
         markdown(tmp_path / "none", "dmc")
     with pytest.raises(UserError, match="has reached 100,000 env steps yet"):
         markdown(tmp_path, "dmc")

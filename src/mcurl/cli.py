@@ -137,7 +137,7 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
         "gather the scores of runs and draw their curves",
         "Adds to results/<benchmark>/<method>/<task>.csv (dmc, atari100k, ...); a seed that is there already is replaced.",
     )
-    report.add_argument("places", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that hold some")
+    report.add_argument("places", nargs="*", type=Path, metavar="RUNS", help="run folders, or folders that hold some; none: draw what DIR has")
     report.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default results")
     report.add_argument("--draw", type=Path, metavar="DIR", help="draw each task's curves, with what was published, as DIR/<benchmark>-<task>.png")
     report.add_argument("--label", metavar="NAME", help="file them under this name instead of their method's, such as mcurl-conv")
@@ -250,10 +250,13 @@ def _resume(given: argparse.Namespace) -> int:
 def _report(given: argparse.Namespace) -> int:
     from mcurl.report import collect, curves
 
+    if not given.places and not given.draw:
+        raise UserError("report: give run folders to gather, or --draw DIR to draw the results that are there")
     found = [collect.read_run(folder, given.label) for folder in collect.find_runs(given.places)]
     for path in dict.fromkeys(collect.save(found, given.results)):
         print(path)
-    for benchmark, name in dict.fromkeys((curve.benchmark, curve.name) for curve in found) if given.draw else ():
+    tasks = dict.fromkeys((curve.benchmark, curve.name) for curve in found) or collect.tasks(given.results)
+    for benchmark, name in tasks if given.draw else ():
         target = given.draw / f"{benchmark}-{name}.png"
         curves.draw(given.results, benchmark, name, target)
         print(target)

@@ -114,6 +114,14 @@ def load(results: Path, benchmark: str, name: str) -> dict[str, dict[int, dict[i
     return found
 
 
+def tasks(results: Path) -> list[tuple[str, str]]:
+    """Benchmark and name of every task that has results. Raises UserError where none has."""
+    found = sorted({(path.parts[-3], path.stem) for path in results.glob("*/*/*.csv")})
+    if not found:
+        raise UserError(f"{results} has no results")
+    return found
+
+
 def _read_rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []

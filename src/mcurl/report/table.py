@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from mcurl.errors import UserError, nearest
 from mcurl.published import atari_random_and_human, human_normalised
 from mcurl.published.scores import BUDGET, Score, seeds, sources
-from mcurl.report.collect import load
+from mcurl.report.collect import load, tasks
 from mcurl.report.curves import NAMES, in_order
 
 
@@ -23,7 +23,7 @@ def markdown(results: Path, benchmark: str) -> str:
     """
     if benchmark not in BUDGET:
         raise UserError(f"nothing is published here for {benchmark!r}: {nearest(benchmark, BUDGET)}")
-    names = sorted({path.stem for path in (results / benchmark).glob("*/*.csv")})
+    names = [name for of, name in tasks(results) if of == benchmark]
     if not names:
         raise UserError(f"{results} has no results of {benchmark}")
     ours = {name: scores for name in names if (scores := scores_at(BUDGET[benchmark], results, benchmark, name))}
