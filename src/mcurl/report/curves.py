@@ -28,7 +28,7 @@ def draw(results: Path, benchmark: str, name: str, target: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError("drawing needs matplotlib: pip install 'mcurl[report]'") from None
-    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8.4, 4.0), dpi=150, layout="constrained")
     axes = figure.subplots()
     for method in in_order(found):
         _draw_method(axes, method, found[method])
@@ -39,7 +39,7 @@ def draw(results: Path, benchmark: str, name: str, target: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:.0f}k")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target)
 
