@@ -117,7 +117,7 @@ class Rainbow:
         head_init: the head's first weights: ``"standard"`` (M-CURL here) or ``"uniform"`` from U[0, 1) (CURL).
         contrast_weight: λ of eq. 6.
         device: where the parameters live.
-        dtype: arithmetic of convolutions and contrastive head; everything else is float32.
+        dtype: arithmetic of convolutions and contrastive head (CURL's uniform head stays in float32); everything else is float32.
     """
 
     learns_before_step = False

@@ -131,12 +131,13 @@ class ContrastHead(nn.Module):
     Args:
         features: width of the encoder's features (576).
         init: ``"uniform"``: matrices from U[0, 1) and zero biases (CURL's); ``"standard"``: PyTorch's.
-        dtype: of the matrix products; norms and output are float32.
+        dtype: of the matrix products, for uniform matrices always float32; norms and output are float32.
     """
 
     def __init__(self, features: int, init: Literal["uniform", "standard"] = "standard", *, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.dtype = dtype
+        # Weights of one sign: what all outputs share is some twenty times what tells them apart, and its rounding to bfloat16 a tenth of that.
+        self.dtype = torch.float32 if init == "uniform" else dtype
         self.hidden = nn.Linear(features, HEAD_HIDDEN)
         self.out = nn.Linear(HEAD_HIDDEN, HEAD_WIDTH)
         if init == "uniform":
