@@ -6,11 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from mcurl.bench import command
 from mcurl.bench.timing import Timing, measure
+from mcurl.bench.update import build
+from mcurl.device import Compute
+from mcurl.errors import UserError
+from mcurl.objectives.masked import MaskedContrast
 
 SAME = """
 import torch
@@ -49,6 +55,26 @@ def test_a_timing_is_a_median() -> None:
         Timing("x", 10.0, 9.0, 11.0, 5, gflop=2.0, megabytes=30.0).to_json() | {"gflop_per_second": 200.0, "gigabytes_per_second": 3.0}
         == Timing("x", 10.0, 9.0, 11.0, 5, gflop=2.0, megabytes=30.0).to_json()
     )
+
+
+@pytest.mark.parametrize("features", ["head", "conv"])
+def test_settings_reach_what_is_timed(features: str) -> None:
+    compute = Compute(torch.device("cpu"), torch.bfloat16, graphs=False)
+    agent, _, settings = build("atari", "mcurl", compute, overrides=[f"mcurl.features={features}"])
+    assert settings.mcurl is not None
+    assert settings.mcurl.features == features
+    assert isinstance(agent.objective, MaskedContrast)
+    # Wide features pass the Transformer in the run's precision.
+    assert (agent.objective.positions.shape[1], agent.objective.transformer.dtype) == ((576, torch.bfloat16) if features == "conv" else (128, torch.float32))
+
+
+def test_settings_that_nothing_timed_has_are_refused_before_anything_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "prepare", lambda *_: pytest.fail("something was timed"))
+    rest: dict[str, Any] = {"suites": ["atari"], "threads": 1, "precision": "fp32", "repeats": 1, "plain": False, "target": None, "draw": Path()}
+    with pytest.raises(UserError, match="--set is for update and profile, not for render"):
+        command.run(["update", "render"], methods=["mcurl"], overrides=["mcurl.layers=1"], **rest)
+    with pytest.raises(UserError, match=r"mcurl\.layers has no effect"):
+        command.run(["update"], methods=["mcurl", "curl"], overrides=["mcurl.layers=1"], **rest)
 
 
 @pytest.mark.slow

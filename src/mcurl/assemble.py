@@ -19,6 +19,9 @@ from mcurl.objectives.contrast import Curl
 from mcurl.objectives.masked import MaskedContrast
 from mcurl.replay.buffer import Replay
 
+WIDE = 256
+"""Features from this width on pass the Transformer in the run's precision."""
+
 
 def build_env(settings: TrainSettings, seed: int) -> gymnasium.Env[Any, Any]:
     """The run's environment. Raises UserError where the method needs pixels and there are none."""
@@ -32,7 +35,10 @@ def build_objective(settings: TrainSettings, features: int, compute: Compute) ->
     """The contrastive loss of the method, for features of this width; None for the methods without one."""
     if settings.mcurl is not None:
         # Fixed shapes where an update is captured once and replayed; otherwise only what is seen is encoded.
-        return MaskedContrast(settings.mcurl, features, compact=compute.device.type == "cpu")
+        compact = compute.device.type == "cpu"
+        # On the 576 features of Atari's convolutions the Transformer is most of an update; at 128 and 50 bfloat16 would gain nothing.
+        dtype = compute.dtype if features >= WIDE else torch.float32
+        return MaskedContrast(settings.mcurl, features, compact=compact, dtype=dtype)
     return Curl(settings.curl, features) if settings.curl is not None else None
 
 

@@ -153,6 +153,7 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     bench.add_argument("--plain", action="store_true", help="beside each update the textbook's: float32, contiguous, everything encoded wherever it is named")
     bench.add_argument("--suite", choices=("dmc", "atari"), action="append", metavar="NAME", help="dmc or atari; default both")
     bench.add_argument("--method", choices=("mcurl", "curl", "none"), action="append", metavar="NAME", help="mcurl, curl or none; default mcurl and curl")
+    bench.add_argument("--set", dest="overrides", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings of what update and profile time")
     bench.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", metavar="NAME", help="auto, fp32 or bf16")
     bench.add_argument("--threads", type=_count, metavar="N", help="default all cores")
     bench.add_argument("--repeats", type=_count, default=20, metavar="N", help="default 20")
@@ -281,6 +282,7 @@ def _bench(given: argparse.Namespace) -> int:
         what,
         suites=given.suite or ["dmc", "atari"],
         methods=given.method or ["mcurl", "curl"],
+        overrides=given.overrides,
         threads=given.threads or 0,
         precision=given.precision,
         repeats=given.repeats,

@@ -17,17 +17,39 @@ from mcurl.bench.memory import time_memory
 from mcurl.bench.profile import picture, shares
 from mcurl.bench.runs import time_runs
 from mcurl.bench.timing import Timing, ceilings
-from mcurl.bench.update import time_update
+from mcurl.bench.update import resolve, time_update
 from mcurl.device import Compute, ComputeSettings, prepare
+from mcurl.errors import UserError
 from mcurl.provenance import available_cores
 
 PARTS = ("update", "run", "memory", "replay", "render", "env", "checkpoint", "profile")
+TAKE_SETTINGS = ("update", "profile")
 
 
 def run(
-    what: list[str], *, suites: list[str], methods: list[str], threads: int, precision: str, repeats: int, plain: bool, target: Path | None, draw: Path
+    what: list[str],
+    *,
+    suites: list[str],
+    methods: list[str],
+    overrides: list[str],
+    threads: int,
+    precision: str,
+    repeats: int,
+    plain: bool,
+    target: Path | None,
+    draw: Path,
 ) -> None:
-    """Time the named parts and print a table; with ``plain`` the textbook's update beside ours, in a process of its own."""
+    """Time the named parts and print a table; with ``plain`` the textbook's update beside ours, in a process of its own.
+
+    Raises:
+        UserError: ``overrides`` are given for a part that takes none, or are none of a method's.
+    """
+    fixed = [part for part in what if part not in TAKE_SETTINGS]
+    if overrides and fixed:
+        raise UserError(f"bench: --set is for {' and '.join(TAKE_SETTINGS)}, not for {', '.join(fixed)}")
+    for suite in suites if overrides else ():
+        for method in methods:
+            resolve(suite, method, overrides)  # before any time is spent
     compute = prepare(ComputeSettings(threads=threads, precision=precision))  # type: ignore[arg-type]
     found: list[Timing] = []
     ratios: dict[str, float] = {}
@@ -35,10 +57,10 @@ def run(
         found += ceilings(compute.device)
         for suite in suites:
             for method in methods:
-                ours = time_update(suite, method, compute, repeats=repeats)
+                ours = time_update(suite, method, compute, overrides=overrides, repeats=repeats)
                 found.append(ours)
                 if plain:
-                    slow = _apart(suite, method, threads, repeats)
+                    slow = _apart(suite, method, overrides, threads, repeats)
                     found.append(slow)
                     ratios[slow.name] = slow.milliseconds / ours.milliseconds
     peaks: dict[str, float] = {}
@@ -67,14 +89,14 @@ def run(
     if "profile" in what:
         for suite in suites:
             for method in methods:
-                _profile(suite, method, compute, draw)
+                _profile(suite, method, overrides, compute, draw)
     if target is not None:
         about = provenance.facts() | {"compute": compute.name, "timings": [t.to_json() for t in found], "times_slower": ratios, "peak_gigabytes": peaks}
         target.write_text(json.dumps(about, indent=1, default=str) + "\n")
 
 
-def _profile(suite: str, method: str, compute: Compute, folder: Path) -> None:
-    parts_of_it = shares(suite, method, compute)
+def _profile(suite: str, method: str, overrides: list[str], compute: Compute, folder: Path) -> None:
+    parts_of_it = shares(suite, method, compute, overrides=overrides)
     for group, milliseconds in parts_of_it.items():
         print(f"{group:26} {milliseconds:8.1f} ms")
     target = folder / f"profile-{suite}-{method}.png"
@@ -82,19 +104,19 @@ def _profile(suite: str, method: str, compute: Compute, folder: Path) -> None:
     print(target)
 
 
-def _apart(suite: str, method: str, threads: int, repeats: int) -> Timing:
+def _apart(suite: str, method: str, overrides: list[str], threads: int, repeats: int) -> Timing:
     """The textbook's update in a fresh process, whose allocator is as it comes."""
-    code = f"from mcurl.bench.command import textbook; textbook({suite!r}, {method!r}, {threads}, {repeats})"
+    code = f"from mcurl.bench.command import textbook; textbook({suite!r}, {method!r}, {overrides!r}, {threads}, {repeats})"
     answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     values = json.loads(answer.stdout.splitlines()[-1])
     return Timing(**{name: values[name] for name in Timing.__dataclass_fields__})
 
 
-def textbook(suite: str, method: str, threads: int, repeats: int) -> None:
+def textbook(suite: str, method: str, overrides: list[str], threads: int, repeats: int) -> None:
     """Print the textbook's timing as JSON: float32 on the processor, or on the GPU where there is one."""
     torch.set_num_threads(threads or available_cores())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    timing = time_update(suite, method, Compute(device, torch.float32, graphs=False), plain=True, repeats=max(repeats // 4, 4))
+    timing = time_update(suite, method, Compute(device, torch.float32, graphs=False), overrides=overrides, plain=True, repeats=max(repeats // 4, 4))
     print(json.dumps(timing.to_json()))
 
 

@@ -26,9 +26,9 @@ GROUPS = {
 GATHER, OTHER = "drawing the batch", "everything else"
 
 
-def shares(suite: str, method: str, compute: Compute, updates: int = 6) -> dict[str, float]:
+def shares(suite: str, method: str, compute: Compute, *, overrides: list[str] | None = None, updates: int = 6) -> dict[str, float]:
     """Milliseconds of one update by group, the largest first; the processor's own time of each operation."""
-    agent, replay, _ = build(suite, method, compute)
+    agent, replay, _ = build(suite, method, compute, overrides=overrides)
     generators = Generators(0)
     spent: dict[str, float] = defaultdict(float)
 

@@ -44,9 +44,14 @@ class Shapes:
         return self.attributes[name]
 
 
-def build(suite: str, method: str, compute: Compute, *, plain: bool = False) -> tuple[SAC | Rainbow, Replay, TrainSettings]:
+def resolve(suite: str, method: str, overrides: list[str]) -> TrainSettings:
+    """The settings of what is timed. Raises UserError where an override is none of the method's."""
+    return config.resolve(TASKS[suite], method, overrides=["replay.capacity=6000", *overrides])
+
+
+def build(suite: str, method: str, compute: Compute, *, overrides: list[str] | None = None, plain: bool = False) -> tuple[SAC | Rainbow, Replay, TrainSettings]:
     """An agent and a replay of random episodes, as a run has them."""
-    settings = config.resolve(TASKS[suite], method, overrides=["replay.capacity=6000"])
+    settings = resolve(suite, method, overrides or [])
     shapes: Any = Shapes(suite)
     torch.manual_seed(0)
     agent = build_agent(settings, shapes, compute)
@@ -104,9 +109,9 @@ def _plain_atari(encoder: Any) -> None:
     encoder.patches, encoder.encode = lambda pixels: pixels.float() / 255, encode
 
 
-def time_update(suite: str, method: str, compute: Compute, *, plain: bool = False, repeats: int = 20) -> Timing:
+def time_update(suite: str, method: str, compute: Compute, *, overrides: list[str] | None = None, plain: bool = False, repeats: int = 20) -> Timing:
     """Draw a batch and learn from it; the mean of two updates in a row, since SAC's actor learns at every second one."""
-    agent, replay, _ = build(suite, method, compute, plain=plain)
+    agent, replay, _ = build(suite, method, compute, overrides=overrides, plain=plain)
     if compute.graphs and not plain:
         agent.step = Captured(agent.step)  # type: ignore[method-assign]
     generators = Generators(0)
@@ -117,7 +122,7 @@ def time_update(suite: str, method: str, compute: Compute, *, plain: bool = Fals
             agent.update(batch, 4 * (agent.updates + 1))
 
     gflop = _gflop(two) if compute.device.type == "cpu" else 0.0
-    pair = measure(f"{suite} {method}{' (textbook)' if plain else ''}", two, warm_up=3, repeats=max(repeats // 2, 2), gflop=gflop)
+    pair = measure(" ".join([suite, method, *(overrides or []), *(["(textbook)"] if plain else [])]), two, warm_up=3, repeats=max(repeats // 2, 2), gflop=gflop)
     return Timing(pair.name, pair.milliseconds / 2, pair.low / 2, pair.high / 2, 2 * pair.repeats, gflop / 2)
 
 

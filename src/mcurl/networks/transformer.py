@@ -40,10 +40,21 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """L blocks over ``float32 [B, T, d]`` features. Padded positions are not attended to; what comes out at them means nothing."""
+    """L blocks over ``float32 [B, T, d]`` features. Padded positions are not attended to; what comes out at them means nothing.
 
-    def __init__(self, width: int, layers: int, ffn_width: int, *, bias: bool = True, scale: bool = True, dropout: float = 0.1) -> None:
+    Args:
+        width: d.
+        layers: L.
+        ffn_width: of the feed-forward layers.
+        bias, scale, dropout: see :class:`mcurl.objectives.masked.MaskedSettings`.
+        dtype: of the matrix products; softmax, residuals and norms are float32.
+    """
+
+    def __init__(
+        self, width: int, layers: int, ffn_width: int, *, bias: bool = True, scale: bool = True, dropout: float = 0.1, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
+        self.dtype = dtype
         self.blocks = nn.ModuleList(Block(width, ffn_width, bias=bias, scale=scale, dropout=dropout) for _ in range(layers))
 
     def forward(self, h: Tensor, padded: Tensor) -> Tensor:
@@ -51,6 +62,7 @@ class Transformer(nn.Module):
         # A large finite number, so that a sequence of nothing but padding gives no NaN.
         bias = padded[:, None, :] * -1e9  # [B, 1, T]
         out: Tensor = h
-        for block in self.blocks:
-            out = block(out, bias)
+        with torch.autocast(h.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            for block in self.blocks:
+                out = block(out, bias)
         return out

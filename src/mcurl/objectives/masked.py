@@ -71,17 +71,17 @@ class MaskedContrast(Objective):
         settings: every reading of the paper that is open.
         features: d, width of the encoder's features.
         compact: plan variable shapes that encode only what is seen (CPU) instead of fixed ones (GPU).
+        dtype: of the Transformer's matrix products.
     """
 
     positions: Tensor
 
-    def __init__(self, settings: MaskedSettings, features: int, *, compact: bool = True) -> None:
+    def __init__(self, settings: MaskedSettings, features: int, *, compact: bool = True, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.settings, self.compact = settings, compact
         self.views = ViewSpec("sequences", settings.batch, settings.length, settings.cross_episodes)
-        self.transformer = Transformer(
-            features, settings.layers, settings.ffn_factor * features, bias=settings.attention_bias, scale=settings.scale_scores, dropout=settings.dropout
-        )
+        width, s = settings.ffn_factor * features, settings
+        self.transformer = Transformer(features, s.layers, width, bias=s.attention_bias, scale=s.scale_scores, dropout=s.dropout, dtype=dtype)
         self.project = _projection(features) if settings.projection else nn.Identity()
         self.register_buffer("positions", sinusoids(settings.length, features), persistent=False)
 
