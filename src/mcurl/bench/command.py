@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -47,35 +48,30 @@ def run(
     fixed = [part for part in what if part not in TAKE_SETTINGS]
     if overrides and fixed:
         raise UserError(f"bench: --set is for {' and '.join(TAKE_SETTINGS)}, not for {', '.join(fixed)}")
-    for suite in suites if overrides else ():
-        for method in methods:
-            resolve(suite, method, overrides)  # before any time is spent
+    pairs = list(product(suites, methods))
+    for suite, method in pairs if overrides else ():
+        resolve(suite, method, overrides)  # before any time is spent
     compute = prepare(ComputeSettings(threads=threads, precision=precision))  # type: ignore[arg-type]
     found: list[Timing] = []
     ratios: dict[str, float] = {}
+    peaks: dict[str, float] = {}
     if "update" in what:
         found += ceilings(compute.device)
-        for suite in suites:
-            for method in methods:
-                ours = time_update(suite, method, compute, overrides=overrides, repeats=repeats)
-                found.append(ours)
-                if plain:
-                    slow = _apart(suite, method, overrides, threads, repeats)
-                    found.append(slow)
-                    ratios[slow.name] = slow.milliseconds / ours.milliseconds
-    peaks: dict[str, float] = {}
-    if "memory" in what:
-        for suite in suites:
-            for method in methods:
-                full, peak = time_memory(suite, method, threads)
-                found.append(full)
-                peaks[full.name] = peak
-    if "run" in what:
-        for suite in suites:
-            for method in methods:
-                alone, together = time_runs(suite, method, threads, repeats)
-                found += [alone, together]
-                ratios[together.name] = together.milliseconds / alone.milliseconds
+        for suite, method in pairs:
+            ours = time_update(suite, method, compute, overrides=overrides, repeats=repeats)
+            found.append(ours)
+            if plain:
+                slow = _apart(suite, method, overrides, threads, repeats)
+                found.append(slow)
+                ratios[slow.name] = slow.milliseconds / ours.milliseconds
+    for suite, method in pairs if "memory" in what else ():
+        full, peak = time_memory(suite, method, threads)
+        found.append(full)
+        peaks[full.name] = peak
+    for suite, method in pairs if "run" in what else ():
+        alone, together = time_runs(suite, method, threads, repeats)
+        found += [alone, together]
+        ratios[together.name] = together.milliseconds / alone.milliseconds
     if "replay" in what:
         found += parts.time_replay(compute, repeats)
     if "render" in what:
@@ -86,10 +82,8 @@ def run(
         found += parts.time_checkpoint(compute, max(repeats // 4, 2))
     if found:
         _show(found, ratios, peaks, compute)
-    if "profile" in what:
-        for suite in suites:
-            for method in methods:
-                _profile(suite, method, overrides, compute, draw)
+    for suite, method in pairs if "profile" in what else ():
+        _profile(suite, method, overrides, compute, draw)
     if target is not None:
         about = provenance.facts() | {"compute": compute.name, "timings": [t.to_json() for t in found], "times_slower": ratios, "peak_gigabytes": peaks}
         target.write_text(json.dumps(about, indent=1, default=str) + "\n")
