@@ -63,6 +63,17 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("last", "shown"), [(30.0, False), (-100.0, True)])
+def test_returns_below_0_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: float, shown: bool) -> None:
+    figure = pytest.importorskip("matplotlib.figure")
+    limits = []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, _: limits.append(self.axes[0].get_ylim()))
+    save([read_run(make_run(tmp_path / "runs", 1, last=last))], tmp_path / "results")
+    draw(tmp_path / "results", "dmc", "cartpole-swingup", tmp_path / "curve.png")
+    ((bottom, _),) = limits
+    assert bottom < -45 if shown else bottom == 0
+
+
 def test_sources_know_the_tasks_in_our_spelling() -> None:
     paper, rerun, sac = sources("dmc")
     assert paper.score("cartpole-swingup") == Score(582.0, 146.0, 10)

@@ -18,6 +18,8 @@ MARKERS = "Dosv"
 def draw(results: Path, benchmark: str, name: str, target: Path) -> None:
     """Draw one task's curves into ``target`` (png, svg or pdf).
 
+    The axis of the returns begins at 0 where none is below it.
+
     Raises:
         UserError: there are no results of the task, or matplotlib is not installed.
     """
@@ -36,8 +38,9 @@ def draw(results: Path, benchmark: str, name: str, target: Path) -> None:
     axes.set_title(f"{benchmark}/{name}")
     axes.set_xlabel("env steps (action repeat included)")
     axes.set_ylabel("evaluation return, mean of the episodes")
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:.0f}k")
+    if min(value for curves in found.values() for points in curves.values() for value in points.values()) >= 0:
+        axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:.0f}k" if value else "0")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     target.parent.mkdir(parents=True, exist_ok=True)
