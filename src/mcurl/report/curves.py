@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mcurl.report.collect import load
 
 NAMES = {"mcurl": "M-CURL", "curl": "CURL", "none": "RL alone", "none-nocrop": "RL alone, no crops"}
 COLOURS = {"mcurl": "#c8102e", "curl": "#1f5fa8", "none": "#5b8c3a", "none-nocrop": "#8a8a8a"}
+OTHER_COLOURS = ("#e08a1e", "#7a4fa3", "#333333", "#17a2a2")
 MARKERS = "Dosv"
 
 
@@ -32,8 +34,9 @@ def draw(results: Path, benchmark: str, name: str, target: Path) -> None:
         raise UserError("drawing needs matplotlib: pip install 'mcurl[report]'") from None
     figure = Figure(figsize=(8.4, 4.0), dpi=150, layout="constrained")
     axes = figure.subplots()
+    others = cycle(OTHER_COLOURS)
     for method in in_order(found):
-        _draw_method(axes, method, found[method])
+        _draw_method(axes, method, found[method], COLOURS.get(method) or next(others))
     _draw_published(axes, benchmark, name)
     axes.set_title(f"{benchmark}/{name}")
     axes.set_xlabel("env steps (action repeat included)")
@@ -52,8 +55,7 @@ def in_order(methods: Iterable[str]) -> list[str]:
     return sorted(methods, key=lambda method: (list(NAMES).index(method) if method in NAMES else len(NAMES), method))
 
 
-def _draw_method(axes: Any, method: str, curves: dict[int, dict[int, float]]) -> None:
-    colour = COLOURS.get(method)
+def _draw_method(axes: Any, method: str, curves: dict[int, dict[int, float]], colour: str) -> None:
     shared = sorted(set.intersection(*(set(points) for points in curves.values())))
     mean = [sum(points[step] for points in curves.values()) / len(curves) for step in shared]
     if len(curves) > 1:
