@@ -20,6 +20,7 @@ from mcurl.cli import main
 from mcurl.errors import UserError
 from mcurl.interrupts import Interrupted
 from mcurl.runs import Run
+from mcurl.side_by_side import SideBySide
 
 SMALL = ["sac.batch_size=4", "sac.hidden=16", "sac.filters=4", "sac.learn_from=20", "mcurl.batch=2", "mcurl.length=4"]
 TINY = ["--threads", "1", "--set", "compute.precision=fp32", "evaluation.episodes=2", *SMALL]
@@ -291,6 +292,15 @@ def test_several_seeds_train_side_by_side(capfd: pytest.CaptureFixture[str]) -> 
     assert main(["train", *line, "--seed", "4,3"]) == 0
     side, alone = (Path(f"{out}/toy-reach/mcurl-seed3") for out in ("runs", "alone"))
     assert (side / "evaluations.csv").read_bytes() == (alone / "evaluations.csv").read_bytes()
+
+
+def test_a_seed_that_was_killed_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dies = tmp_path / "dies"
+    dies.write_text("#!/bin/sh\n[ $3 = well ] || kill -9 $$\n")
+    dies.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(dies))
+    assert SideBySide({"a": ["well"], "b": ["badly"]}, 2).run() == 128 + signal.SIGKILL
+    assert SideBySide({"a": ["well"]}, 1).run() == 0
 
 
 def test_of_several_seeds_none_starts_after_a_mistake(capsys: Capture) -> None:

@@ -65,7 +65,7 @@ def test_rainbow_learns_to_catch(tmp_path: Path, method: str) -> None:
 
 
 def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
-    small = ("env_steps=500", "checkpoint.every=0", "compute.threads=1", "evaluation.episodes=2")
+    small = ("env_steps=500", "checkpoint.every=0", "compute.device=cpu", "compute.threads=1", "evaluation.episodes=2")
     runs = [learn(tmp_path / name, "toy/reach", "mcurl", *small, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
     logs = [(run.folder / "metrics.jsonl").read_bytes() for run in runs]
     assert logs[0] == logs[1] != logs[2]
@@ -76,6 +76,7 @@ def test_an_update_beside_the_environment_changes_nothing(tmp_path: Path, task: 
     small = (
         "env_steps=400",
         "checkpoint.every=0",
+        "compute.device=cpu",
         "compute.threads=1",
         "evaluation.episodes=1",
         "evaluation.every=0",

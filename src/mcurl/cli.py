@@ -154,7 +154,7 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     bench.add_argument("--suite", choices=("dmc", "atari"), action="append", metavar="NAME", help="dmc or atari; default both")
     bench.add_argument("--method", choices=("mcurl", "curl", "none"), action="append", metavar="NAME", help="mcurl, curl or none; default mcurl and curl")
     bench.add_argument("--set", dest="overrides", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings of what update and profile time")
-    bench.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", metavar="NAME", help="auto, fp32 or bf16")
+    bench.add_argument("--precision", choices=("auto", "fp32", "tf32", "bf16"), default="auto", metavar="NAME", help="auto, fp32, tf32 or bf16")
     bench.add_argument("--threads", type=_count, metavar="N", help="default all cores")
     bench.add_argument("--repeats", type=_count, default=20, metavar="N", help="default 20")
     bench.add_argument("--draw", type=Path, default=Path("plots"), metavar="DIR", help="where profile draws; default plots")

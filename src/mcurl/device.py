@@ -20,8 +20,9 @@ class ComputeSettings:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the convolutions. auto: bf16 where the processor has instructions for it, else fp32. All else is always fp32."""
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    """Arithmetic of the products that take the time (docs/deviations.md names them). auto: bf16 where there are instructions for it, else fp32. All else is
+    fp32; tf32 is a GPU's, for every product."""
     threads: int = 0
     """Threads of the processor; 0: all cores."""
     overlap: bool = True
@@ -41,25 +42,26 @@ class Compute:
     @property
     def name(self) -> str:
         where = torch.cuda.get_device_name() if self.device.type == "cuda" else f"{torch.get_num_threads()} threads"
-        return f"{where}, {'bf16' if self.dtype == torch.bfloat16 else 'fp32'}"
+        return f"{where}, {'bf16' if self.dtype == torch.bfloat16 else 'tf32' if torch.backends.cuda.matmul.allow_tf32 else 'fp32'}"
 
 
 def prepare(settings: ComputeSettings) -> Compute:
     """Set threads and allocator for this process and choose device and precision. Comes before the first environment: see `load_compiler`.
 
     Raises:
-        UserError: a GPU is asked for where there is none.
+        UserError: a GPU, or its TF32, is asked for where there is none.
     """
     cuda = torch.cuda.is_available()
     if settings.device == "cuda" and not cuda:
         raise UserError("compute.device=cuda, but PyTorch sees no GPU here; leave it at auto or cpu")
     device = torch.device("cuda" if cuda and settings.device != "cpu" else "cpu")
+    if settings.precision == "tf32" and device.type != "cuda":
+        raise UserError("compute.precision=tf32 needs a GPU; on a processor: auto, fp32 or bf16")
     torch.set_num_threads(settings.threads or available_cores())
     keep_freed_memory()
     load_compiler()
     if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = settings.precision != "fp32"
-        torch.backends.cudnn.allow_tf32 = settings.precision != "fp32"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
         torch.backends.cudnn.benchmark = True
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16(device))
     return Compute(device, torch.bfloat16 if bf16 else torch.float32, settings.graphs and device.type == "cuda")

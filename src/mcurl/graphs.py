@@ -24,19 +24,20 @@ class Captured:
 
     def __init__(self, step: Callable[..., Any]) -> None:
         self._step = step
+        self._side = torch.cuda.Stream()
         self._variants: dict[Any, _Variant] = {}
 
     def __call__(self, batch: Batch, **keywords: bool) -> Any:
         tensors = list(_tensors(batch))
         key = (*sorted(keywords.items()), *(t.shape for t in tensors))
         if key not in self._variants:
-            self._variants[key] = _Variant(self._step, keywords)
+            self._variants[key] = _Variant(self._step, keywords, self._side)
         return self._variants[key](batch, tensors)
 
 
 class _Variant:
-    def __init__(self, step: Callable[..., Any], keywords: dict[str, bool]) -> None:
-        self._step, self._keywords, self._runs = step, keywords, 0
+    def __init__(self, step: Callable[..., Any], keywords: dict[str, bool], side: torch.cuda.Stream) -> None:
+        self._step, self._keywords, self._side, self._runs = step, keywords, side, 0
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch, tensors: list[Tensor]) -> Any:
@@ -51,12 +52,11 @@ class _Variant:
         return self._outputs
 
     def _aside(self, batch: Batch) -> Any:
-        """Run on a stream of its own, as recording will."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        """Run on the stream that recording will use: memory and workspaces are kept for each stream."""
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side):
             result = self._step(batch, **self._keywords)
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(self._side)
         return result
 
     def _record(self, batch: Batch, tensors: list[Tensor]) -> None:
@@ -64,7 +64,7 @@ class _Variant:
         self._inputs = list(_tensors(static))
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=self._side):
             self._outputs = self._step(static, **self._keywords)
         self._graph = graph
 

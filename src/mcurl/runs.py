@@ -235,13 +235,6 @@ class Run:
             )
         return found[-1]
 
-    def checkpoint_at(self, env_steps: int) -> Checkpoint:
-        """The one saved at so many simulator steps. Raises UserError, naming those that exist."""
-        for found in self.checkpoints():
-            if found.env_steps == env_steps:
-                return found
-        raise UserError(f"{self.folder} has no checkpoint at {env_steps}: {nearest(str(env_steps), [str(c.env_steps) for c in self.checkpoints()])}")
-
     def rewind(self, checkpoint: Checkpoint) -> None:
         """Cut the logs back to the moment of a checkpoint, before training goes on from it. Raises UserError where a log lost lines since."""
         for name, length in checkpoint.log_bytes().items():

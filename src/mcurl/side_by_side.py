@@ -30,7 +30,7 @@ class SideBySide:
         self._stopped = False
 
     def run(self) -> int:
-        """Wait for all; returns the highest exit status. After a signal no more are started."""
+        """Wait for all; returns the highest exit status, a killed run's as a shell has it. After a signal no more are started."""
         before = {number: signal.signal(number, self._forward) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with ThreadPoolExecutor(self.at_once) as pool:
@@ -46,10 +46,13 @@ class SideBySide:
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         with subprocess.Popen(command, env=os.environ | ALONE, start_new_session=True, **pipe) as process:  # type: ignore[call-overload]
             self._running.append(process)
+            if self._stopped:  # the signal came between the question above and now
+                process.send_signal(signal.SIGINT)
             for line in process.stdout:
                 print(f"{label} | {line}", end="", flush=True)
         self._running.remove(process)
-        return int(process.returncode)
+        status = int(process.returncode)
+        return status if status >= 0 else 128 - status
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self._stopped = True

@@ -309,10 +309,9 @@ class Metrics:
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():
-            if name in self._sums:
-                self._sums[name] += value
-            else:
-                self._sums[name] = value.detach().to(torch.float32, copy=True)
+            value = value.detach().float()
+            # Not in place: sums of a checkpoint come back on the host.
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def take(self) -> dict[str, float]:

@@ -29,10 +29,14 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, base: float, factors: d
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a state whose tensors are in plain memory order: moments take their parameter's layout again, which the fused kernel counts on."""
-    rates = [group["lr"] for group in optimizer.param_groups]
+    """Load a state whose tensors are in plain memory order: moments take their parameter's layout again, which the fused kernel counts on.
+
+    Before the first update only: a captured graph would go on with the moments that it was recorded with.
+    """
+    own = [(group["lr"], group["capturable"]) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+    for group, (rate, capturable) in zip(optimizer.param_groups, own, strict=True):
+        group["capturable"] = capturable  # this device's, not that of the machine that saved
         if isinstance(rate, Tensor):
             group["lr"] = rate.copy_(torch.as_tensor(group["lr"]))  # the captured tensor itself
         else:

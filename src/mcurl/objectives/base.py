@@ -38,8 +38,6 @@ class Loss(NamedTuple):
     """Scalar, float32."""
     metrics: dict[str, Tensor]
     """Named scalars, detached; they stay tensors until they are logged."""
-    per_sample: Tensor | None = None
-    """``float32 [B]``, where one sample is one term of the loss (CURL); None where it is not (M-CURL)."""
 
 
 class Objective(nn.Module, ABC):

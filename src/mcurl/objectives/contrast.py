@@ -57,8 +57,8 @@ class Curl(Objective):
         logits = self.settings.scale * (q @ self.W @ k.T)  # [B, B]
         logits = logits - logits.detach().amax(1, keepdim=True)
         own = torch.arange(len(q), device=q.device)
-        value, accuracy, each = info_nce(logits, own, torch.ones_like(own, dtype=torch.bool))
-        return Loss(value, {"contrast/loss": value.detach(), "contrast/accuracy": accuracy}, each)
+        value, accuracy, _ = info_nce(logits, own, torch.ones_like(own, dtype=torch.bool))
+        return Loss(value, {"contrast/loss": value.detach(), "contrast/accuracy": accuracy})
 
     def learning_rate(self, env_steps: int) -> dict[str, float]:
         return {"encoder": self.settings.encoder_rate, "objective": 1.0}

@@ -42,8 +42,8 @@ class Plan:
     """``int64 [B, T]``: row among [the zero observation, *encoded] that stands at each position."""
 
     def on(self, device: torch.device) -> Mask:
-        """What the loss needs, as tensors."""
-        return Mask(*(torch.as_tensor(array, device=device) for array in (self.source, self.selected, self.padded)))
+        """What the loss needs, as tensors; nobody waits for the transfer."""
+        return Mask(*(torch.from_numpy(array).to(device, non_blocking=True) for array in (self.source, self.selected, self.padded)))
 
 
 def draw_mask(padded: np.ndarray, rate: float, zero: float, random: float, generator: np.random.Generator, *, compact: bool = True) -> Plan:

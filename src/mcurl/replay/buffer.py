@@ -122,7 +122,7 @@ class Replay:
         return array
 
     def _store(self, slot: int, frame: npt.NDArray[Any]) -> None:
-        # Copied first: the caller may reuse its array before the transfer to a GPU is through, and torch wants a writable one.
+        # Copied first: torch wants a writable array. A GPU's driver has taken what it needs of it before copy_ returns.
         self.frames[slot].copy_(torch.from_numpy(frame.copy()), non_blocking=True)
         self._follow()
 
@@ -264,7 +264,7 @@ class Replay:
         return Window(size, size, nothing, nothing, nothing, nothing)
 
     def _stacks_indexed(self, rows: Rows, window: Window | None) -> Tensor:
-        """`stacks` as one advanced index, on any device, without waiting for it."""
+        """`stacks` on any device, without waiting for it: whole lines first, then their pixels, so that indices stay small."""
         slots, _ = self._stack_slots(rows)
         corners = [] if window is None else [window.top, window.left, window.down, window.right]
         sent = self._sent(np.column_stack([slots, *corners]))  # one transfer
@@ -272,16 +272,23 @@ class Replay:
         if window is None:
             found = self.frames.index_select(0, slot.clamp_min(0).flatten()).reshape(*slot.shape, *self.frame_shape)
         else:
-            along = torch.arange(window.size, device=sent.device)
-            top, left, down, right = sent[:, self.frame_stack :, None].unbind(1)
-            y = (top + (along - down).clamp(0, window.crop - 1))[:, None, None, :, None]
-            x = (left + (along - right).clamp(0, window.crop - 1))[:, None, None, None, :]
-            channel = torch.arange(self.frame_shape[0], device=sent.device)[:, None, None]
-            found = self.frames[slot.clamp_min(0)[:, :, None, None, None], channel, y, x]
+            found = self._windows(slot.clamp_min(0), sent[:, self.frame_stack :], window)
         if self._blank:
-            found.mul_((slot >= 0).view(*slot.shape, *[1] * len(self.frame_shape)))
+            found = found * (slot >= 0).view(*slot.shape, *[1] * len(self.frame_shape))
         stacks: Tensor = found.flatten(1, 2)
         return stacks
+
+    def _windows(self, slot: Tensor, corners: Tensor, window: Window) -> Tensor:
+        """The windows [N, K, C, size, size] of the frames in `slot` [N, K]; `corners` [N, 4] holds `window` on the device."""
+        channels, height, width = self.frame_shape
+        along = torch.arange(window.size, device=slot.device)
+        top, left, down, right = corners[:, :, None].unbind(1)  # [N, 1]
+        y = top + (along - down).clamp(0, window.crop - 1)  # [N, size]
+        x = left + (along - right).clamp(0, window.crop - 1)
+        planes = (slot[:, :, None] * channels + torch.arange(channels, device=slot.device)).flatten(1)  # [N, K*C]
+        lines = planes[:, :, None] * height + y[:, None]  # [N, K*C, size]
+        found = self.frames.view(-1, width).index_select(0, lines.flatten()).view(*lines.shape, width)
+        return found.gather(3, x[:, None, None].expand(*lines.shape, -1)).unflatten(1, (slot.shape[1], channels))
 
     def _copy_windows(self, rows: Rows, window: Window, whole: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
         """`stacks` as one NumPy copy per stack where its frames lie side by side, else one per frame: on a CPU many times faster than indexing."""
