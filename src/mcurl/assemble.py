@@ -45,23 +45,32 @@ def build_objective(settings: TrainSettings, features: int, compute: Compute) ->
 def build_agent(settings: TrainSettings, env: gymnasium.Env[Any, Any], compute: Compute) -> SAC | Rainbow:
     """SAC for continuous actions, Rainbow for discrete ones."""
     shape = observation_shape(env)
+    contrast = settings.mcurl or settings.curl
+    weight = contrast.weight if contrast is not None else 1.0
     if isinstance(env.action_space, gymnasium.spaces.Box):
         assert settings.sac is not None
-        objective = build_objective(settings, settings.sac.features, compute)
-        return SAC(settings.sac, shape, int(np.prod(env.action_space.shape)), objective, device=compute.device, dtype=compute.dtype)
+        return SAC(
+            settings.sac,
+            shape,
+            int(np.prod(env.action_space.shape)),
+            build_objective(settings, settings.sac.features, compute),
+            contrast_weight=weight,
+            encoder_gradient_norm=settings.mcurl.encoder_gradient_norm if settings.mcurl is not None else 0.0,
+            device=compute.device,
+            dtype=compute.dtype,
+        )
     assert isinstance(env.action_space, gymnasium.spaces.Discrete)
     if settings.rainbow is None or len(shape) != 3:
         raise UserError(f"{settings.task} has discrete actions: Rainbow learns them from pixels only")
     chosen = settings.mcurl.features if settings.mcurl is not None else "head"
-    objective = build_objective(settings, contrast_width(shape, chosen), compute)
     return Rainbow(
         settings.rainbow,
         shape,
         int(env.action_space.n),
-        objective,
+        build_objective(settings, contrast_width(shape, chosen), compute),
         features=chosen,
         head_init="uniform" if settings.curl is not None else "standard",
-        contrast_weight=(settings.mcurl or settings.curl).weight if objective is not None else 1.0,  # type: ignore[union-attr]
+        contrast_weight=weight,
         device=compute.device,
         dtype=compute.dtype,
     )

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from mcurl.agents.base import Views
-from mcurl.objectives.base import Objective, ViewSpec
+from mcurl.objectives.base import Objective
 from mcurl.replay.batch import Batch, Contrast, Transitions, Window
 from mcurl.replay.buffer import Replay
 from mcurl.seeding import Generators
@@ -33,7 +33,7 @@ def draw(replay: Replay, views: Views, objective: Objective | None, generators: 
         return Batch(transitions)
     if objective.views.source == "rl":
         return Batch(transitions, _views_of(transitions, rows, replay, views, generators))
-    return Batch(transitions, _sequences(objective.views, replay, views, objective, generators))
+    return Batch(transitions, _sequences(replay, views, objective, generators))
 
 
 def _rl_window(views: Views, replay: Replay, n: int, generators: Generators) -> Window | None:
@@ -50,8 +50,9 @@ def _views_of(transitions: Transitions, rows: np.ndarray, replay: Replay, views:
     return Contrast(query, _augmented(replay, rows, views, generators), None)
 
 
-def _sequences(spec: ViewSpec, replay: Replay, views: Views, objective: Objective, generators: Generators) -> Contrast | None:
+def _sequences(replay: Replay, views: Views, objective: Objective, generators: Generators) -> Contrast | None:
     """Sequences with their mask: queries as the plan shows them, keys as they are. None while no sequence can be drawn."""
+    spec = objective.views
     drawn = replay.sequences(spec.batch, spec.length, generators["replay"], cross_episodes=spec.cross_episodes)
     if drawn is None:
         return None

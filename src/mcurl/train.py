@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, Self
 
 import numpy as np
@@ -65,7 +66,8 @@ def evaluate_run(run: Run, episodes: int, seed: int | None = None) -> np.ndarray
     settings = TrainSettings.from_json(run.settings)
     checkpoint = run.latest_checkpoint()
     compute = prepare(settings.compute)
-    agent = build_agent(settings, build_env(settings, 0), compute)
+    with closing(build_env(settings, 0)) as env:
+        agent = build_agent(settings, env, compute)
     agent.load_state_dict(checkpoint.load()["agent"])
     return _play(settings, agent, episodes, settings.seed if seed is None else seed, checkpoint.env_steps)
 

@@ -41,8 +41,9 @@ def views(objective: MaskedContrast, seed: int = 0) -> Contrast:
     return Contrast(query, key, plan.on(CPU))
 
 
-def agent(method: str = "mcurl", *, seed: int = 0, dtype: torch.dtype = torch.float32, objective: Objective | None = None, **changes: Any) -> SAC:
+def agent(method: str = "mcurl", *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> SAC:
     torch.manual_seed(seed)
+    objective: Objective | None = None
     settings = SacSettings(**(SMALL | changes))
     if method == "mcurl":
         objective = MaskedContrast(MaskedSettings(length=4, batch=3), settings.features)
@@ -233,11 +234,14 @@ def test_states_need_no_encoder() -> None:
     assert sac.act(np.zeros((1, 5), np.float32), explore=False).shape == (1, ACTIONS)
 
 
-def test_a_weight_without_effect_is_refused() -> None:
-    objective = Curl(CurlSettings(weight=0.5), 10)
-    with pytest.raises(UserError, match="joint_optimizer"):
-        agent("given", objective=objective)
-    agent("given", objective=objective, joint_optimizer=True)
+def test_a_setting_without_effect_is_refused() -> None:
+    def made(joint: bool, **keywords: float) -> SAC:
+        return SAC(SacSettings(crop=20, features=10, joint_optimizer=joint), SHAPE, ACTIONS, Curl(CurlSettings(), 10), device=CPU, **keywords)
+
+    for joint, keyword in ((False, "contrast_weight"), (True, "encoder_gradient_norm")):
+        with pytest.raises(UserError, match="joint_optimizer"):
+            made(joint, **{keyword: 0.5})
+        made(not joint, **{keyword: 0.5})
 
 
 def test_bf16_is_close_to_fp32() -> None:

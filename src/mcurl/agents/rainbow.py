@@ -214,7 +214,7 @@ class Rainbow:
         """Agent steps count from the start of the run, and the first update is that of step ``learn_from``."""
         s = self.settings
         steps, rest = divmod(self.updates, s.updates_per_step)
-        return rest == 0 and (s.learn_from + steps) % s.target_every == 0
+        return rest == 0 and (s.learn_from + steps - 1) % s.target_every == 0
 
     def copy_target(self) -> None:
         follow(self.target.parameters(), self.online.parameters(), 1.0)
@@ -227,7 +227,7 @@ class Rainbow:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._follow()
-        return Update(metrics | {"rl/gradient_norm": norm}, priority)
+        return Update(metrics | {"gradient/norm": norm}, priority)
 
     def _losses(self, batch: Batch, noise: Tensor, target_noise: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """L_rl + λ·L_ct, the priorities ``[B]`` and the metrics."""
@@ -257,7 +257,7 @@ class Rainbow:
         assert self.objective is not None
         assert self.query is not None
         assert self.key is not None
-        loss = self.objective.loss(views.query, views.key, views.plan, self.query, torch.no_grad()(self.key))
+        loss = self.objective.loss(views.query, views.key, views.plan, self.query, self.key)
         return loss.value, loss.metrics
 
     def _follow(self) -> None:

@@ -77,8 +77,13 @@ class SAC:
         observation_shape: ``(K*C, H, W)`` of pixels or ``(D,)`` of states.
         actions: size of the action, each in [-1, 1].
         objective: the contrastive loss, built for ``settings.features`` features; None trains on the RL loss alone.
+        contrast_weight: λ of eq. 6, with ``joint_optimizer`` only.
+        encoder_gradient_norm: clip the encoder's gradient of the contrastive loss to this norm, without ``joint_optimizer`` only; 0 is off.
         device: where the parameters live.
-        dtype: arithmetic of the convolutions; everything else is float32.
+        dtype: arithmetic of the convolutions and of the linear layer on them; everything else is float32.
+
+    Raises:
+        UserError: a crop larger than the frames, or a setting that would have no effect.
     """
 
     learns_before_step = True
@@ -94,10 +99,13 @@ class SAC:
         actions: int,
         objective: Objective | None = None,
         *,
+        contrast_weight: float = 1.0,
+        encoder_gradient_norm: float = 0.0,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.settings, self.objective, self.device = settings, objective, device
+        self.contrast_weight, self.encoder_gradient_norm = contrast_weight, encoder_gradient_norm
         self.learn_from, self.updates_per_step = settings.learn_from, settings.updates_per_step
         self.updates = 0
         self.pixels = len(observation_shape) == 3
@@ -118,9 +126,10 @@ class SAC:
         s = self.settings
         if self.pixels and s.crop > min(observation_shape[1:]):
             raise UserError(f"sac.crop={s.crop} is larger than the frames ({observation_shape[1]}×{observation_shape[2]})")
-        self._weight: float = getattr(getattr(self.objective, "settings", None), "weight", 1.0)
-        if self._weight != 1.0 and not s.joint_optimizer:
+        if self.contrast_weight != 1.0 and not s.joint_optimizer:
             raise UserError("a contrastive weight has no effect with an Adam of its own: set sac.joint_optimizer=true, or leave the weight at 1")
+        if self.encoder_gradient_norm and s.joint_optimizer:
+            raise UserError("mcurl.encoder_gradient_norm has no effect with sac.joint_optimizer=true: the gradients are one there; leave it at 0")
 
     def _build_optimizers(self) -> None:
         s = self.settings
@@ -146,14 +155,11 @@ class SAC:
         observation = torch.as_tensor(stacks, device=self.device)
         if self.pixels:
             observation = centre_crop(observation, self.settings.crop)
-        mean, log_std = self._policy(self._maps(observation))
+        mean, log_std = self._policy(self.encoder.convolutions(observation))
         if explore:
             mean = mean + log_std.exp() * torch.randn_like(mean)
         action: np.ndarray = mean.tanh().cpu().numpy()
         return action
-
-    def _maps(self, observation: Tensor) -> Tensor:
-        return self.encoder.convolutions(observation) if isinstance(self.encoder, PixelEncoder) else observation
 
     def _policy(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.actor(self.actor_features(maps))
@@ -191,13 +197,13 @@ class SAC:
         loss, metrics = self._critic_loss(batch.transitions)
         if batch.contrast is not None and self.settings.joint_optimizer:
             contrast, more = self._contrast_loss(batch.contrast)
-            loss, metrics = loss + self._weight * contrast, metrics | more
+            loss, metrics = loss + self.contrast_weight * contrast, metrics | more
         self._descend(loss, "critic")
         return metrics
 
     def _critic_loss(self, t: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
-            mean, log_std = self._policy(self._maps(t.next_obs))
+            mean, log_std = self._policy(self.encoder.convolutions(t.next_obs))
             action, log_pi = squashed_sample(mean, log_std, torch.randn_like(mean))
             target_q1, target_q2 = self.target_critic(self.target_encoder(t.next_obs), action)
             value = torch.minimum(target_q1, target_q2) - self.log_alpha.exp() * log_pi
@@ -209,8 +215,8 @@ class SAC:
     def _update_actor(self, t: Transitions) -> dict[str, Tensor]:
         """Line 14: ω_1 descends J_π, then the temperature follows its target entropy."""
         with torch.no_grad():
-            maps = self._maps(t.obs)  # encoded anew: the critic's step has changed the convolutions
-            features = self.encoder.features(maps) if isinstance(self.encoder, PixelEncoder) else maps.float()
+            maps = self.encoder.convolutions(t.obs)  # encoded anew: the critic's step has changed the convolutions
+            features = self.encoder.features(maps)
         mean, log_std = self._policy(maps)
         action, log_pi = squashed_sample(mean, log_std, torch.randn_like(mean))
         q = torch.minimum(*self.critic(features, action))
@@ -231,8 +237,7 @@ class SAC:
         """Lines 16 and 17: φ and θ descend L_ct."""
         assert self.objective is not None
         loss, metrics = self._contrast_loss(views)
-        clip = getattr(getattr(self.objective, "settings", None), "encoder_gradient_norm", 0.0)
-        self._descend(loss, "contrast", clip=clip)
+        self._descend(loss, "contrast", clip=self.encoder_gradient_norm)
         self.objective.after_step()
         return metrics
 
@@ -264,8 +269,7 @@ class SAC:
 
     def policy_state(self) -> dict[str, Any]:
         """What acting needs: convolutions and actor."""
-        shared = self.encoder.convolutions.state_dict() if isinstance(self.encoder, PixelEncoder) else {}
-        return {"convolutions": shared, "actor_features": self.actor_features.state_dict(), "actor": self.actor.state_dict()}
+        return {"convolutions": self.encoder.convolutions.state_dict(), "actor_features": self.actor_features.state_dict(), "actor": self.actor.state_dict()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later update depends on, in plain memory order once saved."""

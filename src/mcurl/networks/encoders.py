@@ -126,11 +126,16 @@ class PixelEncoder(nn.Module):
 
 
 class Flat(nn.Module):
-    """What stands in for the encoder where the observation is the simulator's state ``float32 [N, D]``."""
+    """What stands in for an encoder, and for the features of one, where the observation is the simulator's state ``float32 [N, D]``."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
+        self.convolutions = nn.Identity()
+
+    @property
+    def features(self) -> Flat:
+        return self
 
     def forward(self, state: Tensor) -> Tensor:
         return state.float()

@@ -36,7 +36,8 @@ class CurlSettings:
     scale: float = 1.0
     """Factor on the logits qᵀWk (CURL: 1 on DMControl, 0.1 on Atari)."""
     encoder_rate: float = 2.0
-    """SAC: learning rate of the encoder through this loss, as a multiple of the base rate (CURL's code has the encoder in two Adams)."""
+    """SAC: learning rate of the encoder through this loss, as a multiple of the base rate (CURL's code has the encoder in two Adams).
+    Not with sac.joint_optimizer."""
     weight: float = 1.0
     """λ of eq. 6. SAC gives the contrastive loss an Adam of its own, where a weight has no effect: refused there unless sac.joint_optimizer."""
 

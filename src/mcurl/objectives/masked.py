@@ -55,9 +55,10 @@ class MaskedSettings:
     warmup: int = 24_000
     """Warm-up of the schedules in env steps (6000 updates at action repeat 4)."""
     encoder_rate: float = 2.0
-    """SAC: learning rate of the encoder through this loss, as a multiple of the base rate: constant for the warm-up, then inverse square root."""
+    """SAC: learning rate of the encoder through this loss, as a multiple of the base rate: constant for the warm-up, then inverse square root. Not with
+    sac.joint_optimizer."""
     encoder_gradient_norm: float = 0.0
-    """SAC: clip the encoder's gradient of the contrastive loss to this norm; 0 is off (the later release has 0.5)."""
+    """SAC: clip the encoder's gradient of the contrastive loss to this norm; 0 is off (the later release has 0.5). Not with sac.joint_optimizer."""
     features: Literal["head", "conv"] = "head"
     """Rainbow: which features are masked and rebuilt: a 576-256-128 head on the convolutions, or the 576 that the policy reads. SAC has one encoder."""
     weight: float = 1.0

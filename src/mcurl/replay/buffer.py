@@ -288,7 +288,7 @@ class Replay:
         planes = (slot[:, :, None] * channels + torch.arange(channels, device=slot.device)).flatten(1)  # [N, K*C]
         lines = planes[:, :, None] * height + y[:, None]  # [N, K*C, size]
         found = self.frames.view(-1, width).index_select(0, lines.flatten()).view(*lines.shape, width)
-        return found.gather(3, x[:, None, None].expand(*lines.shape, -1)).unflatten(1, (slot.shape[1], channels))
+        return found.gather(3, x[:, None, None].expand(*lines.shape, -1)).view(*slot.shape, channels, window.size, window.size)
 
     def _copy_windows(self, rows: Rows, window: Window, whole: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
         """`stacks` as one NumPy copy per stack where its frames lie side by side, else one per frame: on a CPU many times faster than indexing."""

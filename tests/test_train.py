@@ -1,0 +1,142 @@
+"""The loop, on a scripted game: what is stored, when is learned, which clock drives what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from mcurl import config, train
+from mcurl.agents.rainbow import Rainbow
+from mcurl.agents.sac import SAC
+from mcurl.display import Display
+from mcurl.envs.stack import StackedEnv
+from mcurl.runs import Run
+from mcurl.train import Trainer
+
+LENGTH, REWARDS, LIFE = 11, {3: 5.0, 7: -0.25}, 5
+"""Steps of an episode, which a time limit ends; its rewards by step; the step at which a life is lost."""
+SMALL = [
+    *("evaluation.every=0", "evaluation.episodes=1", "evaluation.final_episodes=1", "checkpoint.every=0"),
+    *("compute.device=cpu", "compute.threads=1", "compute.precision=fp32"),
+]
+RAINBOW = [*SMALL, "rainbow.learn_from=16", "rainbow.target_every=20", "rainbow.n_step=2", "rainbow.batch_size=4", "rainbow.hidden=8"]
+SAC_ = [*SMALL, "sac.learn_from=16", "sac.batch_size=4", "sac.hidden=8", "sac.filters=4"]
+STEPS = 60
+
+
+class Scripted(StackedEnv):
+    def __init__(self, *, continuous: bool = False) -> None:
+        super().__init__((1, 28, 28), 2, 4, 10)
+        self.action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32) if continuous else gymnasium.spaces.Discrete(3)
+        self.at = 0
+
+    def _begin(self, seed: int | None) -> None:
+        self.at = 0
+
+    def step(self, action: Any) -> Any:
+        self.at += 1
+        return super().step(action)
+
+    def _advance(self, action: Any) -> tuple[float, bool, bool]:
+        return REWARDS.get(self.at, 0.0) / self.action_repeat, False, self.at == LENGTH
+
+    def _look(self) -> np.ndarray:
+        return np.full((1, 28, 28), self.at, np.uint8)
+
+    def _info(self) -> dict[str, Any]:
+        return {"life_lost": self.at == LIFE}
+
+    def _save(self) -> dict[str, Any]:
+        return {"at": self.at}
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.at = state["at"]
+
+
+class Watched:
+    """A trainer, and what it did: for each update its agent step, the rows written by then, and β; the steps at which Rainbow's target was copied, and those
+    at which SAC was asked to explore."""
+
+    def __init__(self, folder: Path, task: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        continuous = task == "toy/reach"
+        monkeypatch.setattr(train, "build_env", lambda settings, seed: Scripted(continuous=continuous))
+        self.updates: list[tuple[int, int, float]] = []
+        self.copies: list[int] = []
+        self.explored: list[int] = []
+        real_draw, real_copy, real_act = train.draw, Rainbow.copy_target, SAC.act
+
+        def draw(replay: Any, *arguments: Any, importance: float) -> Any:
+            self.updates.append((self.trainer.agent_steps, replay.written, importance))
+            return real_draw(replay, *arguments, importance=importance)
+
+        def copy_target(agent: Rainbow) -> None:
+            self.copies.append(self.trainer.agent_steps)
+            real_copy(agent)
+
+        def act(agent: SAC, stacks: np.ndarray, *, explore: bool) -> np.ndarray:
+            if explore:
+                self.explored.append(self.trainer.agent_steps)
+            return real_act(agent, stacks, explore=explore)
+
+        monkeypatch.setattr(train, "draw", draw)
+        monkeypatch.setattr(Rainbow, "copy_target", copy_target)
+        monkeypatch.setattr(SAC, "act", act)
+        settings = config.resolve(task, "none", overrides=[f"env_steps={4 * STEPS}", *overrides])
+        with Run.create(folder, settings.to_json()) as run, Display(settings.env_steps, task) as display, Trainer(settings, run, display) as self.trainer:
+            self.trainer.learn(settings.env_steps)
+
+
+def test_rainbow_stores_clipped_rewards_and_lost_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Watched(tmp_path, "toy/catch", RAINBOW, monkeypatch).trainer
+    records = trainer.replay.records
+    rows = np.arange(LENGTH)
+    assert records.of("reward", rows) == pytest.approx([{2: 1.0, 6: -0.25}.get(row, 0.0) for row in rows])
+    flags = records.of("flags", rows)
+    assert [row for row in rows if flags[row]] == [LIFE - 1]
+    # A lost life ends the return, the time limit does not: from its last transition there is something to hope for.
+    assert trainer.replay.transitions(np.array([LIFE - 2, LIFE - 1, LENGTH - 1])).discount.tolist() == pytest.approx([0, 0, 0.99])
+
+
+def test_rainbow_learns_after_storing_and_its_clocks_are_agent_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Watched(tmp_path, "toy/catch", RAINBOW, monkeypatch)
+    steps = [step for step, _, _ in seen.updates]
+    assert steps == list(range(16, STEPS + 1))
+    # One row for each step and one for the end of each episode before it: the newest transition is there.
+    assert all(written == step + 1 + (step - 1) // LENGTH for step, written, _ in seen.updates)
+    assert seen.copies == [20, 40, 60]
+    beta = {step: importance for step, _, importance in seen.updates}
+    assert [beta[step] for step in (16, 38, STEPS)] == pytest.approx([0.4, 0.7, 1.0])
+
+
+def test_priorities_are_the_newest_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[np.ndarray, np.ndarray]] = []
+    real = Rainbow.update
+
+    def update(agent: Rainbow, batch: Any, env_steps: int) -> Any:
+        done = real(agent, batch, env_steps)
+        assert done.td_error is not None
+        given.append((batch.transitions.rows.numpy(), done.td_error.numpy().copy()))
+        return done
+
+    monkeypatch.setattr(Rainbow, "update", update)
+    replay = Watched(tmp_path, "toy/catch", RAINBOW, monkeypatch).trainer.replay
+    newest: dict[int, float] = {}
+    for rows, losses in given:
+        newest |= dict(zip(rows.tolist(), losses.tolist(), strict=True))
+    assert replay.priorities is not None
+    held = np.array(sorted(newest))
+    values = replay.priorities.state_dict()["values"][held - replay.records.oldest]
+    expected = np.array([newest[row] for row in held.tolist()]) ** 0.5
+    assert values / values.max() == pytest.approx(expected / expected.max(), rel=1e-5)
+
+
+def test_sac_acts_at_random_then_learns_before_storing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Watched(tmp_path, "toy/reach", SAC_, monkeypatch)
+    assert seen.explored == list(range(16, STEPS))
+    assert [step for step, _, _ in seen.updates] == list(range(16, STEPS))
+    assert all(written == step + 1 + step // LENGTH for step, written, _ in seen.updates)  # without the transition under way
+    assert seen.trainer.replay.records.of("reward", np.arange(3)) == pytest.approx([0, 0, 5])  # SAC's are not clipped
