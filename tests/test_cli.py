@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,6 +139,9 @@ def test_resuming_what_is_complete_or_is_no_run(capsys: Capture, finished: Path)
     assert "is complete with 100 env steps: give a larger --env-steps to go on" in refused(capsys, "resume", str(finished))
     assert "has 100 env steps already: give a larger --env-steps than 50" in refused(capsys, "resume", str(finished), "--env-steps", "50")
     assert "--env-steps is a whole number" in refused(capsys, "resume", str(finished), "--env-steps", "x")
+    about = json.loads((finished / "run.json").read_text())
+    (finished / "run.json").write_text(json.dumps(about | {"extended_to": 900}))
+    assert "has a budget of 900 env steps already" in refused(capsys, "resume", str(finished), "--env-steps", "500")
     assert f"did you mean {finished}?" in refused(capsys, "resume", "runs/toy-reach/mcurl-seed2")
     assert f"did you mean {finished}?" in refused(capsys, "resume", str(finished / "checkpoints"))
 
@@ -214,6 +218,11 @@ def test_report_gathers_runs_and_draws_what_is_there(capsys: Capture, finished: 
     capsys.readouterr()
     assert main(["report", "runs"]) == 0
     assert capsys.readouterr().out == "results/toy/mcurl/reach.csv\n"
+    shutil.copytree(finished, "runs/begun")
+    Path("runs/begun/evaluations.csv").write_text("env_steps,episode,return\n")
+    assert main(["report", "runs"]) == 0
+    assert capsys.readouterr() == ("results/toy/mcurl/reach.csv\n", "mcurl: left out: runs/begun has no evaluation yet\n")
+    assert "letters, digits, dots and dashes" in refused(capsys, "report", "runs", "--label", "../evil")
     assert main(["report", "--draw", "plots"]) == 0
     assert capsys.readouterr().out == "plots/toy-reach.png\n"
     assert Path("plots/toy-reach.png").stat().st_size > 1000
@@ -263,22 +272,50 @@ def test_train_resume_and_evaluate_for_real(capsys: Capture) -> None:
     assert everything(folder) == before
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on() -> None:
+def until_it_learns(folder: Path) -> None:
+    for _ in range(1200):
+        if (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").stat().st_size:
+            return
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "mcurl", "train", "toy/reach", "--env-steps", "1e6", *TINY, "evaluation.every=0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
         folder = Path("runs/toy-reach/mcurl-seed1")
-        for _ in range(1200):
-            if (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").stat().st_size:
-                break
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        until_it_learns(folder)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + number, err
     saved = Run.open(folder).latest_checkpoint().env_steps
     assert saved > 0
     assert out.endswith(f"stopped at {saved:,} env steps, everything saved; go on with: mcurl resume {folder}\n")
     assert err.strip() == "stopping and saving; once more quits at once"
+
+
+def test_training_goes_on_where_nobody_reads() -> None:
+    command = [sys.executable, "-m", "mcurl", "train", "toy/reach", "--env-steps", "60", *TINY, "evaluation.every=10"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    assert Run.open(Path("runs/toy-reach/mcurl-seed1")).latest_checkpoint().env_steps == 60
+
+
+def test_what_goes_wrong_in_mid_run_says_what_is_saved(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(run: Run, display: Any, env_steps: int | None) -> None:
+        raise OSError(28, "No space left on device", str(finished))
+
+    monkeypatch.setattr(train, "resume", full)
+    assert main(["resume", str(finished), "--env-steps", "1k"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"mcurl: saved up to 100 env steps; go on with: mcurl resume {finished}"
+    assert "No space left" in second
 
 
 def test_several_seeds_train_side_by_side(capfd: pytest.CaptureFixture[str]) -> None:

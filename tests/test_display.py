@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 
 import pytest
 from rich.console import Console
@@ -155,3 +156,31 @@ def test_small_parts() -> None:
     assert sparkline([2, 2]) == "▁▁"
     assert [_duration(seconds) for seconds in (0, 59, 3700, 200_000)] == ["0:00", "0:59", "1:01:40", "2 d 7 h"]
     assert [_number(value) for value in (0.00012345, 12345.6, math.inf, -3.0)] == ["0.0001234", "12,346", "inf", "-3"]
+
+
+class Gone(io.StringIO):
+    """A terminal that went away, or a pipe that nobody reads."""
+
+    refused = False
+
+    def write(self, text: str) -> int:
+        self.refused = True
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_nobody_reads_and_returns_that_are_no_numbers(clock: Clock, terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = Gone()
+    monkeypatch.setattr(sys, "stdout", gone)
+    monkeypatch.setattr(gone, "isatty", lambda: terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    display = Display(1000, "title", clock=clock)
+    assert (display._live is not None) == terminal
+    with display:
+        display.message("begun")
+        train(display, clock)
+        display.recall({0: [math.nan, 1.0]})
+        display.evaluation(500, [math.nan, math.inf])
+    assert gone.refused
+    assert all(math.isnan(spread) for _, _, spread in display.evaluations[-2:])
+    assert display.env_steps == 500

@@ -38,7 +38,7 @@ RULES: dict[str, set[str]] = {
     "provenance": set(),
     "settings_help": set(),
     "device": {"provenance"},
-    "side_by_side": set(),
+    "side_by_side": {"interrupts"},
     "checkpoint": set(),
     "display": set(),
     "published": set(),

@@ -36,6 +36,25 @@ def test_a_curve_is_the_mean_of_the_episodes(tmp_path: Path) -> None:
     assert hours_per_100k(tmp_path / "mcurl-seed1") == pytest.approx(40 / 1000 * 100_000 / 3600)
 
 
+def test_half_a_line_that_a_kill_left_does_not_count(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, 1)
+    whole = read_run(folder)
+    for name, half in {"evaluations.csv": "2000,0,", "speed.jsonl": '{"env_st'}.items():
+        with (folder / name).open("a") as file:
+            file.write(half)
+    assert read_run(folder) == whole
+    (folder / "settings.json").write_text("{}")
+    with pytest.raises(UserError, match="is no run, or damaged"):
+        read_run(folder)
+
+
+def test_a_foreign_table_among_the_results_is_one_line(tmp_path: Path) -> None:
+    (path,) = save([read_run(make_run(tmp_path, 1))], tmp_path / "results")
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="has the columns a, b, not env_steps"):
+        load(tmp_path / "results", "dmc", "cartpole-swingup")
+
+
 def test_atari_with_the_budget_of_its_benchmark_stands_apart(tmp_path: Path) -> None:
     for frames, benchmark in ((400_000, "atari100k"), (40_000, "atari")):
         folder = make_run(tmp_path / benchmark, 1)

@@ -159,6 +159,25 @@ def test_a_log_that_lost_lines_is_refused_and_nothing_is_cut(tmp_path: Path) -> 
         assert tree_of(run.folder) == before
 
 
+def test_half_a_line_that_a_kill_left_does_not_count(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        run.log_evaluation(2, [1.0, 2.0])
+        with (run.folder / "evaluations.csv").open("a") as file:
+            file.write("4,0")
+        assert run.evaluations() == {2: [1.0, 2.0]}
+
+
+def test_a_damaged_checkpoint_names_the_one_before(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        for step in (10, 20):
+            run.checkpoint(step, {"x": torch.ones(2)})
+        newest = run.latest_checkpoint().folder
+        assert (newest / "state.safetensors").stat().st_mode == (newest / "state.json").stat().st_mode
+        (newest / "state.safetensors").write_bytes(b"x")
+        with pytest.raises(UserError, match=f"does not match; move {newest} away to go on from 10 env steps"):
+            run.latest_checkpoint().load()
+
+
 def test_the_newest_two_and_every_final_checkpoint_are_kept(tmp_path: Path) -> None:
     with make(tmp_path) as run:
         for step in (10, 20, 30):

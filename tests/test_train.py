@@ -14,6 +14,7 @@ from mcurl.agents.rainbow import Rainbow
 from mcurl.agents.sac import SAC
 from mcurl.display import Display
 from mcurl.envs.stack import StackedEnv
+from mcurl.errors import UserError
 from mcurl.runs import Run
 from mcurl.train import Trainer
 
@@ -140,3 +141,11 @@ def test_sac_acts_at_random_then_learns_before_storing(tmp_path: Path, monkeypat
     assert [step for step, _, _ in seen.updates] == list(range(16, STEPS))
     assert all(written == step + 1 + step // LENGTH for step, written, _ in seen.updates)  # without the transition under way
     assert seen.trainer.replay.records.of("reward", np.arange(3)) == pytest.approx([0, 0, 5])  # SAC's are not clipped
+
+
+@pytest.mark.parametrize(("task", "overrides"), [("toy/reach", [*SAC_, "sac.learning_rate=1e9"]), ("toy/catch", [*RAINBOW, "rainbow.learning_rate=1e9"])])
+def test_what_is_not_finite_stops_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, overrides: list[str]) -> None:
+    monkeypatch.setattr(train, "LOG_EVERY", 10)
+    with pytest.raises(UserError, match=r"training broke down: .* at \d+ env steps; a learning rate too high") as raised:
+        Watched(tmp_path, task, overrides, monkeypatch)
+    assert "\n" not in str(raised.value)

@@ -43,11 +43,16 @@ def save_tree(folder: Path, tree: Any) -> None:
 
     Raises:
         TypeError: a leaf or a key of another kind; the message names its place.
+        OSError: the disk is full, or the like.
     """
     writer = _Writer()
     node = writer.node(tree, "")
     path = folder / "state.safetensors"
-    save_tensors(writer.tensors, path)
+    try:
+        save_tensors(writer.tensors, path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {_one_line(error)}") from error
+    path.chmod(folder.stat().st_mode & 0o666)  # safetensors makes it for its owner alone
     sync(path)
     document = {
         "format": FORMAT,

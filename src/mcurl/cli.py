@@ -43,17 +43,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after a mistake of the user, 128 + the signal's number where training was stopped.
     """
     _wait_calmly()
+    status = 0
     try:
-        return _run(sys.argv[1:] if arguments is None else list(arguments))
+        status = _run(sys.argv[1:] if arguments is None else list(arguments))
+        sys.stdout.flush()
     except UserError as error:
-        print(f"mcurl: {error}", file=sys.stderr)
-        return 2
+        status = _complain(str(error))
     except KeyboardInterrupt:
         print("mcurl: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `mcurl tasks dmc | head`: whoever read has enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:  # a full disk, a folder that may not be written
+        status = _complain(str(error))
+    return status
+
+
+def _complain(message: str) -> int:
+    print(f"mcurl: {message}", file=sys.stderr)
+    return 2
 
 
 def _wait_calmly() -> None:
@@ -70,7 +78,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         command = self.prog.removeprefix("mcurl").strip()
-        raise UserError(f"{command + ': ' if command else ''}{message} (see `{self.prog} --help`)")
+        hint = "TASK comes before --set; " if message.endswith("required: TASK") else ""
+        raise UserError(f"{command + ': ' if command else ''}{message} ({hint}see `{self.prog} --help`)")
 
     def options(self) -> list[str]:
         return re.findall(r"--[\w-]+", self.format_usage())
@@ -140,7 +149,7 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     report.add_argument("places", nargs="*", type=Path, metavar="RUNS", help="run folders, or folders that hold some; none: draw what DIR has")
     report.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default results")
     report.add_argument("--draw", type=Path, metavar="DIR", help="draw each task's curves, with what was published, as DIR/<benchmark>-<task>.png")
-    report.add_argument("--label", metavar="NAME", help="file them under this name instead of their method's, such as mcurl-conv")
+    report.add_argument("--label", type=_label, metavar="NAME", help="file them under this name instead of their method's, such as mcurl-conv")
 
     table = command(
         _table, "set scores of results/ beside published ones", "A Markdown table of the scores at the benchmark's budget: 100k env steps, 400k frames."
@@ -167,7 +176,11 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
 def _add_settings(parser: _Parser) -> None:
     """What a run is made of, in all commands that name one."""
-    parser.add_argument("task", metavar="TASK", help="suite/name, such as dmc/cartpole-swingup, atari/Pong, toy/reach, gym/CartPole-v1; see `mcurl tasks`")
+    parser.add_argument(
+        "task",
+        metavar="TASK",
+        help="suite/name, such as dmc/cartpole-swingup, atari/Pong, toy/reach, gym/CartPole-v1, gym/my_module:MyEnv-v0; see `mcurl tasks`",
+    )
     parser.add_argument("--method", default="mcurl", metavar="NAME", help=METHODS_HELP)
     parser.add_argument("--env-steps", metavar="N", help="budget in simulator steps, action repeat included: 100k, 1e5, 400_000")
     parser.add_argument("--preset", metavar="FILE", help="a TOML file of settings, or the name of one that the suite has")
@@ -188,6 +201,12 @@ def _seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"each seed once, not {text!r}")
     return seeds
+
+
+def _label(text: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", text):
+        raise argparse.ArgumentTypeError(f"letters, digits, dots and dashes, not {text!r}")
+    return text
 
 
 def _count(text: str) -> int:
@@ -238,8 +257,9 @@ def _resume(given: argparse.Namespace) -> int:
     budget = None if given.env_steps is None else read_value("--env-steps", int, given.env_steps)
     with Run.open(given.path, train=True) as run:
         newest = run.latest_checkpoint()
-        if budget is not None and budget <= newest.env_steps:
-            raise UserError(f"{run.folder} has {newest.env_steps:,} env steps already: give a larger --env-steps than {budget:,}")
+        if budget is not None and (budget <= newest.env_steps or budget < run.env_steps):
+            has = f"a budget of {run.env_steps:,}" if budget > newest.env_steps else f"{newest.env_steps:,}"
+            raise UserError(f"{run.folder} has {has} env steps already: give a larger --env-steps than {budget:,}")
         if budget is None and newest.final and newest.env_steps >= run.env_steps:
             raise UserError(f"{run.folder} is complete with {newest.env_steps:,} env steps: give a larger --env-steps to go on")
         from mcurl import train
@@ -253,7 +273,7 @@ def _report(given: argparse.Namespace) -> int:
 
     if not given.places and not given.draw:
         raise UserError("report: give run folders to gather, or --draw DIR to draw the results that are there")
-    found = [collect.read_run(folder, given.label) for folder in collect.find_runs(given.places)]
+    found = collect.read_runs(given.places, given.label)
     for path in dict.fromkeys(collect.save(found, given.results)):
         print(path)
     tasks = dict.fromkeys((curve.benchmark, curve.name) for curve in found) or collect.tasks(given.results)
@@ -296,11 +316,11 @@ def _bench(given: argparse.Namespace) -> int:
 def _watched(run: Run, env_steps: int, work: Callable[[Display], None], past: dict[int, list[float]] | None = None) -> int:
     """Train with the live display, and say how to go on where it was stopped."""
     from mcurl.display import Display
-    from mcurl.interrupts import Interrupted
+    from mcurl.interrupts import Interrupted, until_saved
 
     about = run.settings
     try:
-        with Display(env_steps, f"{about['method']} · {about['task']} · seed {about['seed']}", str(run.folder)) as display:
+        with until_saved(), Display(env_steps, f"{about['method']} · {about['task']} · seed {about['seed']}", str(run.folder)) as display:
             display.recall(past or {})
             work(display)
     except Interrupted as stopped:
@@ -314,6 +334,10 @@ def _watched(run: Run, env_steps: int, work: Callable[[Display], None], past: di
             else "stopped before the first checkpoint"
         )
         return 130
+    except Exception:
+        if saved := run.checkpoints():
+            print(f"mcurl: saved up to {saved[-1].env_steps:,} env steps; go on with: mcurl resume {run.folder}", file=sys.stderr)
+        raise
     finally:
         run.discard_if_empty()
     print(f"finished; play more episodes with: mcurl evaluate {run.folder}")

@@ -1,13 +1,15 @@
-"""The live picture of a run: a panel on a terminal, plain lines everywhere else."""
+"""The live picture of a run: a panel on a terminal, plain lines everywhere else. Where nobody reads any more, training goes on all the same."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean, pstdev
-from typing import Self
+from typing import Any, Self, TextIO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -49,6 +51,25 @@ class Speed:
         return (high - low) / (last - first) if last > first and high > low else None
 
 
+class Unread:
+    """A text file whose reader may go away, a closed pipe or terminal: what is written then is lost, and nothing else happens."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 class Display:
     """What a run is doing. Use it as a context manager; every method costs next to nothing and may be called at every step.
 
@@ -72,7 +93,7 @@ class Display:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.title, self.subtitle = total_env_steps, title, subtitle
-        self.console, self.every, self.clock = console or Console(highlight=False), every, clock
+        self.console, self.every, self.clock = console or Console(file=cast(TextIO, Unread(sys.stdout)), highlight=False), every, clock
         self.env_steps = 0
         self.metrics: dict[str, float] = {}
         self.returns: deque[float] = deque(maxlen=RECENT)
@@ -122,7 +143,7 @@ class Display:
         """An evaluation gave these returns."""
         self._start()
         values = [float(value) for value in returns]
-        self.evaluations.append((env_steps, fmean(values), pstdev(values)))
+        self.evaluations.append((env_steps, fmean(values), _spread(values)))
         self.activity = ""
         if not self._live:
             self._line(f"{'evaluation':<12}{self._evaluation_text().plain} · {len(values)} episodes · {self._best_text().plain}")
@@ -132,7 +153,7 @@ class Display:
         """Earlier evaluations of the same run, by env steps, without a line for each."""
         for env_steps, returns in evaluations.items():
             values = list(returns)
-            self.evaluations.append((env_steps, fmean(values), pstdev(values)))
+            self.evaluations.append((env_steps, fmean(values), _spread(values)))
 
     def status(self, activity: str) -> None:
         """What goes on beside training, such as ``"evaluating, 3 of 10"``; an empty string when it is over. Shown on a terminal only."""
@@ -273,6 +294,11 @@ def sparkline(values: Iterable[float]) -> str:
         return ""
     low, high = min(finite), max(finite)
     return "".join(_BLOCKS[round((value - low) / ((high - low) or 1.0) * (len(_BLOCKS) - 1))] for value in finite)
+
+
+def _spread(values: list[float]) -> float:
+    """Standard deviation; nan where a value is not finite."""
+    return pstdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def _coloured(value: float) -> Text:

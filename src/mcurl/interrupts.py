@@ -1,4 +1,4 @@
-"""Ctrl-C as a request: the run is saved first. A second one quits at once."""
+"""Ctrl-C as a request, and so the end of a terminal or a kill: the run is saved first. A second one quits at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, `kill`, and a terminal that goes away."""
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
@@ -37,8 +40,26 @@ class Stop:
 
 
 @contextmanager
+def until_saved() -> Iterator[None]:
+    """Before there is anything to save, a kill is like Ctrl-C: what was begun is taken back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def quit_now(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, quit_now) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def interrupts() -> Iterator[Stop]:
-    """Turn the first SIGINT or SIGTERM into a request; a second one raises KeyboardInterrupt at once.
+    """Turn the first of the signals into a request; a second one raises KeyboardInterrupt at once.
 
     Outside the main thread, where Python takes no signals, nothing is ever requested.
     """
@@ -51,10 +72,11 @@ def interrupts() -> Iterator[Stop]:
         if stop.requested:
             raise KeyboardInterrupt
         stop.signal_number = number
-        with contextlib.suppress(RuntimeError):  # The signal may have come in the middle of another line to standard error.
+        # The signal may have come in the middle of another line to standard error, or standard error may be gone.
+        with contextlib.suppress(RuntimeError, OSError):
             print("stopping and saving; once more quits at once", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in SIGNALS}
     try:
         yield stop
     finally:

@@ -51,8 +51,13 @@ class Checkpoint:
         return (self.folder / "policy").is_dir()
 
     def load(self) -> Any:
-        """The tree that was given to :meth:`Run.checkpoint`. Raises UserError where it is damaged."""
-        return load_tree(self.folder)
+        """The tree that was given to :meth:`Run.checkpoint`. Raises UserError where it is damaged, with the way out if there is an earlier one."""
+        try:
+            return load_tree(self.folder)
+        except UserError as error:
+            earlier = [other.name for other in self.folder.parent.glob("[0-9]*") if other.name < self.folder.name]
+            way_out = f"; move {self.folder} away to go on from {int(max(earlier)):,} env steps" if earlier else ""
+            raise UserError(f"{error}{way_out}") from error
 
     def load_policy(self) -> Any:
         """The policy's weights alone; of a final checkpoint only."""
@@ -144,8 +149,11 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings as JSON values, as they were given to :meth:`create`."""
-        return _read(self.folder / "settings.json")
+        """The settings as JSON values, as they were given to :meth:`create`. Raises UserError where they are none of a run."""
+        found = _read(self.folder / "settings.json")
+        if missing := {"task", "method", "seed", "env_steps"} - found.keys():
+            raise UserError(f"{self.folder / 'settings.json'} is damaged: {min(missing)} is missing")
+        return found
 
     @property
     def env_steps(self) -> int:
@@ -165,7 +173,7 @@ class Run:
     def note_resume(self, extend_to: int | None = None) -> None:
         """Add a line about this process to ``run.json``; with ``extend_to`` the budget grows to so many simulator steps."""
         about = self.about
-        about["resumed"].append(facts())
+        about.setdefault("resumed", []).append(facts())
         if extend_to is not None:
             about["extended_to"] = extend_to
         write_file(self.folder / "run.json", _json(about))
@@ -185,7 +193,9 @@ class Run:
     def evaluations(self, until: int | None = None) -> dict[int, list[float]]:
         """Env steps -> returns, as logged so far; up to ``until`` simulator steps."""
         found: dict[int, list[float]] = {}
-        for line in (self.folder / "evaluations.csv").read_text().splitlines()[1:]:
+        path = self.folder / "evaluations.csv"
+        whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")  # a kill may have left half a line
+        for line in whole.splitlines()[1:]:
             env_steps, _, value = line.split(",")
             if until is None or int(env_steps) <= until:
                 found.setdefault(int(env_steps), []).append(float(value))

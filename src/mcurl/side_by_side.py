@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
+from mcurl.interrupts import SIGNALS
+
 ALONE = {"LP_NUM_THREADS": "0", "PYTHONUNBUFFERED": "1"}
 """Software OpenGL draws in the thread that asks, which costs a quarter less than threads of its own; lines come when they are printed."""
 
@@ -17,7 +20,7 @@ ALONE = {"LP_NUM_THREADS": "0", "PYTHONUNBUFFERED": "1"}
 class SideBySide:
     """Runs command lines of `mcurl`, some at a time, and prints their lines as ``label | line``.
 
-    Each is in a session of its own: SIGINT and SIGTERM reach it once, through us, and not a second time from the terminal.
+    Each is in a session of its own: signals reach it once, through us, and not a second time from the terminal.
 
     Args:
         commands: label -> arguments of `mcurl`.
@@ -31,7 +34,7 @@ class SideBySide:
 
     def run(self) -> int:
         """Wait for all; returns the highest exit status, a killed run's as a shell has it. After a signal no more are started."""
-        before = {number: signal.signal(number, self._forward) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._forward) for number in SIGNALS}
         try:
             with ThreadPoolExecutor(self.at_once) as pool:
                 return max(pool.map(self._one, self.commands, self.commands.values()))
@@ -49,7 +52,8 @@ class SideBySide:
             if self._stopped:  # the signal came between the question above and now
                 process.send_signal(signal.SIGINT)
             for line in process.stdout:
-                print(f"{label} | {line}", end="", flush=True)
+                with contextlib.suppress(OSError):  # where nobody reads any more, training goes on
+                    print(f"{label} | {line}", end="", flush=True)
         self._running.remove(process)
         status = int(process.returncode)
         return status if status >= 0 else 128 - status

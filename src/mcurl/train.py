@@ -20,6 +20,7 @@ from mcurl.device import prepare
 from mcurl.display import Display
 from mcurl.envs import CannotSave
 from mcurl.envs.beside import Beside
+from mcurl.errors import UserError
 from mcurl.evaluate import evaluate
 from mcurl.graphs import Captured
 from mcurl.interrupts import Interrupted, Stop, interrupts
@@ -52,7 +53,11 @@ def resume(run: Run, display: Display, env_steps: int | None = None) -> None:
     settings = TrainSettings.from_json(run.settings)
     checkpoint = run.latest_checkpoint()
     with Trainer(settings, run, display) as trainer:
-        trainer.load_state_dict(checkpoint.load())
+        try:
+            trainer.load_state_dict(checkpoint.load())
+        except (RuntimeError, KeyError) as error:
+            why = str(error).partition("\n")[0]
+            raise UserError(f"{checkpoint.folder} does not fit {run.folder / 'settings.json'}, which was changed since: {why}") from error
         run.rewind(checkpoint)
         run.note_resume(env_steps)
         display.message(f"resumed at {trainer.env_steps:,} env steps")
@@ -173,13 +178,26 @@ class Trainer:
         self.metrics.add(update.metrics)
         if self.agent.updates % LOG_EVERY == 0:
             means = self.metrics.take()
+            self._require_finite(means)
             self.run.log(self.env_steps, means)
             self.display.update(self.env_steps, means)
+
+    def _require_finite(self, means: dict[str, float]) -> None:
+        """What is not finite never becomes finite again: better to stop than to train on."""
+        for name, value in means.items():
+            if not np.isfinite(value):
+                raise self._broken_down(f"{name} is {value}")
+
+    def _broken_down(self, what: str) -> UserError:
+        return UserError(f"training broke down: {what} at {self.env_steps:,} env steps; a learning rate too high, or a reward that is no number?")
 
     def _reprioritise(self) -> None:
         """Give the last batch its new priorities. Kept back until acting waits for the device anyway."""
         if self._pending is not None:
-            self.replay.reprioritise(*self._pending)
+            try:
+                self.replay.reprioritise(*self._pending)
+            except ValueError as error:
+                raise self._broken_down(str(error)) from error
             self._pending = None
 
     def _learned_env_steps(self) -> int:

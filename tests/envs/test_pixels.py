@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 
-from mcurl.envs import CannotSave, make_env
+from mcurl.envs import CannotSave, make_env, parse_task
 from mcurl.envs.pixels import GymSettings
 from mcurl.errors import UserError
 
@@ -161,6 +163,45 @@ def test_what_cannot_be_played_is_one_line(task: str, says: str, monkeypatch: py
     with pytest.raises(UserError, match=says) as raised:
         make_env(GymSettings(task), 0)
     assert "\n" not in str(raised.value)
+
+
+OWN = """
+import gymnasium, numpy as np
+
+class Own(gymnasium.Env):
+    metadata = {"render_modes": ["rgb_array"]}
+    action_space = gymnasium.spaces.Discrete(2)
+    def __init__(self, shape=(9, 9, 3), level=None, render_mode=None):
+        self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+    def step(self, action):
+        return self.observation_space.sample(), 1.0, False, False, {}
+    def render(self):
+        return np.full((9, 9, 3), 7, np.uint8)
+
+gymnasium.register("Own-v0", Own, max_episode_steps=10)
+gymnasium.register("OwnPlanes-v0", Own, kwargs={"shape": (3, 9, 9)})
+gymnasium.register("OwnWrong-v0", Own, kwargs={"size": 3})
+"""
+
+
+def test_an_environment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user has it: a module in the folder where the command is typed."""
+    (tmp_path / "own_envs.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part])
+    assert parse_task("gym/own_envs:own") == ("gym", "own_envs:Own-v0")
+    env = make_env(GymSettings("own_envs:Own-v0", image_size=6), 0)
+    assert env.reset()[0].shape == (9, 6, 6)
+    assert [env.step(0)[3] for _ in range(10)] == 9 * [False] + [True]
+    with pytest.raises(UserError, match=r"wrap it, or set env\.render=true"):
+        make_env(GymSettings("own_envs:OwnPlanes-v0"), 0)
+    assert np.unique(make_env(GymSettings("own_envs:OwnPlanes-v0", render=True), 0).reset()[0]).tolist() == [7]
+    with pytest.raises(UserError, match=r"OwnWrong-v0 cannot be made.*size"):
+        make_env(GymSettings("own_envs:OwnWrong-v0"), 0)
+    with pytest.raises(UserError, match="one of your own is gym/MODULE:ID"):
+        parse_task("gym/Another-v0")
 
 
 def test_classic_control() -> None:

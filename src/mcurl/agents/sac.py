@@ -292,5 +292,7 @@ def _encoders(s: SacSettings, shape: tuple[int, ...], dtype: torch.dtype, device
     if len(shape) == 1:
         return Flat(shape[0]), Flat(shape[0])
     convolutions = Convolutions(shape[0], s.filters, s.layers, dtype=dtype)
+    if convolutions.output_size(s.crop) < 1:
+        raise UserError(f"sac.layers={s.layers} convolutions leave nothing of a crop of {s.crop} × {s.crop}")
     encoder = PixelEncoder(convolutions, s.crop, s.features).to(device)
     return encoder, Features(s.filters, convolutions.output_size(s.crop), s.features).to(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from itertools import product
@@ -51,6 +52,10 @@ def run(
     pairs = list(product(suites, methods))
     for suite, method in pairs if overrides else ():
         resolve(suite, method, overrides)  # before any time is spent
+    for folder in ([target.parent] if target else []) + ([draw] if "profile" in what else []):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"bench: {folder} may not be written")
     compute = prepare(ComputeSettings(threads=threads, precision=precision))  # type: ignore[arg-type]
     found: list[Timing] = []
     ratios: dict[str, float] = {}

@@ -1,12 +1,13 @@
-"""Any Gymnasium environment that has pictures: ``gym/<EnvId>``, such as ``gym/CartPole-v1``.
+"""Any Gymnasium environment that has pictures: ``gym/<EnvId>``, such as ``gym/CartPole-v1``, or ``gym/<module>:<EnvId>`` where a module registers it.
 
-Its observations, where they are images, otherwise what it renders. A third party's environment is played as its registration says, time limit included.
+Its observations, where they are images, or what it renders. A third party's environment is played as its registration says, time limit included.
 """
 
 from __future__ import annotations
 
 import copy
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -36,6 +37,8 @@ class GymSettings:
     """how many of the last frames an observation holds"""
     action_repeat: int = 1
     """environment steps per agent step; rewards are summed over them"""
+    render: bool = False
+    """learn from what it renders, even where its observations are pictures"""
 
     def __post_init__(self) -> None:
         check_settings(self, {"image_size": 1, "frame_stack": 1, "action_repeat": 1}, {})
@@ -60,7 +63,8 @@ def resolve(name: str) -> str:
     same = [task for task in gymnasium.registry if _plain(task) == _plain(plain)]
     same = same or [task for task in gymnasium.registry if _plain(task.rpartition("-v")[0]) == _plain(plain)]
     if not same:
-        raise UserError(f"there is no Gymnasium environment {name!r}: {nearest(plain, gymnasium.registry)}")
+        hint = "" if colon else "; one of your own is gym/MODULE:ID"
+        raise UserError(f"there is no Gymnasium environment {name!r}: {nearest(plain, gymnasium.registry)}{hint}")
     return module + colon + max(same, key=lambda task: gymnasium.registry[task].version or 0)
 
 
@@ -69,7 +73,9 @@ def _plain(name: str) -> str:
 
 
 def _register(module: str) -> None:
-    """Import a module for the environments that it registers."""
+    """Import a module, also from the folder one stands in, for the environments that it registers."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     try:
         __import__(module)
     except ImportError as error:
@@ -102,10 +108,10 @@ class GymEnv(StackedEnv):
         self.settings = settings
         self.task = resolve(settings.task)
         self._seed: int | None = seed
-        spec = copy.deepcopy(gymnasium.spec(self.task))
+        spec = copy.deepcopy(gymnasium.spec(self.task.rpartition(":")[2]))
         # Counted here: the count in Gymnasium's wrapper would escape a saved state.
         self._limit = spec.max_episode_steps
-        self._env, self._renders = _make(spec)
+        self._env, self._renders = _make(spec, settings.render)
         self._image: Any = None
         self._steps = 0
 
@@ -169,21 +175,26 @@ class GymEnv(StackedEnv):
         return found
 
 
-def _make(spec: EnvSpec) -> tuple[Any, bool]:
-    """The environment without Gymnasium's own wrappers, and whether its pictures are what it renders."""
+def _make(spec: EnvSpec, render: bool) -> tuple[Any, bool]:
+    """The environment without Gymnasium's own wrappers, and whether its pictures are what it renders: where that is wanted or its observations are a vector."""
     spec.max_episode_steps = None
     spec.order_enforce = False
     spec.disable_env_checker = True
     try:
         env = gymnasium.make(spec)
-        if _is_image(env.observation_space):
+        if not render and _is_image(env.observation_space):
             return env, False
         modes = env.metadata.get("render_modes") or []
         env.close()
         if "rgb_array" not in modes:
-            raise UserError(f"{spec.id} has no images: neither its observations are, nor can it render any")
+            raise UserError(f"{spec.id} has no images: neither its observations are uint8 [H, W, 1 or 3], nor can it render any")
+        if not render and not _is_vector(env.observation_space):
+            raise UserError(
+                f"{spec.id} has observations of {env.observation_space}, and images are uint8 [H, W, 1 or 3]: "
+                "wrap it, or set env.render=true to learn from what it renders"
+            )
         return gymnasium.make(spec, render_mode="rgb_array"), True
-    except (gymnasium.error.Error, ImportError) as error:
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise UserError(f"{spec.id} cannot be made: {error}") from error
 
 
@@ -191,11 +202,16 @@ def _is_image(space: gymnasium.Space[Any]) -> bool:
     return isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] in (1, 3)
 
 
+def _is_vector(space: gymnasium.Space[Any]) -> bool:
+    """Numbers that nobody takes for a picture."""
+    return isinstance(space, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete) or (isinstance(space, gymnasium.spaces.Box) and len(space.shape) < 2)
+
+
 def _rendered(env: gymnasium.Env[Any, Any], task: str) -> NDArray[np.uint8]:
     try:
         picture: Any = env.render()
-    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        raise UserError(f"{task} cannot render: {error}") from error
+    except (gymnasium.error.DependencyNotInstalled, ImportError, NotImplementedError) as error:
+        raise UserError(f"{task} cannot render: {error or 'render() is not implemented'}") from error
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
         raise UserError(f"{task} has no images: its rgb_array is none")
     return picture

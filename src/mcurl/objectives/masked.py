@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mcurl.errors import UserError
 from mcurl.networks.transformer import Transformer, sinusoids
 from mcurl.objectives.base import Encode, Loss, Objective, ViewSpec
 from mcurl.objectives.contrast import info_nce
@@ -73,12 +74,17 @@ class MaskedContrast(Objective):
         features: d, width of the encoder's features.
         compact: plan variable shapes that encode only what is seen (CPU) instead of fixed ones (GPU).
         dtype: of the Transformer's matrix products.
+
+    Raises:
+        UserError: more is zeroed and replaced than selected.
     """
 
     positions: Tensor
 
     def __init__(self, settings: MaskedSettings, features: int, *, compact: bool = True, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
+        if settings.zero_fraction + settings.random_fraction > 1:
+            raise UserError(f"mcurl.zero_fraction={settings.zero_fraction} and mcurl.random_fraction={settings.random_fraction} are more than 1 together")
         self.settings, self.compact = settings, compact
         self.views = ViewSpec("sequences", settings.batch, settings.length, settings.cross_episodes)
         width, s = settings.ffn_factor * features, settings

@@ -5,8 +5,10 @@ The benchmark is the suite, or ``atari100k`` for Atari with that benchmark's bud
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,28 +49,51 @@ class Curve:
 
 def read_run(folder: Path, label: str | None = None) -> Curve:
     """The curve of a run folder, under its method's name or another. Raises UserError where it is none, or has no evaluation yet."""
+    returns: dict[int, list[float]] = defaultdict(list)
     try:
         settings = json.loads((folder / "settings.json").read_text())
         about = json.loads((folder / "run.json").read_text())
-        rows = list(csv.DictReader((folder / "evaluations.csv").open()))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is no run: {error}") from error
-    returns: dict[int, list[float]] = defaultdict(list)
-    for row in rows:
-        returns[int(row["env_steps"])].append(float(row["return"]))
+        for row in csv.DictReader(_whole_lines(folder / "evaluations.csv")):
+            returns[int(row["env_steps"])].append(float(row["return"]))
+        task, method, seed = settings["task"], label or settings["method"], int(settings["seed"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is no run, or damaged: {type(error).__name__} {error}") from error
     if not returns:
         raise UserError(f"{folder} has no evaluation yet")
     points = {step: fmean(values) for step, values in sorted(returns.items())}
     episodes = {step: len(values) for step, values in sorted(returns.items())}
     made = {key: about.get(key) for key in ("commit", "dirty", "mcurl", "torch", "cpu", "gpu", "cores")}
     made |= {"settings": settings, "hours_per_100k_env_steps": hours_per_100k(folder)}
-    return Curve(settings["task"], label or settings["method"], int(settings["seed"]), points, episodes, made)
+    return Curve(task, method, seed, points, episodes, made)
+
+
+def read_runs(places: Iterable[Path], label: str | None = None) -> list[Curve]:
+    """The curves of all runs at or below the given places; those that have none are named on standard error. Raises UserError where none has."""
+    found, folders = [], find_runs(places)
+    for folder in folders:
+        try:
+            found.append(read_run(folder, label))
+        except UserError as error:
+            if len(folders) == 1:
+                raise
+            print(f"mcurl: left out: {error}", file=sys.stderr)
+    if folders and not found:
+        raise UserError("none of these runs can be reported")
+    return found
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Without the half of a line that a kill may have left at the end."""
+    return path.read_text().rpartition("\n")[0].splitlines()
 
 
 def hours_per_100k(folder: Path) -> float | None:
     """Wall-clock hours per 100k env steps of a run, evaluations and checkpoints included; None before the first checkpoint."""
     path = folder / "speed.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):  # a kill in the middle of a line
+            lines.append(json.loads(line))
     steps = sum(line["seconds"] * line["env_steps_per_second"] for line in lines)
     return sum(line["seconds"] for line in lines) / steps * 100_000 / 3600 if steps else None
 
@@ -126,4 +151,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise UserError(f"{path} has the columns {', '.join(reader.fieldnames or ())}, not {', '.join(COLUMNS)}")
+        return list(reader)
