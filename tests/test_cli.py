@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcurl import train
+from mcurl import config, train
 from mcurl.cli import main
 from mcurl.errors import UserError
 from mcurl.interrupts import Interrupted
@@ -293,6 +293,28 @@ def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals) -> None:
     assert saved > 0
     assert out.endswith(f"stopped at {saved:,} env steps, everything saved; go on with: mcurl resume {folder}\n")
     assert err.strip() == "stopping and saving; once more quits at once"
+
+
+def test_a_module_is_looked_for_here_where_the_user_names_it_not_where_a_run_does() -> None:
+    code = "import gymnasium, pathlib; pathlib.Path('ran').touch(); gymnasium.register('Here-v0', 'mcurl.envs.toy:CatchEnv')"
+    Path("here_envs.py").write_text(code)
+    command = [str(Path(sys.executable).with_name("mcurl"))]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def said(*arguments: str) -> str:
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment).stderr
+
+    assert "did you mean Here-v0?" in said("settings", "gym/here_envs:There-v0")
+    assert Path("ran").exists()
+    Path("ran").unlink()
+    folder = Path("stranger")
+    (folder / "checkpoints" / "000000100").mkdir(parents=True)
+    (folder / "checkpoints" / "000000100" / "state.json").write_text("{}")
+    (folder / "run.json").write_text(json.dumps({"format": "mcurl-run"}))
+    settings = config.resolve("gym/CartPole-v1", "none").to_json()
+    (folder / "settings.json").write_text(json.dumps(settings | {"task": "gym/here_envs:Here-v0"}))
+    assert "cannot import here_envs" in said("evaluate", "stranger")
+    assert not Path("ran").exists()
 
 
 def test_training_goes_on_where_nobody_reads() -> None:

@@ -218,6 +218,9 @@ def _count(text: str) -> int:
 def _resolve(given: argparse.Namespace, seed: int = 1) -> TrainSettings:
     from mcurl import config
 
+    # A module that the user names may lie here. One that a run's files name is not looked for here: a stranger's folder must not run its code.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     overrides = given.overrides + ([f"compute.threads={given.threads}"] if given.threads else [])
     return config.resolve(given.task, given.method, seed=seed, env_steps=given.env_steps, preset=given.preset, overrides=overrides)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import plain_c51
@@ -318,3 +318,13 @@ def test_learns_which_action_an_image_rewards(dtype: torch.dtype) -> None:
     logits = agent.online(agent.online.encoder.patches(test_images), None)
     q = (torch.softmax(logits, -1) @ agent.support).gather(1, answers[:, None])
     assert q.mean().item() == pytest.approx(1, abs=0.3)
+
+
+@pytest.mark.parametrize("head_init", ["standard", "uniform"])
+def test_only_the_convolutions_are_rounded(head_init: Literal["standard", "uniform"]) -> None:
+    """What the head's outputs share is many times what tells observations apart: bfloat16 would round that away."""
+    agents = [build(masked(), head_init=head_init, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    features = torch.rand(8, agents[0].online.encoder.width)
+    heads = [agent.query.head for agent in agents if agent.query is not None]
+    assert torch.equal(heads[0](features), heads[1](features))
+    assert torch.equal(agents[0].online.head(features, None), agents[1].online.head(features, None))

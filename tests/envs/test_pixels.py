@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,10 +186,8 @@ gymnasium.register("OwnWrong-v0", Own, kwargs={"size": 3})
 
 
 def test_an_environment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a user has it: a module in the folder where the command is typed."""
     (tmp_path / "own_envs.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [part for part in sys.path if part])
+    monkeypatch.syspath_prepend(tmp_path)
     assert parse_task("gym/own_envs:own") == ("gym", "own_envs:Own-v0")
     env = make_env(GymSettings("own_envs:Own-v0", image_size=6), 0)
     assert env.reset()[0].shape == (9, 6, 6)

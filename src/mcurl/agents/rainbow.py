@@ -117,7 +117,7 @@ class Rainbow:
         head_init: the head's first weights: ``"standard"`` (M-CURL here) or ``"uniform"`` from U[0, 1) (CURL).
         contrast_weight: λ of eq. 6.
         device: where the parameters live.
-        dtype: arithmetic of convolutions and contrastive head (CURL's uniform head stays in float32); everything else is float32.
+        dtype: arithmetic of the convolutions; everything else is float32.
     """
 
     learns_before_step = False
@@ -149,16 +149,16 @@ class Rainbow:
         # The target network's noise is its own; the online network's is shared by acting and the update.
         self.noise = self.online.head.draw_noise()
         self._noise_spent = False
-        self._build_contrast(features, head_init, dtype)
+        self._build_contrast(features, head_init)
         self._build_optimizer()
 
-    def _build_contrast(self, features: FeatureChoice, head_init: Literal["standard", "uniform"], dtype: torch.dtype) -> None:
+    def _build_contrast(self, features: FeatureChoice, head_init: Literal["standard", "uniform"]) -> None:
         self.query: ContrastFeatures | None = None
         self.key: ContrastFeatures | None = None
         if self.objective is None:
             return
         self.objective.to(self.device)
-        head = ContrastHead(self.online.encoder.width, head_init, dtype=dtype) if features == "head" else nn.Identity()
+        head = ContrastHead(self.online.encoder.width, head_init) if features == "head" else nn.Identity()
         self.query = ContrastFeatures(self.online.encoder, head.to(self.device))
         self.key = momentum_copy(self.query)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -73,13 +72,11 @@ def _plain(name: str) -> str:
 
 
 def _register(module: str) -> None:
-    """Import a module, also from the folder one stands in, for the environments that it registers."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    """Import a module for the environments that it registers."""
     try:
         __import__(module)
     except ImportError as error:
-        raise UserError(f"cannot import {module} for its environments: {error}") from error
+        raise UserError(f"cannot import {module} for its environments: {error} (PYTHONPATH=FOLDER says where it is)") from error
 
 
 def make(settings: GymSettings, seed: int) -> GymEnv:

@@ -128,16 +128,16 @@ def linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 class ContrastHead(nn.Module):
     """Features -> contrastive features: Linear 256, LayerNorm, ReLU, Linear 128, LayerNorm; the norms have no parameters.
 
+    In float32: what early features, and all that CURL's matrices make of them, have in common is many times what tells them apart, and its rounding to
+    bfloat16 a tenth of that.
+
     Args:
         features: width of the encoder's features (576).
         init: ``"uniform"``: matrices from U[0, 1) and zero biases (CURL's); ``"standard"``: PyTorch's.
-        dtype: of the matrix products, for uniform matrices always float32; norms and output are float32.
     """
 
-    def __init__(self, features: int, init: Literal["uniform", "standard"] = "standard", *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, features: int, init: Literal["uniform", "standard"] = "standard") -> None:
         super().__init__()
-        # Weights of one sign: what all outputs share is some twenty times what tells them apart, and its rounding to bfloat16 a tenth of that.
-        self.dtype = torch.float32 if init == "uniform" else dtype
         self.hidden = nn.Linear(features, HEAD_HIDDEN)
         self.out = nn.Linear(HEAD_HIDDEN, HEAD_WIDTH)
         if init == "uniform":
@@ -147,8 +147,9 @@ class ContrastHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """``float32 [N, d]`` -> ``float32 [N, 128]``."""
-        return self._norm(self.out, F.relu(self._norm(self.hidden, features)))
+        h = F.relu(_norm(self.hidden(features)))
+        return _norm(self.out(h))
 
-    def _norm(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        y = F.linear(x.to(self.dtype), layer.weight.to(self.dtype), layer.bias.to(self.dtype))
-        return F.layer_norm(y.float(), y.shape[-1:])
+
+def _norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:])
