@@ -17,6 +17,7 @@ from mcurl.errors import UserError
 from mcurl.objectives.base import Objective
 from mcurl.objectives.contrast import Curl
 from mcurl.objectives.masked import MaskedContrast
+from mcurl.objectives.own import objective_class
 from mcurl.replay.buffer import Replay
 
 WIDE = 256
@@ -26,27 +27,32 @@ WIDE = 256
 def build_env(settings: TrainSettings, seed: int) -> gymnasium.Env[Any, Any]:
     """The run's environment. Raises UserError where the method needs pixels and there are none."""
     env = make_env(settings.env, seed)
-    if settings.method in ("mcurl", "curl") and len(_frame_shape(env)) == 1:
+    if (settings.mcurl or settings.curl or settings.own) is not None and len(_frame_shape(env)) == 1:
         raise UserError(f"{settings.method} learns from pixels, but {settings.task} gives states here: use --method none, or observation=pixels")
     return env
 
 
 def build_objective(settings: TrainSettings, features: int, compute: Compute) -> Objective | None:
     """The contrastive loss of the method, for features of this width; None for the methods without one."""
-    if settings.mcurl is not None:
-        # Fixed shapes where an update is captured once and replayed; otherwise only what is seen is encoded.
-        compact = compute.device.type == "cpu"
-        # On the 576 features of Atari's convolutions the Transformer is most of an update; at 128 and 50 bfloat16 would gain nothing.
-        dtype = compute.dtype if features >= WIDE else torch.float32
-        return MaskedContrast(settings.mcurl, features, compact=compact, dtype=dtype)
-    return Curl(settings.curl, features) if settings.curl is not None else None
+    chosen = settings.mcurl or settings.curl or settings.own
+    if chosen is None:
+        return None
+    cls: Any = objective_class(settings.method) if settings.own is not None else MaskedContrast if settings.mcurl is not None else Curl
+    if not issubclass(cls, MaskedContrast):
+        made: Objective = cls(chosen, features)
+        return made
+    # Fixed shapes where an update is captured once and replayed; otherwise only what is seen is encoded.
+    compact = compute.device.type == "cpu"
+    # On the 576 features of Atari's convolutions the Transformer is most of an update; at 128 and 50 bfloat16 would gain nothing.
+    dtype = compute.dtype if features >= WIDE else torch.float32
+    masked: MaskedContrast = cls(chosen, features, compact=compact, dtype=dtype)
+    return masked
 
 
 def build_agent(settings: TrainSettings, env: gymnasium.Env[Any, Any], compute: Compute) -> SAC | Rainbow:
     """SAC for continuous actions, Rainbow for discrete ones."""
     shape = observation_shape(env)
-    contrast = settings.mcurl or settings.curl
-    weight = contrast.weight if contrast is not None else 1.0
+    weight = getattr(settings.mcurl or settings.curl or settings.own, "weight", 1.0)
     if isinstance(env.action_space, gymnasium.spaces.Box):
         assert settings.sac is not None
         return SAC(

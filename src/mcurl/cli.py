@@ -33,7 +33,7 @@ examples:
   mcurl bench update --plain                            how fast an update is here, against the textbook's
   mcurl settings dmc/cartpole-swingup                   every setting, its value and what it does
 """
-METHODS_HELP = "mcurl, curl, none (RL alone, with random crops on SAC) or none-nocrop; default mcurl"
+METHODS_HELP = "mcurl, curl, none (RL alone, with random crops on SAC), none-nocrop, or MODULE:CLASS, an Objective of your own; default mcurl"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,6 +22,7 @@ from mcurl.device import ComputeSettings
 from mcurl.errors import UserError, nearest
 from mcurl.objectives.contrast import CurlSettings
 from mcurl.objectives.masked import MaskedSettings
+from mcurl.objectives.own import objective_class
 from mcurl.settings_help import check_limits, field_defaults, field_help, field_hints, read_value
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
@@ -70,6 +71,11 @@ class Method(NamedTuple):
     """The agents that it goes with."""
 
 
+@dataclass(frozen=True)
+class OwnSettings:
+    """Stands for the ``Settings`` of an objective of one's own, which ``--method module:Class`` names."""
+
+
 METHODS = {
     "mcurl": Method("mcurl", {}),
     "curl": Method("curl", {}),
@@ -82,11 +88,12 @@ SECTIONS: dict[str, type[Any]] = {
     "rainbow": RainbowSettings,
     "mcurl": MaskedSettings,
     "curl": CurlSettings,
+    "own": OwnSettings,
     "evaluation": EvaluationSettings,
     "checkpoint": CheckpointSettings,
     "compute": ComputeSettings,
 }
-"""Every section but ``env``, whose class depends on the suite."""
+"""Every section but ``env``, whose class depends on the suite; that of ``own`` depends on the method."""
 _ALWAYS = ("replay", "evaluation", "checkpoint", "compute")
 
 
@@ -97,7 +104,7 @@ class TrainSettings:
     task: str
     """``suite/name``, as the suite spells it."""
     method: str
-    """mcurl, curl, none or none-nocrop."""
+    """mcurl, curl, none, none-nocrop, or an objective of one's own as module:Class."""
     seed: int
     """All random numbers of the run come from it."""
     env_steps: int
@@ -109,6 +116,7 @@ class TrainSettings:
     rainbow: RainbowSettings | None
     mcurl: MaskedSettings | None
     curl: CurlSettings | None
+    own: Any | None
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
     compute: ComputeSettings
@@ -130,12 +138,13 @@ class TrainSettings:
             raise UserError(f"these are not the settings of a run: {error.args[0]} is missing") from error
         sections = {name: section for name, section in values.items() if isinstance(section, dict)}
         flat = {key: value for key, value in _flatten(sections) if key != "env.task"}
-        return cls._build(top, _suite(top["task"]), [name for name in SECTIONS if name in sections or name in _ALWAYS], flat)
+        return cls._build(top, [name for name in SECTIONS if name in sections or name in _ALWAYS], flat)
 
     @classmethod
-    def _build(cls, top: Mapping[str, Any], suite: str, active: Iterable[str], flat: Mapping[str, Any]) -> Self:
+    def _build(cls, top: Mapping[str, Any], active: Iterable[str], flat: Mapping[str, Any]) -> Self:
         """One object of each active section's class, from values that are not yet read."""
-        known = known_keys(suite)
+        suite, method = _suite(top["task"]), top["method"]
+        known = known_keys(suite, method)
         values: dict[str, dict[str, Any]] = {"env": {"task": top["task"].partition("/")[2]}, **{name: {} for name in active}}
         for key, raw in flat.items():
             if key not in known:
@@ -143,7 +152,7 @@ class TrainSettings:
             section, _, name = key.partition(".")
             values[section][name] = read_value(key, known[key].hint, raw)
         check_limits({f"{section}.{name}": value for section, own in values.items() for name, value in own.items()})
-        sections = {name: _construct(name, _section_class(name, suite), own) for name, own in values.items()}
+        sections = {name: _construct(name, _section_class(name, suite, method), own) for name, own in values.items()}
         return cls(**{**dict.fromkeys(SECTIONS), **top, **sections})
 
 
@@ -181,15 +190,14 @@ def resolve(
         UserError: anything unknown or unfit, with the nearest that exists.
     """
     suite, name = envs.parse_task(task)
-    if method not in METHODS:
-        raise UserError(f"unknown method {method!r}: {nearest(method, METHODS)}")
+    means = _method(method)
     experiments = read_experiments(suite)
     agents = _agents(experiments, suite, name)
-    if not set(agents) & set(METHODS[method].agents):
-        raise UserError(f"the method {method} is for {' or '.join(METHODS[method].agents)}; {suite}/{name} is learned by {agents[0]}: use --method none")
-    active = _active(method, agents)
+    if not set(agents) & set(means.agents):
+        raise UserError(f"the method {method} is for {' or '.join(means.agents)}; {suite}/{name} is learned by {agents[0]}: use --method none")
+    active = _active(means, agents)
     merged: dict[str, Any] = {}
-    for layer in (METHODS[method].values, *(_layer(experiments, part) for part in ("defaults", f"task.{name}", f"method.{method}"))):
+    for layer in (means.values, *(_layer(experiments, part) for part in ("defaults", f"task.{name}", f"method.{method}"))):
         merged |= {key: value for key, value in layer.items() if _in_use(key, active)}
     for key, value in (*_preset(preset, experiments).items(), *map(_override, overrides)):
         _require_in_use(key, suite, method, active)
@@ -200,12 +208,12 @@ def resolve(
     budget = read_value("env_steps", int, wanted if env_steps is None else env_steps)
     check_limits({"env_steps": budget})
     top = {"task": f"{suite}/{name}", "method": method, "seed": seed, "env_steps": budget}
-    return TrainSettings._build(top, suite, active, merged)
+    return TrainSettings._build(top, active, merged)
 
 
 def describe(settings: TrainSettings) -> list[Setting]:
     """Every setting that the run uses, with its value, default and help, in the order of the classes."""
-    known = known_keys(_suite(settings.task))
+    known = known_keys(_suite(settings.task), settings.method)
     found = []
     for key, setting in known.items():
         section, _, name = key.rpartition(".")
@@ -216,11 +224,11 @@ def describe(settings: TrainSettings) -> list[Setting]:
 
 
 @cache
-def known_keys(suite: str) -> Mapping[str, Setting]:
-    """Every setting that a run of this suite may have, by its full name."""
+def known_keys(suite: str, method: str = "") -> Mapping[str, Setting]:
+    """Every setting that a run of this suite may have, by its full name; with those of a method of one's own."""
     found = {"env_steps": Setting("env_steps", int, ENV_STEPS, field_help(TrainSettings)["env_steps"])}
     for section in ("env", *SECTIONS):
-        cls = _section_class(section, suite)
+        cls = _section_class(section, suite, method)
         defaults, help_ = field_defaults(cls), field_help(cls)
         for name, hint in field_hints(cls).items():
             if (section, name) != ("env", "task"):  # The task is an argument of its own.
@@ -271,8 +279,20 @@ def _suite(task: str) -> str:
     return task.partition("/")[0]
 
 
-def _section_class(section: str, suite: str) -> type[Any]:
+def _section_class(section: str, suite: str, method: str) -> type[Any]:
+    if section == "own" and ":" in method:
+        return objective_class(method).Settings
     return envs.settings_class(suite) if section == "env" else SECTIONS[section]
+
+
+def _method(name: str) -> Method:
+    """What a name after --method means. Raises UserError where it means nothing."""
+    if ":" in name:
+        objective_class(name)
+        return Method("own", {})
+    if name not in METHODS:
+        raise UserError(f"unknown method {name!r}: {nearest(name, METHODS)}; one of your own is MODULE:CLASS")
+    return METHODS[name]
 
 
 def _agents(experiments: Mapping[str, Any], suite: str, task: str) -> tuple[str, ...]:
@@ -281,10 +301,9 @@ def _agents(experiments: Mapping[str, Any], suite: str, task: str) -> tuple[str,
     return (agent,) if agent else ("sac", "rainbow")
 
 
-def _active(method: str, agents: tuple[str, ...]) -> list[str]:
+def _active(method: Method, agents: tuple[str, ...]) -> list[str]:
     """Sections that the run uses, in order; ``env`` always is."""
-    agents = tuple(agent for agent in agents if agent in METHODS[method].agents)
-    used = {*_ALWAYS, METHODS[method].section, *agents}
+    used = {*_ALWAYS, method.section, *(agent for agent in agents if agent in method.agents)}
     return [name for name in SECTIONS if name in used]
 
 
@@ -293,7 +312,7 @@ def _in_use(key: str, active: Iterable[str]) -> bool:
 
 
 def _require_in_use(key: str, suite: str, method: str, active: list[str]) -> None:
-    known = known_keys(suite)
+    known = known_keys(suite, method)
     if key in ("task", "method", "seed", "env.task"):
         raise UserError(f"{key} is no setting: it is given as an argument of the command")
     if key not in known:

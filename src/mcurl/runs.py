@@ -292,12 +292,13 @@ class Run:
 
 
 def folder_of(out: Path, settings: Mapping[str, Any]) -> Path:
-    """``<out>/<suite>-<task>/<method>-seed<k>``, whatever characters a task's name has.
+    """``<out>/<suite>-<task>/<method>-seed<k>``, whatever characters the names have.
 
     >>> str(folder_of(Path("runs"), {"task": "dmc/cartpole-swingup", "method": "mcurl", "seed": 1}))
     'runs/dmc-cartpole-swingup/mcurl-seed1'
     """
-    return out / re.sub(r"[^\w.-]+", "-", settings["task"]) / f"{settings['method']}-seed{settings['seed']}"
+    task, method = (re.sub(r"[^\w.-]+", "-", settings[name]) for name in ("task", "method"))
+    return out / task / f"{method}-seed{settings['seed']}"
 
 
 def _is_run(path: Path) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -41,15 +41,20 @@ class Loss(NamedTuple):
 
 
 class Objective(nn.Module, ABC):
-    """A contrastive loss that trains the encoder beside the RL loss (eq. 6)."""
+    """A contrastive loss that trains the encoder beside the RL loss (eq. 6).
 
+    As a method of its own, ``--method module:Class``, it is made as ``Class(settings, features)``, and ``Class.Settings`` is the dataclass of its settings
+    (with a ``weight`` there, λ of eq. 6).
+    """
+
+    Settings: ClassVar[type[Any]]
     views: ViewSpec
 
     def plan(self, padded: np.ndarray | None, generator: np.random.Generator) -> Any:
-        """This update's random choices, drawn on the host; None where the objective makes none.
+        """This update's random choices, drawn on the host; asked for with ``views.source == "sequences"`` only, which takes an :class:`objectives.mask.Plan`.
 
         Args:
-            padded: ``bool [B, T]``, positions of the windows outside their episode; None for ``views.source == "rl"``.
+            padded: ``bool [B, T]``, positions of the windows outside their episode.
         """
         return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
@@ -55,7 +56,7 @@ def read_run(folder: Path, label: str | None = None) -> Curve:
         about = json.loads((folder / "run.json").read_text())
         for row in csv.DictReader(_whole_lines(folder / "evaluations.csv")):
             returns[int(row["env_steps"])].append(float(row["return"]))
-        task, method, seed = settings["task"], label or settings["method"], int(settings["seed"])
+        task, method, seed = settings["task"], label or re.sub(r"[^\w.-]+", "-", settings["method"]), int(settings["seed"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is no run, or damaged: {type(error).__name__} {error}") from error
     if not returns:
