@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcurl import config, envs
-from mcurl.config import METHODS, TrainSettings, describe, known_keys, read_experiments, resolve
+from mcurl.config import METHODS, NEEDS, TrainSettings, describe, known_keys, read_experiments, resolve
 from mcurl.errors import UserError
 from mcurl.settings_help import LIMITS, as_toml, field_help, read_value
 
@@ -133,6 +133,7 @@ def test_unknown_names_have_a_nearest(arguments: tuple[str, ...], expected: str)
         ("seed=3", "argument of the command"),
         ("curl.scale=1", "curl.scale has no effect here"),
         ("rainbow.n_step=3", "rainbow.n_step has no effect here"),
+        ("mcurl.features=conv", "mcurl.features has no effect here: it is for rainbow"),
         ("env_steps=0", "env_steps must be at least 1"),
     ],
 )  # fmt: skip
@@ -224,6 +225,17 @@ def test_every_setting_is_described() -> None:
         for key, setting in known_keys(suite).items():
             assert setting.help, f"{key} has no help"
             assert key.startswith("env") or setting.default is not None
+
+
+def test_what_is_for_one_agent_is_not_shown_to_the_other() -> None:
+    for task, agent, other in (("dmc/reacher-easy", "sac", "rainbow"), ("atari/Pong", "rainbow", "sac")):
+        for method in ("mcurl", "curl"):
+            shown = {setting.key for setting in describe(resolve(task, method))}
+            mine = {key for key, needs in NEEDS.items() if needs == agent and key.startswith((f"{method}.", "compute."))}
+            assert mine <= shown
+            assert not {key for key, needs in NEEDS.items() if needs == other} & shown
+    both = {setting.key for setting in describe(resolve("gym/CartPole-v1", "mcurl"))}  # the actions decide later
+    assert {"mcurl.features", "mcurl.encoder_rate"} <= both
 
 
 def test_every_number_has_limits() -> None:

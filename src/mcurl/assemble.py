@@ -87,6 +87,8 @@ def build_replay(settings: TrainSettings, env: gymnasium.Env[Any, Any], compute:
     shape = _frame_shape(env)
     continuous = isinstance(env.action_space, gymnasium.spaces.Box)
     rainbow = None if continuous else settings.rainbow
+    if settings.mcurl is not None and settings.mcurl.length >= settings.replay.capacity:
+        raise UserError(f"mcurl.length={settings.mcurl.length} does not fit into replay.capacity={settings.replay.capacity}")
     return Replay(
         capacity=settings.replay.capacity,
         frame_shape=shape,

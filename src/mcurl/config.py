@@ -94,6 +94,11 @@ SECTIONS: dict[str, type[Any]] = {
     "compute": ComputeSettings,
 }
 """Every section but ``env``, whose class depends on the suite; that of ``own`` depends on the method."""
+NEEDS = {
+    **dict.fromkeys(("mcurl.encoder_rate", "mcurl.encoder_gradient_norm", "curl.encoder_rate", "compute.overlap"), "sac"),
+    "mcurl.features": "rainbow",
+}
+"""Settings of shared sections that mean something to one agent only."""
 _ALWAYS = ("replay", "evaluation", "checkpoint", "compute")
 
 
@@ -214,11 +219,12 @@ def resolve(
 def describe(settings: TrainSettings) -> list[Setting]:
     """Every setting that the run uses, with its value, default and help, in the order of the classes."""
     known = known_keys(_suite(settings.task), settings.method)
+    active = [name for name in SECTIONS if getattr(settings, name) is not None]
     found = []
     for key, setting in known.items():
         section, _, name = key.rpartition(".")
         owner = getattr(settings, section) if section else settings
-        if owner is not None:
+        if _in_use(key, active):
             found.append(dataclasses.replace(setting, value=getattr(owner, name)))
     return found
 
@@ -308,7 +314,8 @@ def _active(method: Method, agents: tuple[str, ...]) -> list[str]:
 
 
 def _in_use(key: str, active: Iterable[str]) -> bool:
-    return key.partition(".")[0] in ("env", "env_steps", *active)
+    active = ("env", "env_steps", *active)
+    return key.partition(".")[0] in active and NEEDS.get(key, "env") in active
 
 
 def _require_in_use(key: str, suite: str, method: str, active: list[str]) -> None:
@@ -318,7 +325,8 @@ def _require_in_use(key: str, suite: str, method: str, active: list[str]) -> Non
     if key not in known:
         raise UserError(f"there is no setting {key}: {nearest(key, [name for name in known if _in_use(name, active)])}")
     if not _in_use(key, active):
-        raise UserError(f"{key} has no effect here: with --method {method} on {suite} the settings are those of env, {', '.join(active)}")
+        why = f"it is for {NEEDS[key]}" if key in NEEDS else f"with --method {method} on {suite} the settings are those of env, {', '.join(active)}"
+        raise UserError(f"{key} has no effect here: {why}")
 
 
 def _override(text: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from rich.text import Text
 RECENT = 10
 """Training episodes whose mean is shown."""
 METRICS = 12
-"""Metrics that find a place on the panel."""
+"""Metrics that find a place on the panel, or in a line."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -213,7 +213,7 @@ class Display:
     def _progress_line(self) -> str:
         share = f"{self.env_steps:,}/{self.total:,} ({self.env_steps / self.total:.0%})"
         shown = [f"return {fmean(self.returns):.1f}"] if self.returns else []
-        shown += [f"{name} {_number(value)}" for name, value in list(self.metrics.items())[:6]]
+        shown += [f"{name} {_number(value)}" for name, value in list(self.metrics.items())[:METRICS]]
         return f"{'env steps':<12}{share} · " + " · ".join([*shown, *self._rates(), self._left()])
 
     def _progress(self) -> RenderableType:
