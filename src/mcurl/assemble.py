@@ -16,7 +16,7 @@ from mcurl.envs import make_env
 from mcurl.errors import UserError
 from mcurl.objectives.base import Objective
 from mcurl.objectives.contrast import Curl
-from mcurl.objectives.masked import MaskedContrast
+from mcurl.objectives.masked import MaskedContrast, MaskedSettings
 from mcurl.objectives.own import objective_class
 from mcurl.replay.buffer import Replay
 
@@ -52,7 +52,9 @@ def build_objective(settings: TrainSettings, features: int, compute: Compute) ->
 def build_agent(settings: TrainSettings, env: gymnasium.Env[Any, Any], compute: Compute) -> SAC | Rainbow:
     """SAC for continuous actions, Rainbow for discrete ones."""
     shape = observation_shape(env)
-    weight = getattr(settings.mcurl or settings.curl or settings.own, "weight", 1.0)
+    contrast = settings.mcurl or settings.curl or settings.own
+    masked = contrast if isinstance(contrast, MaskedSettings) else None
+    weight = getattr(contrast, "weight", 1.0)
     if isinstance(env.action_space, gymnasium.spaces.Box):
         assert settings.sac is not None
         return SAC(
@@ -61,14 +63,14 @@ def build_agent(settings: TrainSettings, env: gymnasium.Env[Any, Any], compute: 
             int(np.prod(env.action_space.shape)),
             build_objective(settings, settings.sac.features, compute),
             contrast_weight=weight,
-            encoder_gradient_norm=settings.mcurl.encoder_gradient_norm if settings.mcurl is not None else 0.0,
+            encoder_gradient_norm=masked.encoder_gradient_norm if masked is not None else 0.0,
             device=compute.device,
             dtype=compute.dtype,
         )
     assert isinstance(env.action_space, gymnasium.spaces.Discrete)
     if settings.rainbow is None or len(shape) != 3:
         raise UserError(f"{settings.task} has discrete actions: Rainbow learns them from pixels only")
-    chosen = settings.mcurl.features if settings.mcurl is not None else "head"
+    chosen = masked.features if masked is not None else "head"
     return Rainbow(
         settings.rainbow,
         shape,
