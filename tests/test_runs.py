@@ -264,6 +264,20 @@ def test_the_first_signal_asks_and_the_second_quits() -> None:
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+def test_a_hang_up_is_a_wish_to_stop_but_not_under_nohup() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with interrupts() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal_number == signal.SIGHUP
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with interrupts() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_outside_the_main_thread_nothing_is_requested() -> None:
     seen = []
 

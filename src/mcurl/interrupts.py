@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, `kill`, and a terminal that goes away."""
+
+def signals() -> list[signal.Signals]:
+    """Ctrl-C, `kill`, and a terminal that goes away, unless `nohup` says that this is nothing to stop for."""
+    hang_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hang_up]
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
@@ -49,7 +52,7 @@ def until_saved() -> Iterator[None]:
     def quit_now(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, quit_now) for number in SIGNALS}
+    before = {number: signal.signal(number, quit_now) for number in signals()}
     try:
         yield
     finally:
@@ -76,7 +79,7 @@ def interrupts() -> Iterator[Stop]:
         with contextlib.suppress(RuntimeError, OSError):
             print("stopping and saving; once more quits at once", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    before = {number: signal.signal(number, ask) for number in signals()}
     try:
         yield stop
     finally:

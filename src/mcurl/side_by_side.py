@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
-from mcurl.interrupts import SIGNALS
+from mcurl.interrupts import signals
 
 ALONE = {"LP_NUM_THREADS": "0", "PYTHONUNBUFFERED": "1"}
 """Software OpenGL draws in the thread that asks, which costs a quarter less than threads of its own; lines come when they are printed."""
@@ -34,7 +34,7 @@ class SideBySide:
 
     def run(self) -> int:
         """Wait for all; returns the highest exit status, a killed run's as a shell has it. After a signal no more are started."""
-        before = {number: signal.signal(number, self._forward) for number in SIGNALS}
+        before = {number: signal.signal(number, self._forward) for number in signals()}
         try:
             with ThreadPoolExecutor(self.at_once) as pool:
                 return max(pool.map(self._one, self.commands, self.commands.values()))
