@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 2 after a mistake of the user, 128 + the signal's number where training was stopped.
     """
-    _wait_calmly()
+    wait_calmly()
     status = 0
     try:
         status = _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -64,7 +64,7 @@ def _complain(message: str) -> int:
     return 2
 
 
-def _wait_calmly() -> None:
+def wait_calmly() -> None:
     """Let threads that wait for each other sleep soon. By default they spin for milliseconds, and an update beside other busy processes takes 20 times as long.
 
     OpenMP reads this once, when PyTorch is imported; what the user has set stays.
