@@ -33,7 +33,7 @@ class Plain(Objective):
         super().__init__()
         self.settings, self.width = settings, features
     def loss(self, query_pixels, key_pixels, plan, encode_query, encode_key):
-        raise NotImplementedError
+        return None
 
 class Bare(Objective):
     pass
