@@ -3,7 +3,6 @@ and the Python numbers of the recording, it goes wrong wherever a real one would
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -81,23 +80,6 @@ def record(graph: Graph, stream: Stream) -> Iterator[None]:
         yield
 
 
-def tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor of a batch, as if all were on a GPU."""
-    if isinstance(value, Tensor):
-        yield value
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from tensors(getattr(value, field.name))
-
-
-def rebuilt(value: Any, others: Iterator[Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return next(others)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(value, **{field.name: rebuilt(getattr(value, field.name), others) for field in dataclasses.fields(value)})
-    return value
-
-
 def gpu_adam(groups: list[dict[str, Any]], rate: float, device: torch.device, *, beta1: float = 0.9, eps: float = 1e-8) -> torch.optim.Adam:
     """What `agents.optim.adam` makes on a GPU."""
     groups = [group | {"lr": torch.tensor(rate)} for group in groups if group["params"]]
@@ -109,8 +91,7 @@ def no_gpu_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, stand_in in {"Stream": Stream, "current_stream": Stream, "synchronize": lambda: None, "CUDAGraph": Graph, "graph": record}.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    monkeypatch.setattr(graphs, "_tensors", tensors)
-    monkeypatch.setattr(graphs, "_rebuilt", rebuilt)
+    monkeypatch.setattr(graphs, "_on_gpu", lambda tensor: True)
     monkeypatch.setattr(sac, "adam", gpu_adam)
     monkeypatch.setattr(rainbow, "adam", gpu_adam)
     monkeypatch.setattr(DataEfficientEncoder, "_by_word", DataEfficientEncoder._by_pixel)

@@ -72,7 +72,7 @@ class _Variant:
 def _tensors(value: Any) -> Iterator[Tensor]:
     """Every tensor on a GPU within nested dataclasses, in order; the rows of a batch stay on the host and are left out."""
     if isinstance(value, Tensor):
-        if value.is_cuda:
+        if _on_gpu(value):
             yield value
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
@@ -82,7 +82,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 def _rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
     """The same dataclasses with other tensors in the places of :func:`_tensors`."""
     if isinstance(value, Tensor):
-        return next(tensors) if value.is_cuda else value
+        return next(tensors) if _on_gpu(value) else value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.replace(value, **{field.name: _rebuilt(getattr(value, field.name), tensors) for field in dataclasses.fields(value)})
     return value
+
+
+def _on_gpu(tensor: Tensor) -> bool:
+    return tensor.is_cuda
