@@ -60,7 +60,7 @@ class Scripted(StackedEnv):
 
 class Watched:
     """A trainer, and what it did: for each update its agent step, the rows written by then, and β; the steps at which Rainbow's target was copied, and those
-    at which SAC was asked to explore."""
+    at which the agent was asked to explore."""
 
     def __init__(self, folder: Path, task: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         continuous = task == "toy/reach"
@@ -68,7 +68,8 @@ class Watched:
         self.updates: list[tuple[int, int, float]] = []
         self.copies: list[int] = []
         self.explored: list[int] = []
-        real_draw, real_copy, real_act = train.draw, Rainbow.copy_target, SAC.act
+        agent_class: Any = SAC if continuous else Rainbow
+        real_draw, real_copy, real_act = train.draw, Rainbow.copy_target, agent_class.act
 
         def draw(replay: Any, *arguments: Any, importance: float) -> Any:
             self.updates.append((self.trainer.agent_steps, replay.written, importance))
@@ -78,14 +79,15 @@ class Watched:
             self.copies.append(self.trainer.agent_steps)
             real_copy(agent)
 
-        def act(agent: SAC, stacks: np.ndarray, *, explore: bool) -> np.ndarray:
+        def act(agent: Any, stacks: np.ndarray, *, explore: bool) -> np.ndarray:
             if explore:
                 self.explored.append(self.trainer.agent_steps)
-            return real_act(agent, stacks, explore=explore)
+            done: np.ndarray = real_act(agent, stacks, explore=explore)
+            return done
 
         monkeypatch.setattr(train, "draw", draw)
         monkeypatch.setattr(Rainbow, "copy_target", copy_target)
-        monkeypatch.setattr(SAC, "act", act)
+        monkeypatch.setattr(agent_class, "act", act)
         settings = config.resolve(task, "none", overrides=[f"env_steps={4 * STEPS}", *overrides])
         with Run.create(folder, settings.to_json()) as run, Display(settings.env_steps, task) as display, Trainer(settings, run, display) as self.trainer:
             self.trainer.learn(settings.env_steps)
@@ -111,6 +113,14 @@ def test_rainbow_learns_after_storing_and_its_clocks_are_agent_steps(tmp_path: P
     assert seen.copies == [20, 40, 60]
     beta = {step: importance for step, _, importance in seen.updates}
     assert [beta[step] for step in (16, 38, STEPS)] == pytest.approx([0.4, 0.7, 1.0])
+
+
+def test_rainbow_explores_by_its_noise_from_the_first_step_or_starts_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Watched(tmp_path / "noise", "toy/catch", RAINBOW, monkeypatch).explored == list(range(STEPS))
+    seen = Watched(tmp_path / "random", "toy/catch", [*RAINBOW, "rainbow.random_start=true"], monkeypatch)
+    assert seen.explored == list(range(16, STEPS))
+    rows = [row for row in range(16 + 1) if row != LENGTH]  # the row that ends the first episode has no action
+    assert set(seen.trainer.replay.records.of("action", np.array(rows[:16])).tolist()) == {0, 1, 2}
 
 
 def test_priorities_are_the_newest_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

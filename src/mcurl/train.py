@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any, Self
 
+import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
@@ -157,11 +158,17 @@ class Trainer:
 
     def _act(self) -> Any:
         if self.agent.explores_at_random and self.agent_steps < self.agent.learn_from:
-            return self.generators["actions"].uniform(-1, 1, self.env.action_space.shape or ()).astype(np.float32)
+            return self._random_action()
         assert self.observation is not None
         action = self.agent.act(self.observation[None], explore=True)[0]
         self._reprioritise()  # acting has waited for the device: the last update's errors are there
         return action
+
+    def _random_action(self) -> Any:
+        rng, space = self.generators["actions"], self.env.action_space
+        if isinstance(space, gymnasium.spaces.Discrete):
+            return rng.integers(space.n)
+        return rng.uniform(-1, 1, space.shape or ()).astype(np.float32)
 
     def _learn(self) -> None:
         """The updates of one agent step, once there is enough to learn from."""

@@ -47,6 +47,9 @@ class RainbowSettings:
     """Exponent of the importance weights when learning begins; rises linearly to 1 at the end of the run."""
     learn_from: int = 1600
     """Agent steps before the first update."""
+    random_start: bool = False
+    """Uniform actions until learning begins, as SAC's: a way to a first reward where the noise alone, which hardly changes a fresh network's choice, finds
+    none."""
     updates_per_step: int = 1
     """Updates in an agent step."""
     target_every: int = 2000
@@ -121,7 +124,6 @@ class Rainbow:
     """
 
     learns_before_step = False
-    explores_at_random = False
 
     def __init__(
         self,
@@ -140,6 +142,7 @@ class Rainbow:
         side = min(observation_shape[1:])
         self.views = Views(settings.batch_size, prioritised=True, contrast=Shift(side - VIEW_PAD, VIEW_PAD, side))
         self.learn_from, self.updates_per_step = settings.learn_from, settings.updates_per_step
+        self.explores_at_random = settings.random_start
         self.clip_reward, self.importance_start = settings.clip_reward, settings.importance_start
         self.evaluation_epsilon = settings.evaluation_epsilon
         self.updates = 0
