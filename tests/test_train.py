@@ -153,6 +153,30 @@ def test_sac_acts_at_random_then_learns_before_storing(tmp_path: Path, monkeypat
     assert seen.trainer.replay.records.of("reward", np.arange(3)) == pytest.approx([0, 0, 5])  # SAC's are not clipped
 
 
+@pytest.mark.parametrize(
+    ("task", "overrides", "line"),
+    [
+        (
+            "toy/catch",
+            RAINBOW,
+            f"no reward in 80 env steps so far; a new run begins with uniform actions under --set {train.RANDOM_START}",
+        ),
+        ("toy/catch", [*RAINBOW, "rainbow.random_start=true"], "no reward in 80 env steps so far"),
+        ("toy/reach", SAC_, "no reward in 80 env steps so far"),
+    ],
+)
+def test_no_reward_at_all_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], task: str, overrides: list[str], line: str
+) -> None:
+    def said(folder: str) -> list[str]:
+        Watched(tmp_path / folder, task, [*overrides, "evaluation.every=80"], monkeypatch)
+        return [text for text in "".join(capsys.readouterr()).splitlines() if "no reward" in text]
+
+    assert said("rewarded") == []
+    monkeypatch.setattr(f"{__name__}.REWARDS", {})
+    assert said("unrewarded") == [line]
+
+
 @pytest.mark.parametrize(("task", "overrides"), [("toy/reach", [*SAC_, "sac.learning_rate=1e9"]), ("toy/catch", [*RAINBOW, "rainbow.learning_rate=1e9"])])
 def test_what_is_not_finite_stops_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, overrides: list[str]) -> None:
     monkeypatch.setattr(train, "LOG_EVERY", 10)

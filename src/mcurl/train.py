@@ -32,6 +32,8 @@ from mcurl.runs import KEPT, Run
 
 LOG_EVERY = 100
 """Updates between two lines of metrics."""
+RANDOM_START = "rainbow.random_start=true rainbow.learn_from=5000"
+"""Met a reward in RoadRunner with twelve seeds of twelve, where the noise alone often does not."""
 
 
 def train(settings: TrainSettings, run: Run, display: Display) -> None:
@@ -99,6 +101,7 @@ class Trainer:
         self.observation: np.ndarray | None = None
         self._pending: tuple[Tensor, Tensor] | None = None
         self._evaluated = -1
+        self._warned = False
         self._stop = Stop()
         self._started = time.perf_counter(), 0
         self._kept: list[int] = []
@@ -241,6 +244,14 @@ class Trainer:
             return
         if self._evaluated != self.env_steps and (self.agent_steps == 0 or self._due(self.settings.evaluation.every)):
             self._evaluate()
+            self._warn_of_no_reward()
+
+    def _warn_of_no_reward(self) -> None:
+        """Once, at an evaluation: without any reward there is nothing to learn."""
+        if self.agent_steps and not self._warned and not self.replay.rewarded:
+            self._warned = True
+            way = "" if self.agent.explores_at_random else f"; a new run begins with uniform actions under --set {RANDOM_START}"
+            self.display.message(f"no reward in {self.env_steps:,} env steps so far{way}")
 
     def _evaluate(self, episodes: int | None = None) -> np.ndarray:
         """Raises Interrupted, with nothing logged, where the user asks to stop meanwhile."""

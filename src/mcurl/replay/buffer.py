@@ -132,6 +132,11 @@ class Replay:
 
     # Counting
 
+    @property
+    def rewarded(self) -> bool:
+        """Whether any transition in the ring has a reward other than 0."""
+        return bool(self.records.table["reward"].any())
+
     def __len__(self) -> int:
         """Rows held."""
         return self.records.written - self.records.oldest
