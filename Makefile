@@ -1,11 +1,12 @@
 # Two commands: `make train` sets everything up and trains M-CURL on cartpole-swingup; `make test` sets everything up and passes the tests.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 TASK ?= dmc/cartpole-swingup
 METHOD ?= mcurl
 BIN := $(VENV)/bin
 
-.PHONY: train test test-slow lint system clean
+.PHONY: train test test-slow test-lowest lint system clean
 
 train: $(VENV)/.installed
 	$(BIN)/mcurl train $(TASK) --method $(METHOD)
@@ -18,6 +19,11 @@ test: $(VENV)/.installed
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
+# With the oldest versions that pyproject.toml admits.
+test-lowest:
+	$(MAKE) VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt .venv-lowest/.installed
+	.venv-lowest/bin/python -m pytest
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -28,11 +34,11 @@ system:
 	|| { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq && apt-get install -y -qq libegl1 libgl1; } \
 	|| echo "no OpenGL found: sudo apt-get install libegl1 libgl1"
 
-$(VENV)/.installed: pyproject.toml constraints.txt | system
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | system
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache
