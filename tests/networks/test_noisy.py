@@ -45,9 +45,10 @@ def test_equals_the_materialised_matrix(noisy: bool) -> None:
 def test_initial_ranges() -> None:
     torch.manual_seed(0)
     layer = NoisyLinear(400, 25, sigma=0.1)
-    assert layer.weight_mu.abs().max() <= 1 / 20
-    assert layer.weight_mu.abs().max() > 0.99 / 20
-    assert layer.bias_mu.abs().max() <= 1 / 20
+    assert -1 / 20 <= layer.weight_mu.min() < -0.99 / 20
+    assert 0.99 / 20 < layer.weight_mu.max() <= 1 / 20
+    assert -1 / 20 <= layer.bias_mu.min() < -0.5 / 20
+    assert 0.5 / 20 < layer.bias_mu.max() <= 1 / 20
     assert torch.all(layer.weight_sigma == torch.tensor(0.1 / 20))
     assert torch.all(layer.bias_sigma == torch.tensor(0.1 / 5))
 
