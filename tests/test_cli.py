@@ -279,6 +279,15 @@ def until_it_learns(folder: Path) -> None:
         time.sleep(0.05)
 
 
+def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it says until it ends, which is soon."""
+    try:
+        return process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "mcurl", "train", "toy/reach", "--env-steps", "1e6", *TINY, "evaluation.every=0"]
@@ -287,7 +296,7 @@ def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals) -> None:
         folder = Path("runs/toy-reach/mcurl-seed1")
         until_it_learns(folder)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = ended(process)
     assert process.returncode == 128 + number, err
     saved = Run.open(folder).latest_checkpoint().env_steps
     assert saved > 0
@@ -379,7 +388,7 @@ def test_ctrl_c_saves_every_seed() -> None:
                 break
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        out = process.communicate(timeout=60)[0]
+        out = ended(process)[0]
     assert process.returncode == 130
     for seed, folder in enumerate(folders, 1):
         assert f"seed {seed} | stopped at {Run.open(folder).latest_checkpoint().env_steps:,} env steps, everything saved" in out
