@@ -159,10 +159,10 @@ def test_sac_acts_at_random_then_learns_before_storing(tmp_path: Path, monkeypat
         (
             "toy/catch",
             RAINBOW,
-            f"no reward in 80 env steps so far; a new run begins with uniform actions under --set {train.RANDOM_START}",
+            f"no reward in the replay after 80 env steps; a new run begins with uniform actions under --set {train.RANDOM_START}",
         ),
-        ("toy/catch", [*RAINBOW, "rainbow.random_start=true"], "no reward in 80 env steps so far"),
-        ("toy/reach", SAC_, "no reward in 80 env steps so far"),
+        ("toy/catch", [*RAINBOW, "rainbow.random_start=true"], "no reward in the replay after 80 env steps"),
+        ("toy/reach", SAC_, "no reward in the replay after 80 env steps"),
     ],
 )
 def test_no_reward_at_all_is_said_once(

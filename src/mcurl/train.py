@@ -251,7 +251,7 @@ class Trainer:
         if self.agent_steps and not self._warned and not self.replay.rewarded:
             self._warned = True
             way = "" if self.agent.explores_at_random else f"; a new run begins with uniform actions under --set {RANDOM_START}"
-            self.display.message(f"no reward in {self.env_steps:,} env steps so far{way}")
+            self.display.message(f"no reward in the replay after {self.env_steps:,} env steps{way}")
 
     def _evaluate(self, episodes: int | None = None) -> np.ndarray:
         """Raises Interrupted, with nothing logged, where the user asks to stop meanwhile."""
