@@ -19,7 +19,7 @@ from mcurl.agents import rainbow, sac
 from mcurl.batches import draw
 from mcurl.bench.update import build
 from mcurl.device import Compute
-from mcurl.networks.atari import DataEfficientEncoder
+from mcurl.native import frames as native_frames
 from mcurl.objectives.masked import MaskedContrast
 from mcurl.seeding import Generators
 
@@ -94,7 +94,7 @@ def no_gpu_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "_on_gpu", lambda tensor: True)
     monkeypatch.setattr(sac, "adam", gpu_adam)
     monkeypatch.setattr(rainbow, "adam", gpu_adam)
-    monkeypatch.setattr(DataEfficientEncoder, "_by_word", DataEfficientEncoder._by_pixel)
+    monkeypatch.setattr(native_frames, "available", lambda: False)
 
 
 def learned(suite: str, method: str, overrides: list[str], *, captured: bool) -> tuple[list[dict[str, float]], list[Tensor], Any]:

@@ -103,7 +103,7 @@ def build_replay(settings: TrainSettings, env: gymnasium.Env[Any, Any], compute:
         discount=rainbow.discount if rainbow else settings.sac.discount,  # type: ignore[union-attr]
         device=compute.device,
         priority_exponent=rainbow.priority_exponent if rainbow else None,
-        layout="planes" if compute.dtype != torch.bfloat16 else "channels_last" if continuous else "patches",
+        layout="patches" if not continuous else "channels_last" if compute.dtype == torch.bfloat16 else "planes",
     )
 
 

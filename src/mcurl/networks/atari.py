@@ -14,14 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcurl.errors import UserError
+from mcurl.native import frames as native_frames
+from mcurl.native import patches as native_patches
 
 KERNEL = 5
-CHANNELS = (32, 64)
+CHANNELS = (native_patches.CHANNELS, 64)
 HEAD_HIDDEN, HEAD_WIDTH = 256, 128
-# A row of a patch has 5 bytes; copied as a word of 8 it brings 3 pixels of its neighbour along.
-WORD = 8
-# Observations cut into patches at a time: so many bytes stay in the processor's cache until they are converted.
-CUT = 32
 
 
 def encoder_width(shape: tuple[int, int, int]) -> int:
@@ -54,51 +52,63 @@ class DataEfficientEncoder(nn.Module):
         return self.encode(self.patches(pixels))
 
     def patches(self, pixels: Tensor) -> Tensor:
-        """What the first convolution multiplies: ``dtype [N, Y·X·5·5, C·5·run]`` with values 0 to 255; pixels that were gathered as such pass as they are.
+        """What the first convolution multiplies: ``uint8 [N, Y·X·5·5, C·5·5]``; pixels that were gathered as such pass as they are.
 
-        Patch (y, x) of the first convolution stands in patch (Y, X) of the second. ``run`` counts the pixels of a row: 5, or 8 where rows are copied as words.
+        Patch (y, x) of the first convolution stands in patch (Y, X) of the second.
         """
-        if pixels.dtype != torch.uint8:
+        if pixels.dim() == 3:
             return pixels
-        by_word = pixels.device.type == "cpu" and pixels.is_contiguous() and pixels.shape[3] >= self.columns * KERNEL**2 + WORD - KERNEL
-        patches = self._by_word(pixels) if by_word else self._by_pixel(pixels)
-        return patches.view(len(pixels), self.rows * self.columns * KERNEL**2, -1)
-
-    def _by_pixel(self, pixels: Tensor) -> Tensor:
-        """``[N, Y, X, 5, 5, C, 5, 5]``."""
-        (n, channels), Y, X = pixels.shape[:2], self.rows, self.columns
-        seen = pixels[:, :, : Y * KERNEL**2, : X * KERNEL**2].reshape(n, channels, Y, KERNEL, KERNEL, X, KERNEL, KERNEL)
-        return seen.permute(0, 2, 5, 3, 6, 1, 4, 7).to(self.dtype, memory_format=torch.contiguous_format)
-
-    def _by_word(self, pixels: Tensor) -> Tensor:
-        """``[N, Y, X, 5, 5, C, 5·8]``: the same five times as fast; the pixels that a word brings along from the right meet zero weights."""
-        frames = pixels.numpy()
-        n, c, y, x = frames.strides
-        shape = (len(frames), self.rows, self.columns, KERNEL, KERNEL, frames.shape[1], KERNEL)
-        words = np.ndarray(shape, np.int64, frames.data, strides=(n, KERNEL**2 * y, KERNEL**2 * x, KERNEL * y, KERNEL * x, c, y))
-        patches = torch.empty((*shape[:-1], KERNEL * WORD), dtype=self.dtype)
-        for i in range(0, len(words), CUT):
-            patches[i : i + CUT] = torch.from_numpy(np.ascontiguousarray(words[i : i + CUT]).view(np.uint8))
-        return patches
+        (n, channels, height, width), Y, X = pixels.shape, self.rows, self.columns
+        if pixels.device.type == "cpu" and height == width and native_frames.available():
+            patches = torch.empty((n, Y, X, KERNEL, KERNEL, channels, KERNEL, KERNEL), dtype=torch.uint8)
+            nothing = np.zeros(n, np.int64)
+            native_frames.cut(pixels.contiguous(), np.arange(n)[:, None], nothing, nothing, nothing, nothing, height, patches)
+        else:
+            seen = pixels[:, :, : Y * KERNEL**2, : X * KERNEL**2].reshape(n, channels, Y, KERNEL, KERNEL, X, KERNEL, KERNEL)
+            patches = seen.permute(0, 2, 5, 3, 6, 1, 4, 7)
+        return patches.reshape(n, Y * X * KERNEL**2, channels * KERNEL**2)
 
     def encode(self, patches: Tensor) -> Tensor:
         """Patches -> features ``float32 [N, 64·Y·X]``, flattened from [64, Y, X] as a convolution's output would be."""
         (weight1, bias1), (weight2, bias2) = _parameters(self.conv1), _parameters(self.conv2)
-        # The first weights take the 1/255 of the pixels, and zeros for what words bring along.
-        run = patches.shape[2] // (KERNEL * weight1.shape[1])
-        weight1 = F.pad(weight1 / 255, (0, run - KERNEL)).view(CHANNELS[0], -1)
+        h = patch_product(patches.flatten(0, 1), weight1.flatten(1), bias1, self.dtype)  # [N·Y·X·25, 32]
         weight2 = weight2.permute(0, 2, 3, 1).reshape(CHANNELS[1], -1)
-        h = self._product(patches.flatten(0, 1), weight1, bias1)  # [N·Y·X·25, 32]
-        h = self._product(h.view(-1, weight2.shape[1]), weight2, bias2)  # [N·Y·X, 64]
+        h = linear_relu(h.view(-1, weight2.shape[1]), weight2.to(self.dtype), bias2.to(self.dtype))  # [N·Y·X, 64]
         return h.view(len(patches), -1, CHANNELS[1]).transpose(1, 2).flatten(1).float()
-
-    def _product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return linear_relu(x, weight.to(self.dtype), bias.to(self.dtype))
 
 
 def _parameters(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
     assert layer.bias is not None
     return layer.weight, layer.bias
+
+
+class _PatchProduct(torch.autograd.Function):
+    """The compiled product of bytes, with its gradient, which needs the patches and the output."""
+
+    @staticmethod
+    def forward(ctx: Any, patches: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y = native_patches.forward(patches, weight, bias)
+        ctx.save_for_backward(patches, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor]:
+        patches, y = ctx.saved_tensors
+        return None, *native_patches.backward(patches, y, gradients[0])
+
+
+def patch_product(patches: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """ReLU(x Wᵀ / 255 + b) for patches x ``[M, inputs]`` with values 0 to 255: ``dtype [M, 32]``."""
+    on_bytes = patches.device.type == "cpu" and patches.dtype == torch.uint8 and patches.shape[1] <= native_patches.MOST_INPUTS
+    if on_bytes and dtype == torch.bfloat16 and native_patches.available():
+        y: Tensor = _PatchProduct.apply(patches, weight, bias)  # type: ignore[no-untyped-call]
+        return y
+    return _widened_product(patches, weight, bias, dtype)
+
+
+def _widened_product(patches: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pixels are exact in bfloat16; the weights take their 1/255."""
+    return linear_relu(patches.to(dtype), (weight / 255).to(dtype), bias.to(dtype))
 
 
 class _LinearReLU(torch.autograd.Function):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mcurl.errors import UserError
-from mcurl.replay import native, sampling
+from mcurl.native import frames as native
+from mcurl.replay import sampling
 from mcurl.replay.batch import Transitions, Window
 from mcurl.replay.files import Journal
 from mcurl.replay.priorities import Priorities
@@ -46,8 +47,8 @@ class Replay:
         discount: γ, 0 <= γ <= 1.
         device: where the frames lie ("cpu", "cuda"); the bookkeeping stays on the host.
         priority_exponent: draws are in proportion to priority to this power; None, and there are no prioritised draws.
-        layout: on a CPU with a compiler, gather stacks as bfloat16 in the order in which an encoder multiplies them (0 to 255 is exact): crops
-            "channels_last", or any window as the "patches" of two 5×5 convolutions of stride 5 (`native.cut`). "planes": uint8, as they are.
+        layout: on a CPU with a compiler, gather stacks in the order in which an encoder multiplies them: crops "channels_last", as bfloat16 (0 to 255 is
+            exact), or any window as the "patches" of two 5×5 convolutions of stride 5, as uint8 (`native.cut`). "planes": uint8, as they are.
 
     Raises:
         UserError: the capacity is too small, or its frames do not fit into the memory of the machine.
@@ -223,10 +224,10 @@ class Replay:
         )
 
     def empty(self, n: int, size: int) -> Tensor:
-        """Room for `n` square crops of stacks, as `stacks` fills it: [n, K*C, size, size], uint8 or bfloat16 channels-last, or bfloat16 patches (`layout`)."""
+        """Room for `n` square crops of stacks, as `stacks` fills it: [n, K*C, size, size], uint8 or bfloat16 channels-last, or uint8 patches (`layout`)."""
         channels = self.frame_stack * self.frame_shape[0]
         if self._layout == "patches":
-            return torch.empty((n, (size // 25) ** 2 * 25, channels * 25), dtype=torch.bfloat16)
+            return torch.empty((n, (size // 25) ** 2 * 25, channels * 25), dtype=torch.uint8)
         if self._layout == "channels_last":
             return torch.empty((n, channels, size, size), dtype=torch.bfloat16, memory_format=torch.channels_last)
         return torch.empty((n, channels, size, size), dtype=self.frames.dtype, device=self.frames.device)
@@ -247,7 +248,9 @@ class Replay:
         if self._layout == "patches":
             window = window or self._whole(len(rows))
             out = self.empty(len(rows), window.size) if out is None else out
-            native.cut(self.frames, self._stack_slots(rows)[0], window, out)
+            blocks = (window.size // 25, window.size // 25)
+            slots, places = self._stack_slots(rows)[0], (window.top, window.left, window.down, window.right)
+            native.cut(self.frames, slots, *places, window.crop, out.view(len(out), *blocks, -1))
             return out
         if window is None or self._stacked_view is None:
             found = self._stacks_indexed(rows, window)

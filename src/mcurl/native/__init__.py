@@ -1,0 +1,46 @@
+"""What is written in C, built once where the machine has a compiler; where it has none, nobody is told and PyTorch or NumPy does it."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def library(name: str) -> ctypes.CDLL | None:
+    """The functions of ``name.c`` beside this file, built into the user's cache at first use; None where they cannot be.
+
+    With threads, which are torch's own where its OpenMP can be found in the process; else without.
+    """
+    source = Path(__file__).with_name(f"{name}.c")
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcurl"
+    stem = f"{name}-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}-{platform.machine()}"
+    return _built(source, folder / f"{stem}-openmp.so", "-fopenmp") or _built(source, folder / f"{stem}.so")
+
+
+def _built(source: Path, path: Path, *flags: str) -> ctypes.CDLL | None:
+    try:
+        if not path.exists():
+            _compile(source, path, *flags)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _compile(source: Path, path: Path, *flags: str) -> None:
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise OSError("no C compiler")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        made, built = Path(scratch) / "made.o", Path(scratch) / path.name
+        for command in (["-O3", "-fPIC", *flags, "-c", str(source), "-o", str(made)], ["-shared", str(made), "-o", str(built)]):
+            subprocess.run([compiler, *command], check=True, capture_output=True, timeout=60)
+        os.replace(built, path)  # whole or not at all: two runs may build it at once

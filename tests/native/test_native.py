@@ -1,0 +1,56 @@
+"""What is in C is built where there is a compiler, without a warning; where there is none, nothing breaks."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mcurl import native
+from mcurl.native import frames, patches
+
+SOURCES = sorted(Path(native.__file__).parent.glob("*.c"))
+COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
+
+
+@needs_compiler
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+@pytest.mark.parametrize("threads", [[], ["-fopenmp"]])
+def test_compiles_without_a_warning(source: Path, threads: list[str], tmp_path: Path) -> None:
+    flags = ["-O3", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", *threads]
+    subprocess.run([COMPILER, *flags, "-c", str(source), "-o", str(tmp_path / "made.o")], check=True, timeout=60)
+
+
+@needs_compiler
+def test_what_compiles_is_used() -> None:
+    """Falling back is silent: a mistake in the C would only show as slowness."""
+    assert frames.available()
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    assert patches.available() == all(flag in flags for flag in ("amx_tile", "amx_int8", "amx_bf16", "avx512_bf16", "avx512bw", "avx512dq", "avx512vl"))
+
+
+def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.library.cache_clear()
+    try:
+        assert native.library("frames") is None
+        assert not list(tmp_path.rglob("*.so"))
+    finally:
+        native.library.cache_clear()
+
+
+@needs_compiler
+def test_a_broken_source_is_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    broken = tmp_path / "broken.c"
+    broken.write_text("int broken(void) { return 0;")
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
+    native.library.cache_clear()
+    try:
+        assert native.library("broken") is None
+    finally:
+        native.library.cache_clear()
