@@ -11,10 +11,11 @@ import numpy as np
 import plain_c51
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcurl.agents.base import Agent
 from mcurl.agents.rainbow import FeatureChoice, Rainbow, RainbowSettings, contrast_width
+from mcurl.networks.noisy import DuelingHead, Weights
 from mcurl.objectives.base import Objective
 from mcurl.objectives.contrast import Curl, CurlSettings
 from mcurl.objectives.masked import MaskedContrast, MaskedSettings
@@ -126,10 +127,16 @@ def test_one_adam_steps_every_online_parameter_once() -> None:
     assert len(owned) == len(agent.parameters)
 
 
-def heard(module: nn.Module) -> list[Tensor]:
-    """The noise of every later call of a dueling head, copied."""
+def heard(head: DuelingHead) -> list[Tensor]:
+    """The noise of all weights that a dueling head makes from now on, copied."""
     calls: list[Tensor] = []
-    module.register_forward_pre_hook(lambda _, arguments: calls.append(arguments[1].clone()))
+    made = head.weights
+
+    def weights(noise: Tensor) -> list[Weights]:
+        calls.append(noise.clone())
+        return made(noise)
+
+    head.weights = weights  # type: ignore[method-assign, assignment]
     return calls
 
 
@@ -138,8 +145,8 @@ def test_acting_and_both_online_passes_share_one_draw_and_the_target_has_its_own
     online, target = heard(agent.online.head), heard(agent.target.head)
     agent.act(pixels(1).numpy(), explore=True)
     agent.update(Batch(transitions()), 4)
-    assert len(online) == 3  # acting, the next observation, the observation
-    assert all(torch.equal(noise, online[0]) for noise in online)
+    assert len(online) == 2  # acting; the next observation and the observation
+    assert torch.equal(online[0], online[1])
     assert len(target) == 1
     assert not torch.equal(target[0], online[0])
 
@@ -151,8 +158,9 @@ def test_every_update_and_every_step_has_a_new_draw() -> None:
     agent.update(Batch(transitions()), 4)
     agent.update(Batch(transitions()), 4)
     agent.act(pixels(1).numpy(), explore=True)
-    assert not torch.equal(online[0], online[3])
-    assert not torch.equal(online[3], online[5])
+    assert torch.equal(online[0], online[1])
+    assert not torch.equal(online[1], online[2])
+    assert not torch.equal(online[2], online[3])
 
 
 def test_evaluation_is_greedy_on_the_mean_network_and_leaves_the_noise_alone() -> None:
@@ -163,7 +171,7 @@ def test_evaluation_is_greedy_on_the_mean_network_and_leaves_the_noise_alone() -
     assert first.dtype == np.int64
     assert first.shape == (16,)
     assert np.array_equal(first, agent.act(stacks.numpy(), explore=False))
-    q = (torch.softmax(agent.online(agent.online.encoder.patches(stacks), None), -1) * agent.support).sum(-1)
+    q = (torch.softmax(agent.online(agent.online.encoder.patches(stacks), agent.online.head.weights(None)), -1) * agent.support).sum(-1)
     assert np.array_equal(first, q.argmax(1).numpy())
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(noise, agent.noise)
@@ -315,7 +323,7 @@ def test_learns_which_action_an_image_rewards(dtype: torch.dtype) -> None:
         agent.update(Batch(Transitions(obs, action, reward, obs, torch.zeros(32), torch.arange(32), torch.ones(32))), step)
     test_images, answers = images(200)
     assert np.mean(agent.act(test_images.numpy(), explore=False) == answers.numpy()) > 0.95
-    logits = agent.online(agent.online.encoder.patches(test_images), None)
+    logits = agent.online(agent.online.encoder.patches(test_images), agent.online.head.weights(None))
     q = (torch.softmax(logits, -1) @ agent.support).gather(1, answers[:, None])
     assert q.mean().item() == pytest.approx(1, abs=0.3)
 
@@ -327,4 +335,4 @@ def test_only_the_convolutions_are_rounded(head_init: Literal["standard", "unifo
     features = torch.rand(8, agents[0].online.encoder.width)
     heads = [agent.query.head for agent in agents if agent.query is not None]
     assert torch.equal(heads[0](features), heads[1](features))
-    assert torch.equal(agents[0].online.head(features, None), agents[1].online.head(features, None))
+    assert torch.equal(*(agent.online.head(features, agent.online.head.weights(None)) for agent in agents))

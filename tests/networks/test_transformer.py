@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from mcurl.networks.transformer import Transformer
+from mcurl.networks.transformer import Transformer, dropout_scales
 
 
 def test_bfloat16_is_close_and_gives_float32() -> None:
@@ -27,3 +28,43 @@ def test_bfloat16_is_close_and_gives_float32() -> None:
         assert q.grad is not None
         assert q.grad.dtype == torch.float32
         assert F.cosine_similarity(p.grad.flatten(), q.grad.flatten(), 0) > 0.99
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_mean(p: float) -> None:
+    torch.manual_seed(0)
+    scales = dropout_scales((4, 2, 101, 333), p)
+    assert scales.dtype == torch.float32
+    assert set(scales.unique().tolist()) == {0.0, torch.tensor(1 / (1 - round(p * 65536) / 65536)).item()}
+    n = scales.numel()
+    assert (scales == 0).double().mean().item() == pytest.approx(p, abs=4 * (p * (1 - p) / n) ** 0.5)
+    assert scales.double().mean().item() == pytest.approx(1, abs=4 * (p / (1 - p) / n) ** 0.5)
+
+
+def test_dropout_is_independent_from_place_to_place() -> None:
+    """Four neighbours come from one random word: each of the sixteen patterns has its probability."""
+    torch.manual_seed(0)
+    kept = dropout_scales((400_000, 4), 0.5) > 0
+    patterns = (kept * torch.tensor([1, 2, 4, 8])).sum(1).bincount(minlength=16) / len(kept)
+    assert (patterns - 1 / 16).abs().max() < 4 * (15 / 256 / len(kept)) ** 0.5
+
+
+def test_dropout_is_for_training() -> None:
+    torch.manual_seed(0)
+    transformer = Transformer(16, 2, 32, dropout=0.3)
+    h, padded = torch.randn(2, 5, 16), torch.zeros(2, 5, dtype=torch.bool)
+    assert not torch.equal(transformer(h, padded), transformer(h, padded))
+    transformer.eval()
+    state = torch.get_rng_state()
+    assert torch.equal(transformer(h, padded), transformer(h, padded))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_dropout_on_every_branch_of_every_block_changes_what_comes_out() -> None:
+    torch.manual_seed(0)
+    transformer = Transformer(16, 2, 32)
+    h, bias = torch.randn(2, 5, 16), torch.zeros(2, 1, 5)
+    for block in transformer.blocks:
+        whole = block(h, bias, (1.0, 1.0))
+        for scales in [(0.0, 1.0), (1.0, 0.0)]:
+            assert not torch.allclose(whole, block(h, bias, scales))

@@ -18,7 +18,7 @@ from mcurl.agents.distributional import cross_entropy, double_q_target, expected
 from mcurl.agents.optim import adam, load_optimizer, set_learning_rates
 from mcurl.networks.atari import HEAD_WIDTH, ContrastHead, DataEfficientEncoder, encoder_width
 from mcurl.networks.ema import follow, momentum_copy
-from mcurl.networks.noisy import DuelingHead
+from mcurl.networks.noisy import DuelingHead, Weights
 from mcurl.objectives.base import Objective
 from mcurl.replay.batch import Batch, Contrast, Shift, Transitions
 
@@ -93,8 +93,8 @@ class QNetwork(nn.Module):
         self.encoder = DataEfficientEncoder(observation_shape, dtype=dtype)
         self.head = DuelingHead(self.encoder.width, actions, settings.atoms, settings.hidden, settings.sigma)
 
-    def forward(self, patches: Tensor, noise: Tensor | None) -> Tensor:
-        return self.head(self.encoder.encode(patches), noise)  # type: ignore[no-any-return]
+    def forward(self, patches: Tensor, weights: list[Weights]) -> Tensor:
+        return self.head(self.encoder.encode(patches), weights)  # type: ignore[no-any-return]
 
 
 class ContrastFeatures(nn.Module):
@@ -184,7 +184,7 @@ class Rainbow:
         if explore:
             self.reset_noise()
         patches = self.online.encoder.patches(torch.as_tensor(stacks, device=self.device))
-        q = expected(self.online(patches, self.noise if explore else None), self.support)  # [N, A]
+        q = expected(self.online(patches, self.online.head.weights(self.noise if explore else None)), self.support)  # [N, A]
         action: np.ndarray = q.argmax(1).cpu().numpy()
         return action
 
@@ -247,11 +247,11 @@ class Rainbow:
 
     def _rl_loss(self, t: Transitions, noise: Tensor, target_noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The cross-entropy between the projected n-step target and the online distribution of the action taken, for each transition ``[B]``."""
-        cut = self.online.encoder.patches
+        cut, weights = self.online.encoder.patches, self.online.head.weights(noise)
         with torch.no_grad():
-            following = cut(t.next_obs)
-            target = double_q_target(self.online(following, noise), self.target(following, target_noise), t.reward, t.discount, self.support)
-        logits = self.online(cut(t.obs), noise)
+            following, target_weights = cut(t.next_obs), self.target.head.weights(target_noise)
+            target = double_q_target(self.online(following, weights), self.target(following, target_weights), t.reward, t.discount, self.support)
+        logits = self.online(cut(t.obs), weights)
         each = cross_entropy(logits, t.action, target)
         q = expected(logits.detach(), self.support).gather(1, t.action[:, None])
         return each, {"rl/loss": each.detach().mean(), "rl/q": q.mean(), "rl/target": (target @ self.support).mean(), "batch/reward": t.reward.mean()}

@@ -2,6 +2,9 @@
    The plain twin is Replay._stacks_indexed. */
 #include <stdint.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #define MOST_CHANNELS 64
 
@@ -119,6 +122,25 @@ static inline __attribute__((always_inline)) void cut_one(const uint8_t *frames,
     }
 }
 
+/* A cache's line, and the patches of a stack that are put together before they are written: those of Atari fit. */
+#define LINE 64
+#define TOGETHER (1 << 15)
+
+/* A copy that passes the caches by, where it can: it is not read before other things would have taken its place there. Both have the same place in a line. */
+static inline void copy_past_caches(const uint8_t *from, int64_t bytes, uint8_t *to) {
+#ifdef __SSE2__
+    const int64_t before = -(uintptr_t)to & (LINE - 1), lines = (bytes - before) / LINE * LINE;
+    if (bytes > before + LINE) {
+        memcpy(to, from, (size_t)before);
+        for (int64_t i = before; i < before + lines; i += sizeof(__m128i))
+            _mm_stream_si128((__m128i *)(to + i), _mm_load_si128((const __m128i *)(from + i)));
+        _mm_sfence();
+        from += before + lines, to += before + lines, bytes -= before + lines;
+    }
+#endif
+    memcpy(to, from, (size_t)bytes);
+}
+
 /* Windows of stacks as the patches of two convolutions, 5 x 5 with a stride of 5: out is [N, Y, X, 5, 5, K*C, 5, 5]. Output row r of a window is frame row
    top + clamp(r - down, 0, crop - 1), columns likewise; the rest as above. Returns 0, or 1 for too wide a window. */
 int cut(const uint8_t *frames, int64_t C, int64_t H, int64_t W, const int64_t *slots, int64_t K, const int64_t *top, const int64_t *left, const int64_t *down, const int64_t *right,
@@ -129,10 +151,13 @@ int cut(const uint8_t *frames, int64_t C, int64_t H, int64_t W, const int64_t *s
 #pragma omp parallel for
     for (int64_t n = 0; n < N; n++) {
         const Window at = {top[n], left[n], down[n], right[n], crop};
+        uint8_t room[TOGETHER + LINE] __attribute__((aligned(LINE))), *to = out + n * size, *patches = size <= TOGETHER ? room + (uintptr_t)to % LINE : to;
         if (channels == 4 && X == 3)
-            cut_one(frames, C, H, W, slots + n * K, 4, at, Y, 3, out + n * size);
+            cut_one(frames, C, H, W, slots + n * K, 4, at, Y, 3, patches);
         else
-            cut_one(frames, C, H, W, slots + n * K, channels, at, Y, X, out + n * size);
+            cut_one(frames, C, H, W, slots + n * K, channels, at, Y, X, patches);
+        if (patches != to)
+            copy_past_caches(patches, size, to);
     }
     return 0;
 }

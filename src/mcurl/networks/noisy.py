@@ -1,11 +1,12 @@
 """Noisy linear layers (Fortunato et al., 2018) and the dueling distributional head made of them (Wang et al., 2016; Bellemare et al., 2017).
 
-Noise is an argument: who calls a head says which draw it sees. Nothing here draws while it computes.
+Noise is an argument: weights are made from a draw, and who calls a head says which weights it sees. Nothing here draws while it computes.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,9 @@ def draw_noise(size: int, device: torch.device | str = "cpu", generator: torch.G
     """``float32 [size]`` of f(x) = sgn(x)·√|x| with Gaussian x, from torch's own generator unless one is given."""
     x = torch.randn(size, device=device, generator=generator)
     return x.sign() * x.abs().sqrt()
+
+
+Weights = tuple[Tensor, Tensor]
 
 
 class NoisyLinear(nn.Module):
@@ -36,14 +40,27 @@ class NoisyLinear(nn.Module):
         self.bias_mu = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
         self.bias_sigma = nn.Parameter(torch.full((outputs,), sigma / math.sqrt(outputs)))
 
-    def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        """``x`` float32 [N, in] -> float32 [N, out]. ``noise`` float32 [in + out] is ε_in, then ε_out; None is the mean network."""
-        y = F.linear(x, self.weight_mu, self.bias_mu)
+    def weights(self, noise: Tensor | None) -> Weights:
+        """The layer's weight ``float32 [out, in]`` and bias ``[out]`` under a draw ``float32 [in + out]``, ε_in, then ε_out; None: the mean's."""
         if noise is None:
-            return y
+            return self.weight_mu, self.bias_mu
         noise_in, noise_out = noise[: self.inputs], noise[self.inputs :]
-        # (σ_w ⊙ ε_out ε_inᵀ) x = ε_out ⊙ σ_w (ε_in ⊙ x): the matrix of noise is never built.
-        return torch.addcmul(y, F.linear(x * noise_in, self.weight_sigma, self.bias_sigma), noise_out)
+        weight: Tensor = _Noisy.apply(self.weight_mu, self.weight_sigma, noise_in, noise_out)  # type: ignore[no-untyped-call]
+        return weight, torch.addcmul(self.bias_mu, self.bias_sigma, noise_out)
+
+
+class _Noisy(torch.autograd.Function):
+    """μ_w + σ_w ⊙ ε_out ε_inᵀ. The gradient of μ_w is the weight's own."""
+
+    @staticmethod
+    def forward(ctx: Any, mu: Tensor, sigma: Tensor, noise_in: Tensor, noise_out: Tensor) -> Tensor:
+        ctx.save_for_backward(noise_in, noise_out)
+        return torch.addcmul(mu, sigma * noise_in, noise_out[:, None])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        noise_in, noise_out = ctx.saved_tensors
+        return gradients[0], (gradients[0] * noise_in).mul_(noise_out[:, None]), None, None
 
 
 class DuelingHead(nn.Module):
@@ -70,9 +87,15 @@ class DuelingHead(nn.Module):
         """Independent noise for the four layers, one after the other in one vector."""
         return draw_noise(sum(self.noise_sizes), self.value.bias_mu.device, generator)
 
-    def forward(self, features: Tensor, noise: Tensor | None) -> Tensor:
-        """``features`` float32 [N, d] -> logits float32 [N, A, atoms]; ``noise`` None is the mean network."""
-        value_hidden, value, advantage_hidden, advantage = (None,) * 4 if noise is None else torch.split(noise, self.noise_sizes)
-        v = self.value(F.relu(self.value_hidden(features, value_hidden)), value)[:, None]  # [N, 1, atoms]
-        a = self.advantage(F.relu(self.advantage_hidden(features, advantage_hidden)), advantage).view(-1, self.actions, self.atoms)
-        return v + a - a.mean(1, keepdim=True)  # type: ignore[no-any-return]
+    def weights(self, noise: Tensor | None) -> list[Weights]:
+        """What :meth:`forward` multiplies under a draw; None: the mean network's. Made once for all that is seen under one draw."""
+        parts = (None,) * 4 if noise is None else torch.split(noise, self.noise_sizes)
+        layers = (self.value_hidden, self.value, self.advantage_hidden, self.advantage)
+        return [layer.weights(part) for layer, part in zip(layers, parts, strict=True)]
+
+    def forward(self, features: Tensor, weights: list[Weights]) -> Tensor:
+        """``features`` float32 [N, d] -> logits float32 [N, A, atoms]."""
+        value_hidden, value, advantage_hidden, advantage = weights
+        v = F.linear(F.relu(F.linear(features, *value_hidden)), *value)[:, None]  # [N, 1, atoms]
+        a = F.linear(F.relu(F.linear(features, *advantage_hidden)), *advantage).view(-1, self.actions, self.atoms)
+        return v + a - a.mean(1, keepdim=True)
