@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mcurl import native
-from mcurl.native import frames, patches
+from mcurl.native import encoder, frames
 
 SOURCES = sorted(Path(native.__file__).parent.glob("*.c"))
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -29,7 +29,7 @@ def test_what_compiles_is_used() -> None:
     """Falling back is silent: a mistake in the C would only show as slowness."""
     assert frames.available()
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    assert patches.available() == all(flag in flags for flag in ("amx_tile", "amx_int8", "amx_bf16", "avx512_bf16", "avx512bw", "avx512dq", "avx512vl"))
+    assert encoder.available() == all(flag in flags for flag in ("amx_tile", "amx_int8", "amx_bf16", "avx512_bf16", "avx512bw", "avx512dq", "avx512vl"))
 
 
 def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

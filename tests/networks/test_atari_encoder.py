@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mcurl.errors import UserError
-from mcurl.native import patches as native_patches
-from mcurl.networks.atari import ContrastHead, DataEfficientEncoder, encoder_width, linear_relu, patch_product
+from mcurl.networks.atari import ContrastHead, DataEfficientEncoder, encoder_width, linear_relu
 
 SHAPES = [(4, 84, 84), (1, 28, 28), (2, 25, 25), (3, 60, 77), (2, 84, 76)]
 
@@ -59,81 +58,6 @@ def test_without_gradient_the_features_are_the_same() -> None:
     with torch.no_grad():
         torch.testing.assert_close(encoder(pixels), encoder(pixels[:, :, :75, :75]))
         torch.testing.assert_close(encoder(pixels), convolutions(encoder, pixels))
-
-
-needs_tiles = pytest.mark.skipif(not native_patches.available(), reason="no processor with AMX, or no compiler")
-
-
-@needs_tiles
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("inputs", [1, 25, 64, 75, 100, 300, 512])
-@pytest.mark.parametrize("rows", [1, 31, 32, 33, 64, 700])
-def test_bytes_on_tiles_equal_the_product_in_float64(rows: int, inputs: int, threads: int) -> None:
-    torch.manual_seed(rows + inputs)
-    # A row beyond the first's end would be seen if tiles read past what is theirs.
-    patches = torch.randint(0, 256, (rows + 1, inputs), dtype=torch.uint8)[:rows]
-    weight, bias = torch.randn(32, inputs) * inputs**-0.5, torch.randn(32) * 0.1
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    y = native_patches.forward(patches, weight, bias)
-    exact = F.relu(patches.double() / 255 @ weight.double().T + bias.double())
-    # Half a unit of bfloat16's last place, and weights that are off by half a 16256th of the largest.
-    bound = exact / 2**8 + inputs**0.5 * weight.abs().max() / 16256
-    assert y.shape == exact.shape
-    assert ((y.double() - exact).abs() <= bound).all()
-    gradient = torch.randn(rows, 32).bfloat16()
-    of_weight, of_bias = native_patches.backward(patches, y, gradient)
-    torch.set_num_threads(before)
-    through = gradient.double() * (y > 0)
-    torch.testing.assert_close(of_weight.double(), through.T @ patches.double() / 255, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(of_bias.double(), through.sum(0), rtol=1e-5, atol=1e-4)
-
-
-@needs_tiles
-def test_a_product_on_tiles_can_be_repeated() -> None:
-    torch.manual_seed(0)
-    patches, weight, bias = torch.randint(0, 256, (5000, 100), dtype=torch.uint8), torch.randn(32, 100), torch.randn(32)
-    y = native_patches.forward(patches, weight, bias)
-    gradient = torch.randn_like(y)
-    first = native_patches.backward(patches, y, gradient)
-    for _ in range(20):
-        assert torch.equal(native_patches.forward(patches, weight, bias), y)
-        again = native_patches.backward(patches, y, gradient)
-        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-
-
-@needs_tiles
-def test_tiles_refuse_what_they_cannot_multiply() -> None:
-    for patches, weight in [
-        (torch.zeros(3, 513, dtype=torch.uint8), torch.zeros(32, 513)),
-        (torch.zeros(3, 100), torch.zeros(32, 100)),
-        (torch.zeros(3, 100, dtype=torch.uint8), torch.zeros(31, 100)),
-    ]:
-        with pytest.raises(RuntimeError, match="takes no"):
-            native_patches.forward(patches, weight, torch.zeros(32))
-
-
-@needs_tiles
-def test_channels_of_zero_weights_are_their_bias() -> None:
-    patches = torch.randint(0, 256, (40, 100), dtype=torch.uint8)
-    bias = torch.linspace(-1, 1, 32)
-    assert torch.equal(native_patches.forward(patches, torch.zeros(32, 100), bias), bias.relu().bfloat16().expand(40, -1))
-
-
-@pytest.mark.parametrize("tiles", [True, False])
-def test_the_patch_product_has_one_meaning(tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With and without the matrix units, in values and gradients."""
-    if not tiles:
-        monkeypatch.setattr(native_patches, "available", lambda: False)
-    torch.manual_seed(0)
-    patches = torch.randint(0, 256, (300, 100), dtype=torch.uint8)
-    weight, bias = (torch.randn(32, 100) / 10).requires_grad_(), torch.randn(32).requires_grad_()
-    rounded, exact = patch_product(patches, weight, bias, torch.bfloat16), patch_product(patches, weight, bias, torch.float32)
-    assert rounded.dtype == torch.bfloat16
-    torch.testing.assert_close(rounded.float(), exact, rtol=0.02, atol=0.02)
-    upstream = torch.randn(300, 32).bfloat16()
-    for a, b in zip(torch.autograd.grad(rounded, [weight, bias], upstream), torch.autograd.grad(exact, [weight, bias], upstream.float()), strict=True):
-        assert F.cosine_similarity(a.flatten(), b.flatten(), 0) > 0.998
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

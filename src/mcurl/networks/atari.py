@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcurl.errors import UserError
+from mcurl.native import encoder as on_tiles
 from mcurl.native import frames as native_frames
-from mcurl.native import patches as native_patches
 
 KERNEL = 5
-CHANNELS = (native_patches.CHANNELS, 64)
+CHANNELS = on_tiles.CHANNELS
 HEAD_HIDDEN, HEAD_WIDTH = 256, 128
 
 
@@ -46,7 +46,8 @@ class DataEfficientEncoder(nn.Module):
         self.dtype = dtype
         self.width = encoder_width(shape)
         self.conv1 = nn.Conv2d(channels, CHANNELS[0], KERNEL, stride=KERNEL)
-        self.conv2 = nn.Conv2d(CHANNELS[0], CHANNELS[1], KERNEL, stride=KERNEL)
+        # In the order in which its product reads it.
+        self.conv2 = nn.Conv2d(CHANNELS[0], CHANNELS[1], KERNEL, stride=KERNEL).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.encode(self.patches(pixels))
@@ -70,11 +71,23 @@ class DataEfficientEncoder(nn.Module):
 
     def encode(self, patches: Tensor) -> Tensor:
         """Patches -> features ``float32 [N, 64·Y·X]``, flattened from [64, Y, X] as a convolution's output would be."""
-        (weight1, bias1), (weight2, bias2) = _parameters(self.conv1), _parameters(self.conv2)
-        h = patch_product(patches.flatten(0, 1), weight1.flatten(1), bias1, self.dtype)  # [N·Y·X·25, 32]
+        parameters = *_parameters(self.conv1), *_parameters(self.conv2)
+        if self.dtype == torch.bfloat16 and on_tiles.takes(patches, parameters):
+            if not torch.is_grad_enabled():
+                return on_tiles.forward(patches, parameters, keep=False)[0]
+            features: Tensor = _OnTiles.apply(patches, *parameters)  # type: ignore[no-untyped-call]
+            return features
+        return self._layers(patches, *parameters)
+
+    def _layers(self, patches: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+        # Pixels are exact in bfloat16, a 255th is not: the weights take it.
+        h = self._product(patches.flatten(0, 1).to(self.dtype), weight1.flatten(1) / 255, bias1)  # [N·Y·X·25, 32]
         weight2 = weight2.permute(0, 2, 3, 1).reshape(CHANNELS[1], -1)
-        h = linear_relu(h.view(-1, weight2.shape[1]), weight2.to(self.dtype), bias2.to(self.dtype))  # [N·Y·X, 64]
+        h = self._product(h.view(-1, weight2.shape[1]), weight2, bias2)  # [N·Y·X, 64]
         return h.view(len(patches), -1, CHANNELS[1]).transpose(1, 2).flatten(1).float()
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return linear_relu(x, weight.to(self.dtype), bias.to(self.dtype))
 
 
 def _parameters(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
@@ -82,33 +95,19 @@ def _parameters(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
     return layer.weight, layer.bias
 
 
-class _PatchProduct(torch.autograd.Function):
-    """The compiled product of bytes, with its gradient, which needs the patches and the output."""
+class _OnTiles(torch.autograd.Function):
+    """Both layers on the processor's matrix units, with their gradient."""
 
     @staticmethod
-    def forward(ctx: Any, patches: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        y = native_patches.forward(patches, weight, bias)
-        ctx.save_for_backward(patches, y)
-        return y
+    def forward(ctx: Any, patches: Tensor, *parameters: Tensor) -> Tensor:
+        features, between = on_tiles.forward(patches, parameters, keep=True)  # type: ignore[arg-type]
+        ctx.save_for_backward(patches, *parameters, between, features)
+        return features
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor]:
-        patches, y = ctx.saved_tensors
-        return None, *native_patches.backward(patches, y, gradients[0])
-
-
-def patch_product(patches: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """ReLU(x Wᵀ / 255 + b) for patches x ``[M, inputs]`` with values 0 to 255: ``dtype [M, 32]``."""
-    on_bytes = patches.device.type == "cpu" and patches.dtype == torch.uint8 and patches.shape[1] <= native_patches.MOST_INPUTS
-    if on_bytes and dtype == torch.bfloat16 and native_patches.available():
-        y: Tensor = _PatchProduct.apply(patches, weight, bias)  # type: ignore[no-untyped-call]
-        return y
-    return _widened_product(patches, weight, bias, dtype)
-
-
-def _widened_product(patches: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """Pixels are exact in bfloat16; the weights take their 1/255."""
-    return linear_relu(patches.to(dtype), (weight / 255).to(dtype), bias.to(dtype))
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        patches, *parameters, between, features = ctx.saved_tensors
+        return None, *on_tiles.backward(patches, tuple(parameters), between, features, gradients[0])
 
 
 class _LinearReLU(torch.autograd.Function):
