@@ -59,6 +59,29 @@ ON_TILES static void configure(void) {
     _tile_loadconfig(&tiles);
 }
 
+/* Sixteen rows of sixteen numbers become columns. */
+ON_TILES static inline void turn(__m512i r[TILE]) {
+    __m512i t[TILE];
+    for (int i = 0; i < TILE; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < TILE; i += 4)
+        for (int j = 0; j < 2; j++) {
+            r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+            r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+        }
+    /* Now lane l of r[4 i + j] is column 4 l + j of rows 4 i to 4 i + 3. */
+    for (int j = 0; j < 4; j++) {
+        const __m512i even = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88), even2 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
+        const __m512i odd = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd), odd2 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
+        r[j] = _mm512_shuffle_i32x4(even, even2, 0x88);
+        r[8 + j] = _mm512_shuffle_i32x4(even, even2, 0xdd);
+        r[4 + j] = _mm512_shuffle_i32x4(odd, odd2, 0x88);
+        r[12 + j] = _mm512_shuffle_i32x4(odd, odd2, 0xdd);
+    }
+}
+
 /* First layer */
 
 /* The weights of a channel as integers of 15 bits in two planes of bytes, w = step * (128 * high + low), a byte's pixel divided by 255 already. Planes are in the order in which tiles of
@@ -135,33 +158,32 @@ ON_TILES static void first_layer(const uint8_t *patches, int64_t rows, int64_t r
    total[0..15], odd ones' to total[16..31]. n rows count. */
 ON_TILES static inline void transpose(const uint16_t *out, const uint16_t *gradient, int64_t n, uint32_t *columns, float *total) {
     const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
-    uint32_t kept[RUN * TILE] ALIGNED = {0}; /* pairs of channels */
+    __m512i kept[2][TILE] = {{{0}}}; /* pairs of channels */
     __m512 even = _mm512_loadu_ps(total), odd = _mm512_loadu_ps(total + TILE);
     for (int64_t r = 0; r < n; r++) {
         const __mmask32 shown = _mm512_test_epi16_mask(_mm512_loadu_si512(out + r * CHANNELS), _mm512_set1_epi16(0x7fff));
         const __m512i g = _mm512_maskz_loadu_epi16(shown, gradient + r * CHANNELS);
         even = _mm512_add_ps(even, (__m512)_mm512_slli_epi32(g, 16));
         odd = _mm512_add_ps(odd, (__m512)_mm512_and_si512(g, upper));
-        _mm512_store_si512(kept + r * TILE, g);
+        kept[r / TILE][r % TILE] = g;
     }
     _mm512_storeu_ps(total, even);
     _mm512_storeu_ps(total + TILE, odd);
-    const __m512i rows = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(TILE));
+    turn(kept[0]);
+    turn(kept[1]);
     for (int c = 0; c < TILE; c++) {
-        const __m512i a = _mm512_i32gather_epi32(rows, kept + c, 4), b = _mm512_i32gather_epi32(rows, kept + TILE * TILE + c, 4);
+        const __m512i a = kept[0][c], b = kept[1][c];
         _mm512_store_si512(columns + 2 * c * TILE, _mm512_or_si512(_mm512_andnot_si512(upper, a), _mm512_slli_epi32(b, 16)));
         _mm512_store_si512(columns + (2 * c + 1) * TILE, _mm512_or_si512(_mm512_srli_epi32(a, 16), _mm512_and_si512(b, upper)));
     }
 }
 
-/* A run of patches widened to bfloat16: [16 pairs of rows p and p + 16][width]. n rows count. */
-ON_TILES static inline void interleave(const uint8_t *patches, int64_t n, int64_t inputs, int64_t width, uint32_t *pairs) {
+/* A run of patches widened to bfloat16: [16 pairs of rows p and p + 16][width]. What follows a row is read along, and its sums are never looked at. */
+ON_TILES static inline void interleave(const uint8_t *patches, int64_t inputs, int64_t width, uint32_t *pairs) {
     for (int64_t p = 0; p < TILE; p++)
         for (int64_t k = 0; k < width; k += TILE) {
-            const __mmask16 there = inputs - k >= TILE ? 0xffff : inputs > k ? (__mmask16)((1 << (inputs - k)) - 1) : 0;
-            const uint8_t *upper = patches + p * inputs + k, *lower = upper + TILE * inputs;
-            const __m512 a = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(p < n ? there : 0, upper)));
-            const __m512 b = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(p + TILE < n ? there : 0, lower)));
+            const __m128i *lower = (const __m128i *)(patches + p * inputs + k), *upper = (const __m128i *)(patches + (p + TILE) * inputs + k);
+            const __m512 a = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(lower))), b = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(upper)));
             _mm512_store_si512(pairs + p * width + k, _mm512_or_si512(_mm512_srli_epi32((__m512i)a, 16), (__m512i)b));
         }
 }
@@ -193,14 +215,19 @@ ON_TILES static inline void accumulate(const uint32_t *columns, const uint32_t *
 #define AT_ONCE 4
 
 /* What of the gradient of the first layer's out, bfloat16 [rows, 32], reaches its parameters, added to sum [32, width] and total [32] (of transpose). */
-ON_TILES static void first_layer_gradients(const uint8_t *patches, const uint16_t *out, const uint16_t *gradient, int64_t rows, int64_t inputs, int64_t width, float *sum, float *total) {
+ON_TILES static void first_layer_gradients(const uint8_t *patches, const uint16_t *out, const uint16_t *gradient, int64_t rows, int64_t readable, int64_t inputs, int64_t width, float *sum,
+                                           float *total) {
+    uint8_t last[RUN * MOST_INPUTS + TILE_BYTES] = {0};
     uint32_t columns[AT_ONCE * CHANNELS * TILE] ALIGNED, pairs[AT_ONCE * TILE * MOST_INPUTS] ALIGNED;
     for (int64_t first = 0; first < rows; first += AT_ONCE * RUN) {
         int64_t runs = 0;
         for (int64_t r = first; r < rows && runs < AT_ONCE; r += RUN, runs++) {
             const int64_t n = rows - r < RUN ? rows - r : RUN;
+            const uint8_t *run = patches + r * inputs;
+            if ((r + RUN) * inputs + RUN > readable)
+                run = memcpy(last, run, (size_t)(n * inputs));
             transpose(out + r * CHANNELS, gradient + r * CHANNELS, n, columns + runs * CHANNELS * TILE, total);
-            interleave(patches + r * inputs, n, inputs, width, pairs + runs * TILE * width);
+            interleave(run, inputs, width, pairs + runs * TILE * width);
         }
         for (int64_t k = 0; k < width; k += RUN)
             accumulate(columns, pairs, runs, width, k, sum);
@@ -216,16 +243,16 @@ ON_TILES static inline __m512i rounded_pairs(__m512 lower, __m512 upper) {
 
 /* Tiles of pairs of inputs: weight [64, 800] -> bfloat16 [25 blocks of 32 inputs][4 quarters of the channels][16 pairs][16 channels]. */
 ON_TILES static void pair_inputs(const float *weight, uint32_t *tiles) {
-    const __m512i column = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(TILE));
-    uint32_t rows[TILE * TILE] ALIGNED;
     for (int64_t k = 0; k < HIDDEN; k += RUN)
         for (int64_t channel = 0; channel < FEATURES; channel += TILE, tiles += TILE * TILE) {
+            __m512i rows[TILE];
             for (int64_t c = 0; c < TILE; c++) {
                 const float *w = weight + (channel + c) * HIDDEN + k;
-                _mm512_store_si512(rows + c * TILE, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(w + TILE), _mm512_loadu_ps(w)));
+                rows[c] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(w + TILE), _mm512_loadu_ps(w));
             }
+            turn(rows);
             for (int64_t p = 0; p < TILE; p++)
-                _mm512_store_si512(tiles + p * TILE, _mm512_i32gather_epi32(column, rows + p, 4));
+                _mm512_store_si512(tiles + p * TILE, rows[p]);
         }
 }
 
@@ -425,7 +452,7 @@ static void add(const float *sum1, const float *total1, const float *sum2, const
 /* What of the gradient of features reaches the parameters, added to the gradients of each, one thread after the other. */
 ON_TILES int backward(const uint8_t *patches, const uint16_t *kept, const float *features, const float *gradient, int64_t stacks, int64_t cells, int64_t inputs, const float *weight2,
                       float *weight1_gradient, float *bias1_gradient, float *weight2_gradient, float *bias2_gradient, uint8_t *room, int64_t threads) {
-    const int64_t width = whole(inputs, RUN), most = group_rows(cells), of_stack = FEATURES * cells;
+    const int64_t width = whole(inputs, RUN), most = group_rows(cells), of_stack = FEATURES * cells, of_patches = cells * PATCH * inputs;
     uint32_t channel_pairs[FEATURES / 2 * HIDDEN] ALIGNED;
     if (inputs > MOST_INPUTS)
         return 1;
@@ -447,7 +474,7 @@ ON_TILES int backward(const uint8_t *patches, const uint16_t *kept, const float 
                 start_gradient(features + (s + i) * of_stack, gradient + (s + i) * of_stack, cells, most, masked, by_cell + i * cells * FEATURES, by_channel + i * cells, total2);
             second_layer_gradient(by_channel, h, rows, most, pairs, sum2);
             through_second_layer(by_cell, whole(rows, RUN), channel_pairs, through);
-            first_layer_gradients(patches + s * cells * PATCH * inputs, h, through, rows * PATCH, inputs, width, sum1, total1);
+            first_layer_gradients(patches + s * of_patches, h, through, rows * PATCH, (stacks - s) * of_patches, inputs, width, sum1, total1);
         }
         _tile_release();
 #pragma omp for ordered schedule(static, 1)
