@@ -13,7 +13,7 @@ import torch
 
 from mcurl.bench import command
 from mcurl.bench.timing import Timing, measure
-from mcurl.bench.update import build
+from mcurl.bench.update import build, time_update
 from mcurl.device import Compute
 from mcurl.errors import UserError
 from mcurl.objectives.masked import MaskedContrast
@@ -104,3 +104,13 @@ def test_the_command_writes_json(tmp_path: Path) -> None:
     found = json.loads(target.read_text())
     assert any("textbook" in name and ratio > 0 for name, ratio in found["times_slower"].items())
     assert torch.__version__ == found["torch"]
+
+
+@pytest.mark.parametrize(("suite", "overrides"), [("dmc", ["sac.batch_size=2"]), ("atari", [])])
+def test_operations_are_counted_whatever_does_them(suite: str, overrides: list[str]) -> None:
+    """Fused and compiled kernels are unknown to the counter; arithmetic and layout change no count."""
+    rounded, exact = (
+        time_update(suite, "none", Compute(torch.device("cpu"), dtype, graphs=False), overrides=overrides, repeats=2).gflop
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert rounded == exact > 0

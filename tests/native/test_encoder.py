@@ -150,3 +150,17 @@ def test_the_encoder_means_the_same_without_it(n: int, monkeypatch: pytest.Monke
     assert (features - plain).norm() < 0.01 * plain.norm()
     for ours, theirs in zip(gradients, plain_gradients, strict=True):
         assert F.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 0.99
+
+
+@pytest.mark.usefixtures("threads")
+def test_others_that_use_the_matrix_units_are_left_alone() -> None:
+    """Each configures the tiles for itself: products in bfloat16 before, between and after are the same."""
+    patches, parameters = case((4, 84, 84), 40)
+    x, weight = torch.randn(512, 512).bfloat16(), torch.randn(512, 512).bfloat16()
+    before = F.linear(x, weight)
+    for _ in range(5):
+        features, between = on_tiles.forward(patches, parameters, keep=True)
+        assert torch.equal(F.linear(x, weight), before)
+        assert between is not None
+        on_tiles.backward(patches, parameters, between, features, features)
+        assert torch.equal(F.linear(x, weight), before)

@@ -16,8 +16,8 @@ from mcurl.errors import UserError
 from mcurl.seeding import Generators
 
 GROUPS = {
-    "convolutions, forward": ("mkldnn::_convolution_pointwise", "aten::mkldnn_convolution", "aten::cudnn_convolution"),
-    "convolutions, backward": ("aten::convolution_backward",),
+    "convolutions, forward": ("mkldnn::_convolution_pointwise", "aten::mkldnn_convolution", "aten::cudnn_convolution", "_OnTiles"),
+    "convolutions, backward": ("aten::convolution_backward", "_OnTilesBackward"),
     "ReLU, backward": ("aten::threshold_backward",),
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise"),
     "copies and casts": ("aten::copy_", "aten::cat"),

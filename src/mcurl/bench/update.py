@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from mcurl.config import TrainSettings
 from mcurl.device import Compute
 from mcurl.graphs import Captured
 from mcurl.networks import encoders
+from mcurl.networks.atari import DataEfficientEncoder
 from mcurl.objectives.masked import MaskedContrast
 from mcurl.replay.buffer import Replay
 from mcurl.seeding import Generators
@@ -122,17 +123,30 @@ def time_update(suite: str, method: str, compute: Compute, *, overrides: list[st
             agent.update(batch, 4 * (agent.updates + 1))
 
     # Four pairs to warm up: the fourth is where a GPU records its graphs.
-    gflop = _gflop(two) if compute.device.type == "cpu" else 0.0
+    gflop = _gflop(agent, two) if compute.device.type == "cpu" else 0.0
     pair = measure(" ".join([suite, method, *(overrides or []), *(["(textbook)"] if plain else [])]), two, warm_up=4, repeats=max(repeats // 2, 2), gflop=gflop)
     return Timing(pair.name, pair.milliseconds / 2, pair.low / 2, pair.high / 2, 2 * pair.repeats, gflop / 2)
 
 
-def _gflop(work: Callable[[], None]) -> float:
-    """Floating-point operations, in 1e9; the counter knows convolutions only unfused."""
-    fused, encoders.FUSED = encoders.FUSED, False
+def _gflop(agent: SAC | Rainbow, work: Callable[[], None]) -> float:
+    """Floating-point operations, in 1e9. The counter knows PyTorch's products and convolutions only, so while it counts nothing is fused."""
+    rounded = [module for module in _modules(agent) if isinstance(module, DataEfficientEncoder)]
+    kept, fused = [module.dtype for module in rounded], encoders.FUSED
+    encoders.FUSED = False
+    for module in rounded:
+        module.dtype = torch.float32
     try:
         with FlopCounterMode(display=False) as counter:
             work()
     finally:
         encoders.FUSED = fused
+        for module, dtype in zip(rounded, kept, strict=True):
+            module.dtype = dtype
     return float(counter.get_total_flops()) / 1e9
+
+
+def _modules(agent: SAC | Rainbow) -> Iterator[torch.nn.Module]:
+    """Every module that an agent holds, in any depth."""
+    for held in vars(agent).values():
+        if isinstance(held, torch.nn.Module):
+            yield from held.modules()
