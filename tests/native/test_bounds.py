@@ -1,0 +1,85 @@
+"""Nothing is read past the end of what was given: the next page of memory is forbidden. In processes of their own, since what does it is killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from mcurl.native import encoder, frames
+
+AT_THE_END = """
+import ctypes, mmap
+import numpy as np
+import torch
+from mcurl.native import encoder, frames
+
+PAGE = mmap.PAGESIZE
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+held = []
+
+def at_the_end(shape, values=None):
+    '''A uint8 array right before a page that may not be read.'''
+    size = int(np.prod(shape))
+    pages = mmap.mmap(-1, (-(-size // PAGE) + 1) * PAGE)
+    held.append(pages)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+    assert libc.mprotect(start + len(pages) - PAGE, PAGE, 0) == 0
+    array = torch.from_numpy(np.frombuffer(pages, np.uint8, size, len(pages) - PAGE - size)).view(shape)
+    return array.copy_(torch.randint(0, 256, shape, dtype=torch.uint8) if values is None else values)
+"""
+
+CUT = """
+for channels, size, places in [(1, 84, range(0, 5)), (3, 28, range(0, 4)), (1, 25, [0])]:
+    ring = at_the_end((6, channels, size, size))
+    plain = ring.clone()
+    blocks = size // 25
+    for top in places:
+        for down in (-4, 0, 1, 4):
+            n, crop = 3, size - max(places)
+            last, at, right = np.array([[3, 4], [4, 5], [5, 5]]), np.full(n, top), np.array([down, 4, -4])
+            made = []
+            for source in (ring, plain):
+                out = at_the_end((n, blocks, blocks, 5, 5, 2 * channels, 5, 5), torch.tensor(7, dtype=torch.uint8))
+                frames.cut(source, last, at, at, np.full(n, down), right, crop, out)
+                made.append(out)
+            assert torch.equal(*made)
+print("inside")
+"""
+
+GATHER = """
+ring = at_the_end((6, 3, 20, 20))
+out = torch.empty((2, 6, 16, 16), dtype=torch.bfloat16, memory_format=torch.channels_last)
+frames.gather(ring, np.array([[4, 5], [5, 5]]), np.full(2, 4), np.full(2, 4), out)
+assert torch.equal(out[1, 3:].float(), ring[5, :, 4:, 4:].float())
+print("inside")
+"""
+
+ENCODE = """
+from mcurl.networks.atari import DataEfficientEncoder
+for shape in [(4, 84, 84), (1, 28, 28), (3, 60, 60), (20, 25, 25)]:
+    for n in (1, 2, 16, 19):
+        module = DataEfficientEncoder(shape, dtype=torch.bfloat16)
+        patches = at_the_end((n, module.rows * module.columns * 25, shape[0] * 25))
+        parameters = tuple(parameter.detach() for parameter in module.parameters())
+        features, between = encoder.forward(patches, parameters, keep=True)
+        given = encoder.backward(patches, parameters, between, features, features)
+        assert torch.equal(encoder.forward(patches.clone(), parameters, keep=False)[0], features)
+        assert all(map(torch.equal, given, encoder.backward(patches.clone(), parameters, between, features, features)))
+print("inside")
+"""
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        pytest.param(CUT, id="cut", marks=pytest.mark.skipif(not frames.available(), reason="no compiler")),
+        pytest.param(GATHER, id="gather", marks=pytest.mark.skipif(not frames.available(), reason="no compiler")),
+        pytest.param(ENCODE, id="encode", marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX")),
+    ],
+)
+def test_reads_nothing_behind_the_end(work: str) -> None:
+    done = subprocess.run([sys.executable, "-c", AT_THE_END + work], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "inside\n", done.stderr
