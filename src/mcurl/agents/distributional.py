@@ -38,15 +38,15 @@ def double_q_target(online_logits: Tensor, target_logits: Tensor, rewards: Tenso
         online_logits, target_logits: ``[B, A, atoms]`` at the next observation.
     """
     action = expected(online_logits, support).argmax(1)  # [B]
-    chosen = _of_action(torch.softmax(target_logits, -1), action)
+    chosen = torch.softmax(of_action(target_logits, action), -1)
     return project(chosen, rewards, discounts, support)
 
 
 def cross_entropy(logits: Tensor, actions: Tensor, target: Tensor) -> Tensor:
     """−Σ m log p(a) for each sample ``[B]``: logits ``[B, A, atoms]``, actions ``int64 [B]``, target distribution m ``[B, atoms]``."""
-    return -(target * torch.log_softmax(_of_action(logits, actions), -1)).sum(-1)
+    return -(target * torch.log_softmax(of_action(logits, actions), -1)).sum(-1)
 
 
-def _of_action(values: Tensor, actions: Tensor) -> Tensor:
+def of_action(values: Tensor, actions: Tensor) -> Tensor:
     """``[B, A, atoms]`` -> ``[B, atoms]``."""
     return values.gather(1, actions[:, None, None].expand(-1, 1, values.shape[2]))[:, 0]

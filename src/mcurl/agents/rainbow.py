@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mcurl.agents.base import Update, Views
-from mcurl.agents.distributional import cross_entropy, double_q_target, expected, make_support
+from mcurl.agents.distributional import cross_entropy, double_q_target, expected, make_support, of_action
 from mcurl.agents.optim import adam, load_optimizer, set_learning_rates
 from mcurl.networks.atari import HEAD_WIDTH, ContrastHead, DataEfficientEncoder, encoder_width
 from mcurl.networks.ema import follow, momentum_copy
@@ -253,7 +253,7 @@ class Rainbow:
             target = double_q_target(self.online(following, weights), self.target(following, target_weights), t.reward, t.discount, self.support)
         logits = self.online(cut(t.obs), weights)
         each = cross_entropy(logits, t.action, target)
-        q = expected(logits.detach(), self.support).gather(1, t.action[:, None])
+        q = expected(of_action(logits.detach(), t.action), self.support)
         return each, {"rl/loss": each.detach().mean(), "rl/q": q.mean(), "rl/target": (target @ self.support).mean(), "batch/reward": t.reward.mean()}
 
     def _contrast_loss(self, views: Contrast) -> tuple[Tensor, dict[str, Tensor]]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcurl.errors import UserError
@@ -107,10 +108,11 @@ class MaskedContrast(Objective):
         """
         B, T = plan.source.shape
         shown = self.project(encode_query(query_pixels))  # [1 + R, d]
-        H0 = shown[plan.source] + self.positions  # [B, T, d], eq. 8
+        H0 = F.embedding(plan.source, shown) + self.positions  # [B, T, d], eq. 8; shown[source], whose gradient takes longer
         Q = self.transformer(H0, plan.padded)  # [B, T, d], eq. 9
         with torch.no_grad():
-            K = self.project(encode_key(key_pixels)).view(B, T, -1)
+            # The temperature divides here, where no gradient has to be divided by it again.
+            K = self.project(encode_key(key_pixels)).view(B, T, -1) / self.settings.temperature
         value, accuracy = self._contrast(Q, K, plan)
         share = plan.selected.sum() / (~plan.padded).sum().clamp_min(1)
         return Loss(value, {"contrast/loss": value.detach(), "contrast/accuracy": accuracy, "contrast/selected": share})
@@ -124,7 +126,7 @@ class MaskedContrast(Objective):
         else:
             logits = (Q.view(B * T, d) @ K.view(B * T, d).T).masked_fill(plan.padded.view(1, B * T), -torch.inf)
         # A padded query has no key of its own: its row is made harmless, and it is never selected.
-        logits = logits.masked_fill(plan.padded.view(B * T, 1), 0.0) / self.settings.temperature
+        logits = logits.masked_fill(plan.padded.view(B * T, 1), 0.0)
         mean, accuracy, each = info_nce(logits, own, plan.selected.view(B * T))
         return (mean if self.settings.reduction == "mean" else each.sum()), accuracy
 
