@@ -59,6 +59,42 @@ ON_TILES static void configure(void) {
     _tile_loadconfig(&tiles);
 }
 
+/* Tiles 0 to 3 are sums: two tiles of rows by two tiles of columns of 4 bytes, in a matrix with so many columns. */
+ON_TILES static inline void clear_sums(void) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+
+ON_TILES static inline void load_sums(const float *from, int64_t columns) {
+    const int64_t row = columns * sizeof *from;
+    _tile_loadd(0, from, row);
+    _tile_loadd(1, from + TILE, row);
+    _tile_loadd(2, from + TILE * columns, row);
+    _tile_loadd(3, from + TILE * columns + TILE, row);
+}
+
+ON_TILES static inline void store_sums(float *to, int64_t columns) {
+    const int64_t row = columns * sizeof *to;
+    _tile_stored(0, to, row);
+    _tile_stored(1, to + TILE, row);
+    _tile_stored(2, to + TILE * columns, row);
+    _tile_stored(3, to + TILE * columns + TILE, row);
+}
+
+/* sums += a b in bfloat16: two tiles of rows of a, two tiles of columns of b in pairs; the bytes from one row of a tile to the next. */
+ON_TILES static inline void add_product(const void *a, const void *lower_a, int64_t a_row, const void *b, const void *right_b, int64_t b_row) {
+    _tile_loadd(4, a, a_row);
+    _tile_loadd(5, lower_a, a_row);
+    _tile_loadd(6, b, b_row);
+    _tile_loadd(7, right_b, b_row);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+}
+
 /* Sixteen rows of sixteen numbers become columns. */
 ON_TILES static inline void turn(__m512i r[TILE]) {
     __m512i t[TILE];
@@ -106,10 +142,7 @@ static void quantise(const float *weight, int64_t inputs, float *step, int8_t *p
 
 /* The products of a run of rows with one plane: int32 [32 rows, 32 channels]. */
 ON_TILES static inline void multiply(const uint8_t *patches, int64_t inputs, const int8_t *plane, int32_t *out) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    clear_sums();
     for (int64_t k = 0; k < inputs; k += TILE_BYTES, plane += 2 * PLANE) {
         _tile_loadd(4, patches + k, inputs);
         _tile_loadd(5, patches + k + TILE * inputs, inputs);
@@ -120,11 +153,7 @@ ON_TILES static inline void multiply(const uint8_t *patches, int64_t inputs, con
         _tile_dpbusd(2, 5, 6);
         _tile_dpbusd(3, 5, 7);
     }
-    const int64_t row = CHANNELS * sizeof *out;
-    _tile_stored(0, out, row);
-    _tile_stored(1, out + TILE, row);
-    _tile_stored(2, out + TILE * CHANNELS, row);
-    _tile_stored(3, out + TILE * CHANNELS + TILE, row);
+    store_sums((float *)out, CHANNELS);
 }
 
 /* One row of both planes' products -> ReLU(product + bias), rounded to bfloat16. */
@@ -190,25 +219,10 @@ ON_TILES static inline void interleave(const uint8_t *patches, int64_t inputs, i
 
 /* sum [32, width] += columns pairs, for two tiles of inputs from k on, over several runs. */
 ON_TILES static inline void accumulate(const uint32_t *columns, const uint32_t *pairs, int64_t runs, int64_t width, int64_t k, float *sum) {
-    const int64_t row = width * sizeof *sum;
-    _tile_loadd(0, sum + k, row);
-    _tile_loadd(1, sum + k + TILE, row);
-    _tile_loadd(2, sum + TILE * width + k, row);
-    _tile_loadd(3, sum + TILE * width + k + TILE, row);
-    for (int64_t run = 0; run < runs; run++, columns += CHANNELS * TILE, pairs += TILE * width) {
-        _tile_loadd(4, columns, TILE_BYTES);
-        _tile_loadd(5, columns + TILE * TILE, TILE_BYTES);
-        _tile_loadd(6, pairs + k, row);
-        _tile_loadd(7, pairs + k + TILE, row);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    _tile_stored(0, sum + k, row);
-    _tile_stored(1, sum + k + TILE, row);
-    _tile_stored(2, sum + TILE * width + k, row);
-    _tile_stored(3, sum + TILE * width + k + TILE, row);
+    load_sums(sum + k, width);
+    for (int64_t run = 0; run < runs; run++, columns += CHANNELS * TILE, pairs += TILE * width)
+        add_product(columns, columns + TILE * TILE, TILE_BYTES, pairs + k, pairs + k + TILE, width * sizeof *pairs);
+    store_sums(sum + k, width);
 }
 
 /* Runs that are laid out before they are multiplied, so that the sums are not loaded for each. */
@@ -265,30 +279,14 @@ ON_TILES static void pair_channels(const float *weight, uint32_t *pairs) {
 
 /* h: bfloat16 [rows, 800] -> float [rows, 64], without bias. rows in whole tiles; out has room for whole runs. */
 ON_TILES static void second_layer(const uint16_t *h, int64_t rows, const uint32_t *tiles, float *out) {
-    const int64_t h_row = HIDDEN * sizeof *h, out_row = FEATURES * sizeof *out;
     for (int64_t r = 0; r < rows; r += RUN) {
-        const int64_t other = r + TILE < rows ? r + TILE : r;
+        const uint16_t *upper = h + r * HIDDEN, *lower = r + TILE < rows ? upper + TILE * HIDDEN : upper;
         for (int64_t quarter = 0; quarter < 4; quarter += 2) {
             const uint32_t *w = tiles + quarter * TILE * TILE;
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
-            for (int64_t k = 0; k < HIDDEN; k += RUN, w += 4 * TILE * TILE) {
-                _tile_loadd(4, h + r * HIDDEN + k, h_row);
-                _tile_loadd(5, h + other * HIDDEN + k, h_row);
-                _tile_loadd(6, w, TILE_BYTES);
-                _tile_loadd(7, w + TILE * TILE, TILE_BYTES);
-                _tile_dpbf16ps(0, 4, 6);
-                _tile_dpbf16ps(1, 4, 7);
-                _tile_dpbf16ps(2, 5, 6);
-                _tile_dpbf16ps(3, 5, 7);
-            }
-            float *to = out + r * FEATURES + quarter * TILE;
-            _tile_stored(0, to, out_row);
-            _tile_stored(1, to + TILE, out_row);
-            _tile_stored(2, to + TILE * FEATURES, out_row);
-            _tile_stored(3, to + TILE * FEATURES + TILE, out_row);
+            clear_sums();
+            for (int64_t k = 0; k < HIDDEN; k += RUN, w += 4 * TILE * TILE)
+                add_product(upper + k, lower + k, HIDDEN * sizeof *h, w, w + TILE * TILE, TILE_BYTES);
+            store_sums(out + r * FEATURES + quarter * TILE, FEATURES);
         }
     }
 }
@@ -323,35 +321,22 @@ ON_TILES static void start_gradient(const float *features, const float *gradient
 
 /* gradient: bfloat16 [rows, 64], pairs: of pair_channels -> what reaches the first layer's out, bfloat16 [rows, 800]. rows in whole runs. */
 ON_TILES static void through_second_layer(const uint16_t *gradient, int64_t rows, const uint32_t *pairs, uint16_t *out) {
-    const int64_t row = FEATURES * sizeof *gradient, pair_row = HIDDEN * sizeof *pairs;
     float sums[RUN * RUN] ALIGNED;
     for (int64_t r = 0; r < rows; r += RUN)
         for (int64_t k = 0; k < HIDDEN; k += RUN) {
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
+            clear_sums();
             for (int64_t channel = 0; channel < FEATURES; channel += RUN) {
-                _tile_loadd(4, gradient + r * FEATURES + channel, row);
-                _tile_loadd(5, gradient + (r + TILE) * FEATURES + channel, row);
-                _tile_loadd(6, pairs + channel / 2 * HIDDEN + k, pair_row);
-                _tile_loadd(7, pairs + channel / 2 * HIDDEN + k + TILE, pair_row);
-                _tile_dpbf16ps(0, 4, 6);
-                _tile_dpbf16ps(1, 4, 7);
-                _tile_dpbf16ps(2, 5, 6);
-                _tile_dpbf16ps(3, 5, 7);
+                const uint16_t *upper = gradient + r * FEATURES + channel;
+                const uint32_t *w = pairs + channel / 2 * HIDDEN + k;
+                add_product(upper, upper + TILE * FEATURES, FEATURES * sizeof *gradient, w, w + TILE, HIDDEN * sizeof *pairs);
             }
-            const int64_t sum_row = RUN * sizeof *sums;
-            _tile_stored(0, sums, sum_row);
-            _tile_stored(1, sums + TILE, sum_row);
-            _tile_stored(2, sums + TILE * RUN, sum_row);
-            _tile_stored(3, sums + TILE * RUN + TILE, sum_row);
+            store_sums(sums, RUN);
             for (int64_t i = 0; i < RUN; i++)
                 _mm512_storeu_si512(out + (r + i) * HIDDEN + k, (__m512i)_mm512_cvtne2ps_pbh(_mm512_load_ps(sums + i * RUN + TILE), _mm512_load_ps(sums + i * RUN)));
         }
 }
 
-/* Eight numbers of two rows of bfloat16 as pairs; a row that is not there is 0. */
+/* Sixteen numbers of two rows of bfloat16 as pairs; a row that is not there is 0. */
 ON_TILES static inline __m512i paired(const uint16_t *lower, int there, const uint16_t *upper, int upper_there) {
     const __m256i nothing = _mm256_setzero_si256();
     const __m512i a = _mm512_cvtepu16_epi32(there ? _mm256_loadu_si256((const __m256i *)lower) : nothing);
@@ -361,7 +346,7 @@ ON_TILES static inline __m512i paired(const uint16_t *lower, int there, const ui
 
 /* sum [64, 800] += gradient^T h: by_channel is the gradient, bfloat16 [64, columns], 0 from n on; h bfloat16 [n, 800]. columns in whole runs; pairs: room for [columns / 2, 32]. */
 ON_TILES static void second_layer_gradient(const uint16_t *by_channel, const uint16_t *h, int64_t n, int64_t columns, uint32_t *pairs, float *sum) {
-    const int64_t row = columns * sizeof *by_channel, sum_row = HIDDEN * sizeof *sum, pair_row = RUN * sizeof *pairs, rows = whole(n, RUN);
+    const int64_t rows = whole(n, RUN);
     for (int64_t k = 0; k < HIDDEN; k += RUN) {
         for (int64_t r = 0; r < rows; r += 2)
             for (int64_t half = 0; half < RUN; half += TILE) {
@@ -370,24 +355,13 @@ ON_TILES static void second_layer_gradient(const uint16_t *by_channel, const uin
             }
         for (int64_t channel = 0; channel < FEATURES; channel += RUN) {
             float *to = sum + channel * HIDDEN + k;
-            _tile_loadd(0, to, sum_row);
-            _tile_loadd(1, to + TILE, sum_row);
-            _tile_loadd(2, to + TILE * HIDDEN, sum_row);
-            _tile_loadd(3, to + TILE * HIDDEN + TILE, sum_row);
+            load_sums(to, HIDDEN);
             for (int64_t r = 0; r < rows; r += RUN) {
-                _tile_loadd(4, by_channel + channel * columns + r, row);
-                _tile_loadd(5, by_channel + (channel + TILE) * columns + r, row);
-                _tile_loadd(6, pairs + r / 2 * RUN, pair_row);
-                _tile_loadd(7, pairs + r / 2 * RUN + TILE, pair_row);
-                _tile_dpbf16ps(0, 4, 6);
-                _tile_dpbf16ps(1, 4, 7);
-                _tile_dpbf16ps(2, 5, 6);
-                _tile_dpbf16ps(3, 5, 7);
+                const uint16_t *upper = by_channel + channel * columns + r;
+                const uint32_t *right = pairs + r / 2 * RUN;
+                add_product(upper, upper + TILE * columns, columns * sizeof *by_channel, right, right + TILE, RUN * sizeof *pairs);
             }
-            _tile_stored(0, to, sum_row);
-            _tile_stored(1, to + TILE, sum_row);
-            _tile_stored(2, to + TILE * HIDDEN, sum_row);
-            _tile_stored(3, to + TILE * HIDDEN + TILE, sum_row);
+            store_sums(to, HIDDEN);
         }
     }
 }
