@@ -87,12 +87,18 @@ def patches(stacks: torch.Tensor) -> torch.Tensor:
 @needs_compiler
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("channels", "stack", "start", "size"), [(1, 4, "blank", 54), (3, 2, "repeat", 28)])
-@pytest.mark.parametrize("window", ["whole", "crop", "shift"])
+@pytest.mark.parametrize("window", ["whole", "crop", "shift", "cut off on both sides", "repeated on both sides"])
 def test_cuts_the_patches_of_any_window(window: str, channels: int, stack: int, start: str, size: int, threads: int) -> None:
     cut, plain = (filled(channels, stack, start, layout=layout, size=(size, size)) for layout in ("patches", "planes"))
     rng = np.random.default_rng(1)
     rows = cut.observations(70, rng)
-    choice = {"whole": None, "crop": Crop(26), "shift": Shift(size - 4, 4, size)}[window]
+    choice = {
+        "whole": None,
+        "crop": Crop(26),
+        "shift": Shift(size - 4, 4, size),
+        "cut off on both sides": Shift(size, 2, size),
+        "repeated on both sides": Shift(size - 12, 8, size),
+    }[window]
     drawn = choice.draw(70, (size, size), rng) if choice else None
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
