@@ -60,7 +60,8 @@ def picture(parts: dict[str, float], title: str, target: Path) -> None:
     axes: Any = figure.subplots()
     total, names = sum(parts.values()), list(reversed(parts))
     bars = axes.barh(names, [parts[name] for name in names], color="#1f5fa8")
-    axes.bar_label(bars, [f"{parts[name]:.0f} ms, {parts[name] / total:.0%}" for name in names], padding=4, fontsize=8)
+    digits = 0 if total > 100 else 1
+    axes.bar_label(bars, [f"{parts[name]:.{digits}f} ms, {parts[name] / total:.0%}" for name in names], padding=4, fontsize=8)
     axes.set_xlim(0, 1.2 * max(parts.values()))
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("ms of an update")

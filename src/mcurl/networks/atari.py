@@ -73,9 +73,7 @@ class DataEfficientEncoder(nn.Module):
         """Patches -> features ``float32 [N, 64·Y·X]``, flattened from [64, Y, X] as a convolution's output would be."""
         parameters = *_parameters(self.conv1), *_parameters(self.conv2)
         if self.dtype == torch.bfloat16 and on_tiles.takes(patches, parameters):
-            if not torch.is_grad_enabled():
-                return on_tiles.forward(patches, parameters, keep=False)[0]
-            features: Tensor = _OnTiles.apply(patches, *parameters)  # type: ignore[no-untyped-call]
+            features: Tensor = _OnTiles.apply(torch.is_grad_enabled(), patches, *parameters)  # type: ignore[no-untyped-call]
             return features
         return self._layers(patches, *parameters)
 
@@ -99,15 +97,16 @@ class _OnTiles(torch.autograd.Function):
     """Both layers on the processor's matrix units, with their gradient."""
 
     @staticmethod
-    def forward(ctx: Any, patches: Tensor, *parameters: Tensor) -> Tensor:
-        features, between = on_tiles.forward(patches, parameters, keep=True)  # type: ignore[arg-type]
-        ctx.save_for_backward(patches, *parameters, between, features)
+    def forward(ctx: Any, differentiable: bool, patches: Tensor, *parameters: Tensor) -> Tensor:
+        features, between = on_tiles.forward(patches, parameters, keep=differentiable)  # type: ignore[arg-type]
+        if between is not None:
+            ctx.save_for_backward(patches, *parameters, between, features)
         return features
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         patches, *parameters, between, features = ctx.saved_tensors
-        return None, *on_tiles.backward(patches, tuple(parameters), between, features, gradients[0])
+        return None, None, *on_tiles.backward(patches, tuple(parameters), between, features, gradients[0])
 
 
 class _LinearReLU(torch.autograd.Function):
