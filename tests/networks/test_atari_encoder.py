@@ -71,6 +71,13 @@ def test_linear_relu_equals_its_two_steps(dtype: torch.dtype) -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_pixels_may_be_numbers_of_any_kind() -> None:
+    torch.manual_seed(0)
+    encoder = DataEfficientEncoder((2, 28, 28))
+    pixels = random_pixels(3, (2, 28, 28))
+    torch.testing.assert_close(encoder(pixels.float()), encoder(pixels))
+
+
 def test_pixels_need_not_be_contiguous() -> None:
     torch.manual_seed(0)
     encoder = DataEfficientEncoder((2, 28, 28))

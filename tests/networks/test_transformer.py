@@ -68,3 +68,8 @@ def test_dropout_on_every_branch_of_every_block_changes_what_comes_out() -> None
         whole = block(h, bias, (1.0, 1.0))
         for scales in [(0.0, 1.0), (1.0, 0.0)]:
             assert not torch.allclose(whole, block(h, bias, scales))
+
+
+@pytest.mark.parametrize(("p", "kept"), [(0.0, 1.0), (1.0, 0.0)])
+def test_dropout_of_nothing_and_of_everything(p: float, kept: float) -> None:
+    assert torch.equal(dropout_scales((3, 7), p), torch.full((3, 7), kept))

@@ -12,9 +12,6 @@ from torch import Tensor
 
 from mcurl.native import library
 
-PATCH = 5
-"""Side of a patch of the first convolution, and of a patch of patches of the second, in pixels and in patches."""
-
 Rows = npt.NDArray[np.int64]
 
 

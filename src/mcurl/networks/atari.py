@@ -60,7 +60,7 @@ class DataEfficientEncoder(nn.Module):
         if pixels.dim() == 3:
             return pixels
         (n, channels, height, width), Y, X = pixels.shape, self.rows, self.columns
-        if pixels.device.type == "cpu" and height == width and native_frames.available():
+        if pixels.device.type == "cpu" and pixels.dtype == torch.uint8 and height == width and native_frames.available():
             patches = torch.empty((n, Y, X, KERNEL, KERNEL, channels, KERNEL, KERNEL), dtype=torch.uint8)
             nothing = np.zeros(n, np.int64)
             native_frames.cut(pixels.contiguous(), np.arange(n)[:, None], nothing, nothing, nothing, nothing, height, patches)

@@ -23,6 +23,8 @@ def dropout_scales(shape: tuple[int, ...], p: float, device: torch.device | str 
     Four draws from one random word: PyTorch's dropout takes one of its own for each, and on a processor three times as long.
     """
     dropped, size = round(p * 2**16), math.prod(shape)
+    if dropped == 2**16:
+        return torch.zeros(shape, device=device)
     words = torch.empty(-(-size // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
     kept = words.view(torch.int16)[:size].view(shape) >= dropped - 2**15
     return kept * (1 / (1 - dropped / 2**16))
