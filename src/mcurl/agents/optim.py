@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from mcurl.native import adam as native_adam
 
 
 def adam(groups: list[dict[str, Any]], rate: float, device: torch.device, *, beta1: float = 0.9, eps: float = 1e-8) -> torch.optim.Adam:
@@ -26,6 +28,37 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, base: float, factors: d
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
+
+
+def clip_and_step(optimizer: torch.optim.Adam, max_norm: float) -> Tensor:
+    """Clip the gradient of all parameters together to a norm, and step. Gradients are used up.
+
+    Returns:
+        The norm before it was clipped, ``float32 []``.
+    """
+    given = _for_native(optimizer)
+    if given is not None:
+        group = optimizer.param_groups[0]
+        return native_adam.step(given, beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"], max_norm=max_norm)
+    norm = nn.utils.clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], max_norm)
+    optimizer.step()
+    return norm
+
+
+def _for_native(optimizer: torch.optim.Adam) -> list[native_adam.Parameter] | None:
+    """What the compiled step takes: parameters with a gradient, on the CPU; None if there are others, or before the first step, which makes the moments."""
+    if not native_adam.available():
+        return None
+    given = []
+    for group in optimizer.param_groups:
+        for value in group["params"]:
+            state, gradient = optimizer.state.get(value), value.grad
+            if gradient is None:
+                continue
+            if not state or value.device.type != "cpu" or value.dtype != torch.float32 or gradient.stride() != value.stride():
+                return None
+            given.append(native_adam.Parameter(value, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"], group["lr"]))
+    return given
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

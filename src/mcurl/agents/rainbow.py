@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mcurl.agents.base import Update, Views
 from mcurl.agents.distributional import cross_entropy, double_q_target, expected, make_support, of_action
-from mcurl.agents.optim import adam, load_optimizer, set_learning_rates
+from mcurl.agents.optim import adam, clip_and_step, load_optimizer, set_learning_rates
 from mcurl.networks.atari import HEAD_WIDTH, ContrastHead, DataEfficientEncoder, encoder_width
 from mcurl.networks.ema import follow, momentum_copy
 from mcurl.networks.noisy import DuelingHead, Weights
@@ -171,7 +171,6 @@ class Rainbow:
             modules |= {"contrast_head": self.query.head, "objective": self.objective}
         groups = [{"params": list(module.parameters()), "name": name} for name, module in modules.items()]
         self.optimizer = adam(groups, self.settings.learning_rate, self.device, eps=self.settings.adam_eps)
-        self.parameters: list[Tensor] = [parameter for module in modules.values() for parameter in module.parameters()]
 
     # Acting
 
@@ -226,8 +225,7 @@ class Rainbow:
         """Losses and one step, on the device alone: no synchronisation, no branch on a tensor."""
         loss, priority, metrics = self._losses(batch, self.noise, self.target.head.draw_noise())
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_norm)
-        self.optimizer.step()
+        norm = clip_and_step(self.optimizer, self.settings.gradient_norm)
         self.optimizer.zero_grad(set_to_none=True)
         self._follow()
         return Update(metrics | {"gradient/norm": norm}, priority)

@@ -41,6 +41,6 @@ def _compile(source: Path, path: Path, *flags: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made, built = Path(scratch) / "made.o", Path(scratch) / path.name
-        for command in (["-O3", "-fPIC", *flags, "-c", str(source), "-o", str(made)], ["-shared", str(made), "-o", str(built)]):
+        for command in (["-O3", "-fno-math-errno", "-fPIC", *flags, "-c", str(source), "-o", str(made)], ["-shared", str(made), "-o", str(built)]):
             subprocess.run([compiler, *command], check=True, capture_output=True, timeout=60)
         os.replace(built, path)  # whole or not at all: two runs may build it at once
