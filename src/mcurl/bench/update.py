@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mcurl import config
+from mcurl import config, native
 from mcurl.agents.rainbow import Rainbow
 from mcurl.agents.sac import SAC
 from mcurl.assemble import build_agent, build_replay
@@ -79,6 +79,7 @@ def as_the_textbook(agent: SAC | Rainbow, replay: Replay) -> None:
 
     Contiguous layouts, convolution and ReLU apart, every observation encoded wherever the algorithm names it, pixels gathered as bytes.
     """
+    native.enabled = False
     replay._layout = "planes"
     objective = agent.objective
     if isinstance(objective, MaskedContrast):
@@ -131,15 +132,15 @@ def time_update(suite: str, method: str, compute: Compute, *, overrides: list[st
 def _gflop(agent: SAC | Rainbow, work: Callable[[], None]) -> float:
     """Floating-point operations, in 1e9. The counter knows PyTorch's products and convolutions only, so while it counts nothing is fused."""
     rounded = [module for module in _modules(agent) if isinstance(module, DataEfficientEncoder)]
-    kept, fused = [module.dtype for module in rounded], encoders.FUSED
-    encoders.FUSED = False
+    kept, fused, compiled = [module.dtype for module in rounded], encoders.FUSED, native.enabled
+    encoders.FUSED = native.enabled = False
     for module in rounded:
         module.dtype = torch.float32
     try:
         with FlopCounterMode(display=False) as counter:
             work()
     finally:
-        encoders.FUSED = fused
+        encoders.FUSED, native.enabled = fused, compiled
         for module, dtype in zip(rounded, kept, strict=True):
             module.dtype = dtype
     return float(counter.get_total_flops()) / 1e9

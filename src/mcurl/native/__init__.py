@@ -12,16 +12,24 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+enabled = True
+"""False: from here on nothing that is written in C is used."""
 
-@cache
+
 def library(name: str) -> ctypes.CDLL | None:
     """The functions of ``name.c`` beside this file, built into the user's cache at first use; None where they cannot be.
 
     With threads, which are torch's own where its OpenMP can be found in the process; else without.
     """
+    return _library(name) if enabled else None
+
+
+@cache
+def _library(name: str) -> ctypes.CDLL | None:
     source = Path(__file__).with_name(f"{name}.c")
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcurl"
-    stem = f"{name}-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}-{platform.machine()}"
+    text = b"".join(file.read_bytes() for file in [source, *sorted(source.parent.glob("*.h"))])
+    stem = f"{name}-{hashlib.sha256(text).hexdigest()[:16]}-{platform.machine()}"
     return _built(source, folder / f"{stem}-openmp.so", "-fopenmp") or _built(source, folder / f"{stem}.so")
 
 

@@ -28,7 +28,7 @@ class Parameter(NamedTuple):
 
 def available() -> bool:
     """Whether the compiled function is there."""
-    return _function() is not None
+    return _functions() is not None
 
 
 def step(parameters: Sequence[Parameter], *, beta1: float, beta2: float, eps: float, max_norm: float) -> Tensor:
@@ -44,20 +44,22 @@ def step(parameters: Sequence[Parameter], *, beta1: float, beta2: float, eps: fl
     Raises:
         RuntimeError: it is not available.
     """
-    function = _function()
-    if function is None:
+    functions = _functions()
+    if functions is None:
         raise RuntimeError("the compiled Adam needs a compiler")
     addresses = np.array([tensor.data_ptr() for p in parameters for tensor in p[:5]], np.uint64)
     sizes = np.array([p.value.numel() for p in parameters], np.int64)
     rates = np.array([p.rate for p in parameters], np.float64)
-    return torch.tensor(function(addresses.ctypes.data, sizes.ctypes.data, rates.ctypes.data, len(parameters), beta1, beta2, eps, max_norm))
+    return torch.tensor(functions.step(addresses.ctypes.data, sizes.ctypes.data, rates.ctypes.data, len(parameters), beta1, beta2, eps, max_norm))
+
+
+def _functions() -> ctypes.CDLL | None:
+    functions = library("adam")
+    return functions and _typed(functions)
 
 
 @cache
-def _function() -> ctypes._FuncPointer | None:  # type: ignore[name-defined]
-    functions = library("adam")
-    if functions is None:
-        return None
+def _typed(functions: ctypes.CDLL) -> ctypes.CDLL:
     functions.step.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_int64, *[ctypes.c_double] * 4]
     functions.step.restype = ctypes.c_double
-    return functions.step
+    return functions

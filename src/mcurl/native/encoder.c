@@ -1,26 +1,9 @@
 /* Atari's encoder on the processor's matrix units (AMX): two convolutions, 5 x 5 with a stride of 5 and ReLU, 32 and 64 channels wide, over patches of bytes; and the gradients of its
    parameters. Sixteen stacks at a time pass both layers, so that what lies between them stays in the cache; bytes are multiplied as they are, so that no widened copy of the pixels is made.
    The plain twin is networks.atari.DataEfficientEncoder._layers. */
-#include <stdint.h>
+#include "tiles.h"
 
 #if defined(__x86_64__) && defined(__linux__)
-#include <cpuid.h>
-#include <immintrin.h>
-#include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#ifdef _OPENMP
-#include <omp.h>
-#else
-#define omp_get_num_threads() 1
-#define omp_get_thread_num() ((void)threads, 0)
-#endif
-
-#define ON_TILES __attribute__((target("amx-tile,amx-int8,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
-/* A tile has 16 rows of 64 bytes; work goes in runs of two tiles of rows. */
-#define TILE 16
-#define TILE_BYTES 64
-#define RUN (2 * TILE)
 #define CHANNELS 32
 #define PATCH 25
 /* The second layer's channels and inputs, a patch of patches. */
@@ -29,94 +12,6 @@
 #define MOST_INPUTS 512
 /* Stacks that pass both layers together. */
 #define GROUP 16
-#define ALIGNED __attribute__((aligned(TILE_BYTES)))
-
-static inline int64_t whole(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
-
-/* Whether processor and kernel let this process use the matrix units. */
-int supported(void) {
-    unsigned a, vectors, c, units, more = 0, ignored;
-    if (!__get_cpuid_count(7, 0, &a, &vectors, &c, &units) || !__get_cpuid_count(7, 1, &more, &ignored, &c, &ignored))
-        return 0;
-    const unsigned wanted_vectors = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* AVX-512 F, DQ, BW, VL */
-    const unsigned wanted_units = 1u << 22 | 1u << 24 | 1u << 25;               /* AMX bf16, tile, int8 */
-    const int there = (vectors & wanted_vectors) == wanted_vectors && (units & wanted_units) == wanted_units && more >> 5 & 1; /* AVX-512 bf16 */
-    const long ask_for_state = 0x1023, of_tiles = 18;
-    return there && !syscall(SYS_arch_prctl, ask_for_state, of_tiles);
-}
-
-/* Every tile as large as it may be. */
-ON_TILES static void configure(void) {
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } tiles = {.palette = 1};
-    for (int i = 0; i < 8; i++) {
-        tiles.row_bytes[i] = TILE_BYTES;
-        tiles.rows[i] = TILE;
-    }
-    _tile_loadconfig(&tiles);
-}
-
-/* Tiles 0 to 3 are sums: two tiles of rows by two tiles of columns of 4 bytes, in a matrix with so many columns. */
-ON_TILES static inline void clear_sums(void) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-}
-
-ON_TILES static inline void load_sums(const float *from, int64_t columns) {
-    const int64_t row = columns * sizeof *from;
-    _tile_loadd(0, from, row);
-    _tile_loadd(1, from + TILE, row);
-    _tile_loadd(2, from + TILE * columns, row);
-    _tile_loadd(3, from + TILE * columns + TILE, row);
-}
-
-ON_TILES static inline void store_sums(float *to, int64_t columns) {
-    const int64_t row = columns * sizeof *to;
-    _tile_stored(0, to, row);
-    _tile_stored(1, to + TILE, row);
-    _tile_stored(2, to + TILE * columns, row);
-    _tile_stored(3, to + TILE * columns + TILE, row);
-}
-
-/* sums += a b in bfloat16: two tiles of rows of a, two tiles of columns of b in pairs; the bytes from one row of a tile to the next. */
-ON_TILES static inline void add_product(const void *a, const void *lower_a, int64_t a_row, const void *b, const void *right_b, int64_t b_row) {
-    _tile_loadd(4, a, a_row);
-    _tile_loadd(5, lower_a, a_row);
-    _tile_loadd(6, b, b_row);
-    _tile_loadd(7, right_b, b_row);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
-}
-
-/* Sixteen rows of sixteen numbers become columns. */
-ON_TILES static inline void turn(__m512i r[TILE]) {
-    __m512i t[TILE];
-    for (int i = 0; i < TILE; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < TILE; i += 4)
-        for (int j = 0; j < 2; j++) {
-            r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
-            r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
-        }
-    /* Now lane l of r[4 i + j] is column 4 l + j of rows 4 i to 4 i + 3. */
-    for (int j = 0; j < 4; j++) {
-        const __m512i even = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88), even2 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
-        const __m512i odd = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd), odd2 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
-        r[j] = _mm512_shuffle_i32x4(even, even2, 0x88);
-        r[8 + j] = _mm512_shuffle_i32x4(even, even2, 0xdd);
-        r[4 + j] = _mm512_shuffle_i32x4(odd, odd2, 0x88);
-        r[12 + j] = _mm512_shuffle_i32x4(odd, odd2, 0xdd);
-    }
-}
 
 /* First layer */
 
@@ -143,6 +38,7 @@ static void quantise(const float *weight, int64_t inputs, float *step, int8_t *p
 /* The products of a run of rows with one plane: int32 [32 rows, 32 channels]. */
 ON_TILES static inline void multiply(const uint8_t *patches, int64_t inputs, const int8_t *plane, int32_t *out) {
     clear_sums();
+    WRITTEN();
     for (int64_t k = 0; k < inputs; k += TILE_BYTES, plane += 2 * PLANE) {
         _tile_loadd(4, patches + k, inputs);
         _tile_loadd(5, patches + k + TILE * inputs, inputs);
@@ -249,11 +145,6 @@ ON_TILES static void first_layer_gradients(const uint8_t *patches, const uint16_
 }
 
 /* Second layer */
-
-ON_TILES static inline __m512i rounded_pairs(__m512 lower, __m512 upper) {
-    const __m512i a = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(lower)), b = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(upper));
-    return _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
-}
 
 /* Tiles of pairs of inputs: weight [64, 800] -> bfloat16 [25 blocks of 32 inputs][4 quarters of the channels][16 pairs][16 channels]. */
 ON_TILES static void pair_inputs(const float *weight, uint32_t *tiles) {
@@ -458,6 +349,4 @@ ON_TILES int backward(const uint8_t *patches, const uint16_t *kept, const float 
     }
     return 0;
 }
-#else
-int supported(void) { return 0; }
 #endif

@@ -98,10 +98,14 @@ def _checked(patches: Tensor, parameters: Parameters) -> ctypes.CDLL:
     return functions
 
 
-@cache
 def _functions() -> ctypes.CDLL | None:
     functions = library("encoder")
-    if functions is None or not functions.supported():
+    return functions and _typed(functions)
+
+
+@cache
+def _typed(functions: ctypes.CDLL) -> ctypes.CDLL | None:
+    if not functions.supported():
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     functions.forward.argtypes = [pointer, number, number, number, *[pointer] * 7, number]

@@ -61,11 +61,13 @@ def cut(frames: Tensor, slots: Rows, top: Rows, left: Rows, down: Rows, right: R
         raise RuntimeError(f"the compiled cut takes no frames of {tuple(frames.shape[2:])} pixels")
 
 
-@cache
 def _functions() -> ctypes.CDLL | None:
     functions = library("frames")
-    if functions is None:
-        return None
+    return functions and _typed(functions)
+
+
+@cache
+def _typed(functions: ctypes.CDLL) -> ctypes.CDLL:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     functions.gather.argtypes = [pointer, number, number, number, pointer, number, pointer, pointer, number, number, pointer]
     functions.cut.argtypes = [pointer, number, number, number, pointer, number, *[pointer] * 4, *[number] * 4, pointer]

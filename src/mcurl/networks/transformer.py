@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mcurl.native import transformer as compiled
+from mcurl.native.transformer import Dropout
 
 
 def sinusoids(length: int, width: int) -> Tensor:
@@ -17,33 +21,39 @@ def sinusoids(length: int, width: int) -> Tensor:
     return torch.where(column % 2 == 0, angle.sin(), angle.cos()).float()
 
 
-def dropout_scales(shape: tuple[int, ...], p: float, device: torch.device | str = "cpu") -> Tensor:
-    """What dropout multiplies by: ``float32``, 0 with probability p (in 65536ths), else 1 / (1 − p).
+def draw_dropout(shape: tuple[int, ...], p: float, device: torch.device | str = "cpu") -> Dropout:
+    """What drops each number with probability p (in 65536ths), for :func:`dropout_scales`.
 
     Four draws from one random word: PyTorch's dropout takes one of its own for each, and on a processor three times as long.
     """
     dropped, size = round(p * 2**16), math.prod(shape)
-    if dropped == 2**16:
-        return torch.zeros(shape, device=device)
-    words = torch.empty(-(-size // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
-    kept = words.view(torch.int16)[:size].view(shape) >= dropped - 2**15
-    return kept * (1 / (1 - dropped / 2**16))
+    words = torch.empty(-(-size // 4), dtype=torch.int64, device=device).random_(-(2**63), None).view(torch.int16)[:size].view(shape)
+    return Dropout(words, dropped - 2**15, 0.0 if dropped == 2**16 else 1 / (1 - dropped / 2**16))
+
+
+def dropout_scales(dropout: Dropout) -> Tensor:
+    """What a draw multiplies by: ``float32``, 0 or 1 / (1 − p)."""
+    return (dropout.words >= dropout.drop_below) * dropout.kept
 
 
 class Block(nn.Module):
     """One block of eq. 9: self-attention and a feed-forward layer, each with a residual connection and LayerNorm after it (post-norm)."""
 
-    def __init__(self, width: int, ffn_width: int, *, bias: bool, scale: bool) -> None:
+    def __init__(self, width: int, ffn_width: int, *, bias: bool, scale: float) -> None:
         super().__init__()
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.ffn1, self.ffn2 = nn.Linear(width, ffn_width), nn.Linear(ffn_width, width)
-        self.scale = width**-0.5 if scale else 1.0
+        self.scale = scale
         for matrix in (*self.qkv.weight.data.chunk(3), self.ffn1.weight, self.ffn2.weight):
             nn.init.xavier_uniform_(matrix)
         for offset in (self.qkv.bias, self.ffn1.bias, self.ffn2.bias):
             if offset is not None:
                 nn.init.zeros_(offset)
+
+    def parameters_in_order(self) -> list[Tensor | None]:
+        """As the compiled block reads them."""
+        return [tensor for layer in (self.qkv, self.norm1, self.norm2, self.ffn1, self.ffn2) for tensor in (layer.weight, layer.bias)]
 
     def forward(self, h: Tensor, bias: Tensor, scales: Tensor | tuple[float, float]) -> Tensor:
         """``scales`` are those of the two branches: :func:`dropout_scales` ``[2, B, T, d]``, or ones."""
@@ -70,16 +80,41 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.dtype, self.dropout = dtype, dropout
-        self.blocks = nn.ModuleList(Block(width, ffn_width, bias=bias, scale=scale) for _ in range(layers))
+        self.scale = width**-0.5 if scale else 1.0
+        self.blocks = nn.ModuleList(Block(width, ffn_width, bias=bias, scale=self.scale) for _ in range(layers))
 
     def forward(self, h: Tensor, padded: Tensor) -> Tensor:
         """``h`` float32 [B, T, d], ``padded`` bool [B, T] -> float32 [B, T, d]."""
+        drops = self.training and self.dropout > 0
+        dropout = draw_dropout((len(self.blocks), 2, *h.shape), self.dropout, h.device) if drops else None
+        parameters = [parameter for block in self.blocks for parameter in cast(Block, block).parameters_in_order()]
+        rounded = self.dtype != torch.float32
+        if compiled.takes(h, parameters):
+            out: Tensor = _Compiled.apply(h, padded, dropout, self.scale, rounded, *parameters)  # type: ignore[no-untyped-call]
+            return out
+        with torch.autocast(h.device.type, self.dtype, enabled=rounded):
+            return self._blocks(h, padded, None if dropout is None else dropout_scales(dropout))
+
+    def _blocks(self, h: Tensor, padded: Tensor, scales: Tensor | None) -> Tensor:
         # A large finite number, so that a sequence of nothing but padding gives no NaN.
         bias = padded[:, None, :] * -1e9  # [B, 1, T]
-        out: Tensor = h
-        drops = self.training and self.dropout > 0
-        scales = dropout_scales((len(self.blocks), 2, *h.shape), self.dropout, h.device) if drops else [(1.0, 1.0)] * len(self.blocks)
-        with torch.autocast(h.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            for block, of_block in zip(self.blocks, scales, strict=True):
-                out = block(out, bias, of_block)
+        for block, of_block in zip(self.blocks, [(1.0, 1.0)] * len(self.blocks) if scales is None else scales, strict=True):
+            h = block(h, bias, of_block)
+        return h
+
+
+class _Compiled(torch.autograd.Function):
+    """Every block and every gradient as one operation each."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, padded: Tensor, dropout: Dropout | None, scale: float, rounded: bool, *parameters: Tensor | None) -> Tensor:
+        out, kept = compiled.forward(h, padded, dropout, parameters, scale, rounded=rounded)
+        ctx.dropout, ctx.scale, ctx.rounded = dropout, scale, rounded
+        ctx.save_for_backward(kept, *parameters)
         return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        kept, *parameters = ctx.saved_tensors
+        of_h, of_parameters = compiled.backward(gradients[0], kept, ctx.dropout, parameters, ctx.scale, rounded=ctx.rounded)
+        return of_h, None, None, None, None, *of_parameters
