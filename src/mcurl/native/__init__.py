@@ -9,8 +9,11 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+
+from torch import Tensor
 
 enabled = True
 """False: from here on nothing that is written in C is used."""
@@ -52,3 +55,9 @@ def _compile(source: Path, path: Path, *flags: str) -> None:
         for command in (["-O3", "-fno-math-errno", "-fPIC", *flags, "-c", str(source), "-o", str(made)], ["-shared", str(made), "-o", str(built)]):
             subprocess.run([compiler, *command], check=True, capture_output=True, timeout=60)
         os.replace(built, path)  # whole or not at all: two runs may build it at once
+
+
+def addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    """Where contiguous tensors lie, for a struct of pointers."""
+    assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
+    return (ctypes.c_void_p * len(tensors))(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))

@@ -1,10 +1,9 @@
 /* A Transformer's blocks (post-norm, one head; equation 9 of the paper) over short sequences, and all their gradients, on the processor's matrix units (AMX). A few sequences at a time
    pass all blocks, so that what they make stays in the cache. The units multiply bfloat16: a matrix is one plane of it, or the sum of two, which is nearly float32. Everything else is
    float32. The plain twin is networks.transformer.Transformer._blocks. */
-#include "tiles.h"
+#include "products.h"
 
 #if defined(__x86_64__) && defined(__linux__)
-#include <math.h>
 
 /* One block's parameters, or their gradients: the matrices [out, in]. */
 typedef struct {
@@ -22,12 +21,7 @@ static int64_t group(const Shape *s) { return s->length < RUN ? RUN / s->length 
 static int64_t group_rows(const Shape *s) { return whole(group(s) * s->length, RUN); }
 static int64_t groups(const Shape *s) { return (s->sequences + group(s) - 1) / group(s); }
 static int64_t all_rows(const Shape *s) { return groups(s) * group_rows(s); }
-
-static float *take(float **from, int64_t n) {
-    float *taken = *from;
-    *from += whole(n, TILE);
-    return taken;
-}
+static Plan plan_of(const Shape *s) { return (Plan){s->planes, group_rows(s), all_rows(s)}; }
 
 /* Matrices on the right of a product, in planes of bfloat16. */
 typedef struct {
@@ -129,119 +123,6 @@ int64_t backward_room(const Shape *s) {
     return forward_room(s) + s->blocks * (flow_of(s, 0, &f) - (float *)0);
 }
 
-/* Matrices for the units */
-
-/* Sixteen numbers rounded to bfloat16, and what that leaves of them in their place. */
-ON_TILES static inline __m256i plane_of(__m512 *x) {
-    const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(*x);
-    *x = _mm512_sub_ps(*x, (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16));
-    return rounded;
-}
-
-ON_TILES static inline __m512i plane_of_pairs(__m512 *a, __m512 *b) {
-    const __m512i rounded = rounded_pairs(*a, *b);
-    *a = _mm512_sub_ps(*a, (__m512)_mm512_slli_epi32(rounded, 16));
-    *b = _mm512_sub_ps(*b, (__m512)_mm512_and_si512(rounded, _mm512_set1_epi32((int)0xffff0000)));
-    return rounded;
-}
-
-#define NUMBERS (TILE * RUN)
-
-/* Where tile (i, j) of a matrix with so many columns of tiles begins. Tiles on the left of a product are 16 rows of 32 numbers, those on the right 16 pairs of rows of 16. */
-static inline int64_t tile(int64_t i, int64_t j, int64_t columns) { return (i * columns + j) * NUMBERS; }
-
-/* x [rows, columns] for the left side: planes of tiles. */
-ON_TILES static void pack(int64_t planes, int64_t rows, int64_t columns, const float *x, uint16_t *to) {
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j += TILE) {
-            uint16_t *at = to + tile(i / TILE, j / RUN, columns / RUN) + i % TILE * RUN + j % RUN;
-            __m512 left = _mm512_loadu_ps(x + i * columns + j);
-            for (int64_t plane = 0; plane < planes; plane++, at += rows * columns)
-                _mm256_storeu_si256((__m256i *)at, plane_of(&left));
-        }
-}
-
-/* x [rows, columns] turned over for the left side: some of its columns, from one on, of all. */
-ON_TILES static void pack_turned(int64_t planes, int64_t rows, int64_t columns, const float *x, int64_t from, int64_t all, uint16_t *to) {
-    for (int64_t i = 0; i < rows; i += RUN)
-        for (int64_t j = 0; j < columns; j += TILE) {
-            __m512i upper[TILE], lower[TILE];
-            for (int64_t r = 0; r < TILE; r++) {
-                upper[r] = _mm512_loadu_si512(x + (i + r) * columns + j);
-                lower[r] = _mm512_loadu_si512(x + (i + r + TILE) * columns + j);
-            }
-            turn(upper);
-            turn(lower);
-            uint16_t *at = to + tile(j / TILE, (from + i) / RUN, all / RUN);
-            for (int64_t c = 0; c < TILE; c++) {
-                __m512 one = (__m512)upper[c], other = (__m512)lower[c];
-                for (int64_t plane = 0; plane < planes; plane++) {
-                    const __m256i first = plane_of(&one), second = plane_of(&other);
-                    _mm512_storeu_si512(at + plane * all * columns + c * RUN, _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1));
-                }
-            }
-        }
-}
-
-/* x [rows, columns] for the right side: some of its rows, from one on, of all. */
-ON_TILES static void pack_pairs(int64_t planes, int64_t rows, int64_t columns, const float *x, int64_t from, int64_t all, uint16_t *to) {
-    for (int64_t i = 0; i < rows; i += 2)
-        for (int64_t j = 0; j < columns; j += TILE) {
-            uint16_t *at = to + tile((from + i) / RUN, j / TILE, columns / TILE) + i % RUN * TILE;
-            __m512 a = _mm512_loadu_ps(x + i * columns + j), b = _mm512_loadu_ps(x + (i + 1) * columns + j);
-            for (int64_t plane = 0; plane < planes; plane++, at += all * columns)
-                _mm512_storeu_si512(at, plane_of_pairs(&a, &b));
-        }
-}
-
-/* x [rows, columns] turned over for the right side. */
-ON_TILES static void pack_turned_pairs(int64_t planes, int64_t rows, int64_t columns, const float *x, uint16_t *to) {
-    for (int64_t i = 0; i < rows; i += TILE)
-        for (int64_t j = 0; j < columns; j += TILE) {
-            __m512i block[TILE];
-            for (int64_t r = 0; r < TILE; r++)
-                block[r] = _mm512_loadu_si512(x + (i + r) * columns + j);
-            turn(block);
-            for (int64_t c = 0; c < TILE; c += 2) {
-                uint16_t *at = to + tile(j / RUN, i / TILE, rows / TILE) + (j % RUN + c) * TILE;
-                __m512 a = (__m512)block[c], b = (__m512)block[c + 1];
-                for (int64_t plane = 0; plane < planes; plane++, at += rows * columns)
-                    _mm512_storeu_si512(at, plane_of_pairs(&a, &b));
-            }
-        }
-}
-
-/* Rows of c [.., columns], from one on and in whole runs, = left right + start, a row of numbers or NULL. left has of_left rows. The product of both second planes is below what float32 keeps. */
-ON_TILES static void multiply(int64_t planes, int64_t from, int64_t rows, int64_t columns, int64_t inner, const uint16_t *left, int64_t of_left, const uint16_t *right, const float *start, float *c) {
-    const int64_t lower = tile(1, 0, inner / RUN), left_plane = of_left * inner, right_plane = inner * columns;
-    for (int64_t i = from; i < from + rows; i += RUN)
-        for (int64_t j = 0; j < columns; j += RUN) {
-            const uint16_t *a = left + tile(i / TILE, 0, inner / RUN), *b = right + tile(0, j / TILE, columns / TILE);
-            if (start)
-                load_sums(start + j, 0);
-            else
-                clear_sums();
-            for (int64_t k = 0; k < inner; k += RUN, a += NUMBERS, b += tile(1, 0, columns / TILE)) {
-                add_product(a, a + lower, TILE_BYTES, b, b + NUMBERS, TILE_BYTES);
-                if (planes > 1) {
-                    add_product(a, a + lower, TILE_BYTES, b + right_plane, b + right_plane + NUMBERS, TILE_BYTES);
-                    add_product(a + left_plane, a + left_plane + lower, TILE_BYTES, b, b + NUMBERS, TILE_BYTES);
-                }
-            }
-            store_sums(c + i * columns + j, columns);
-        }
-}
-
-/* A linear layer on the rows of a group: x [rows, in], right in pairs -> y [rows, out]. */
-ON_TILES static void linear(const Shape *s, int64_t in, int64_t out, const float *x, const uint16_t *right, const float *bias, float *y, const Work *w) {
-    const int64_t rows = group_rows(s);
-    pack(s->planes, rows, in, x, w->left);
-    multiply(s->planes, 0, rows, out, in, w->left, rows, right, bias, y);
-}
-
-/* Rows of what came into a layer, from one on, for the gradient of its matrix. */
-ON_TILES static void keep_input(const Shape *s, int64_t columns, const float *x, int64_t at, uint16_t *to) { pack_pairs(s->planes, group_rows(s), columns, x, at, all_rows(s), to); }
-
 /* Small products, row by row in float32 */
 
 /* A matrix whose number (i, j) is at[i * row + j * column]. */
@@ -309,54 +190,13 @@ ON_TILES static void drop(const Shape *s, int64_t n, const int16_t *words, float
     }
 }
 
-/* ReLU in place, and where it was positive. */
-ON_TILES static void keep_positive(int64_t n, float *x, uint16_t *positive) {
-    for (int64_t i = 0; i < n; i += TILE) {
-        const __m512 all = _mm512_loadu_ps(x + i);
-        const __mmask16 there = _mm512_cmp_ps_mask(all, _mm512_setzero_ps(), _CMP_GT_OQ);
-        positive[i / TILE] = there;
-        _mm512_storeu_ps(x + i, _mm512_maskz_mov_ps(there, all));
-    }
-}
-
-ON_TILES static void where_positive(int64_t n, const uint16_t *positive, float *x) {
-    for (int64_t i = 0; i < n; i += TILE)
-        _mm512_storeu_ps(x + i, _mm512_maskz_loadu_ps(positive[i / TILE], x + i));
-}
-
-/* out = LayerNorm(x + branch), a row of both: hat is the normalised, root one over its deviation. */
+/* hat = LayerNorm(x + branch) without weights, and out with them, for a row of each. */
 ON_TILES static void add_and_norm(const Shape *s, const float *x, const float *branch, const float *weight, const float *offset, float *hat, float *root, float *out) {
-    const int64_t d = s->width;
-    __m512 sum = _mm512_setzero_ps(), squares = sum;
-    for (int64_t i = 0; i < d; i += TILE) {
-        const __m512 added = _mm512_add_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(branch + i));
-        _mm512_storeu_ps(hat + i, added);
-        sum = _mm512_add_ps(sum, added);
-    }
-    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)d);
-    for (int64_t i = 0; i < d; i += TILE) {
-        const __m512 off = _mm512_sub_ps(_mm512_loadu_ps(hat + i), mean);
-        squares = _mm512_fmadd_ps(off, off, squares);
-    }
-    *root = 1.0f / sqrtf(_mm512_reduce_add_ps(squares) / (float)d + s->eps);
-    for (int64_t i = 0; i < d; i += TILE) {
-        const __m512 normal = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(hat + i), mean), _mm512_set1_ps(*root));
-        _mm512_storeu_ps(hat + i, normal);
-        _mm512_storeu_ps(out + i, _mm512_fmadd_ps(normal, _mm512_loadu_ps(weight + i), _mm512_loadu_ps(offset + i)));
-    }
-}
-
-/* The gradient of what was added, from that of what came out. */
-ON_TILES static void norm_backward(int64_t d, const float *gradient, const float *weight, const float *hat, float root, float *of_sum) {
-    __m512 sum = _mm512_setzero_ps(), along = sum;
-    for (int64_t i = 0; i < d; i += TILE) {
-        const __m512 g = _mm512_mul_ps(_mm512_loadu_ps(gradient + i), _mm512_loadu_ps(weight + i));
-        sum = _mm512_add_ps(sum, g);
-        along = _mm512_fmadd_ps(g, _mm512_loadu_ps(hat + i), along);
-    }
-    const float mean = _mm512_reduce_add_ps(sum) / (float)d, slope = _mm512_reduce_add_ps(along) / (float)d;
-    for (int64_t i = 0; i < d; i++)
-        of_sum[i] = root * (gradient[i] * weight[i] - mean - hat[i] * slope);
+    for (int64_t i = 0; i < s->width; i++)
+        hat[i] = x[i] + branch[i];
+    normalise(s->width, s->eps, hat, root);
+    for (int64_t i = 0; i < s->width; i++)
+        out[i] = hat[i] * weight[i] + offset[i];
 }
 
 /* Attention's weights from its scores, in place. */
@@ -404,51 +244,30 @@ ON_TILES static void attend_backward(const Shape *s, const float *qkv, const flo
 ON_TILES static void block_forward(const Shape *s, const Block *p, const Pairs *right, const Kept *k, int64_t at, int64_t sequences, const uint8_t *padded, const int16_t *words, int64_t second,
                                    const Work *w) {
     const int64_t T = s->length, d = s->width, F = s->hidden, rows = sequences * T;
+    const Plan plan = plan_of(s);
     float *qkv = k->qkv + at * 3 * d;
-    linear(s, d, 3 * d, w->h, right->qkv, p->qkv_bias, qkv, w);
-    keep_input(s, d, w->h, at, k->inputs.qkv);
+    linear(&plan, d, 3 * d, w->h, right->qkv, p->qkv_bias, qkv, w->left);
+    keep_input(&plan, d, w->h, at, k->inputs.qkv);
     for (int64_t row = 0; row < rows; row += T)
         attend(s, qkv + row * 3 * d, padded + row, k->alpha + (at + row) * T, w->branch + row * d, w);
     drop(s, rows * d, words, w->branch);
     for (int64_t row = 0; row < rows; row++)
         add_and_norm(s, w->h + row * d, w->branch + row * d, p->norm1, p->offset1, k->hat1 + (at + row) * d, k->root1 + at + row, w->between + row * d);
-    linear(s, d, F, w->between, right->ffn1, p->ffn1_bias, w->wide, w);
-    keep_input(s, d, w->between, at, k->inputs.ffn1);
+    linear(&plan, d, F, w->between, right->ffn1, p->ffn1_bias, w->wide, w->left);
+    keep_input(&plan, d, w->between, at, k->inputs.ffn1);
     keep_positive(group_rows(s) * F, w->wide, k->positive + at * F / TILE);
-    linear(s, F, d, w->wide, right->ffn2, p->ffn2_bias, w->branch, w);
-    keep_input(s, F, w->wide, at, k->inputs.ffn2);
+    linear(&plan, F, d, w->wide, right->ffn2, p->ffn2_bias, w->branch, w->left);
+    keep_input(&plan, F, w->wide, at, k->inputs.ffn2);
     drop(s, rows * d, words ? words + second : 0, w->branch);
     for (int64_t row = 0; row < rows; row++)
         add_and_norm(s, w->between + row * d, w->branch + row * d, p->norm2, p->offset2, k->hat2 + (at + row) * d, k->root2 + at + row, w->h + row * d);
-}
-
-/* to = the sum of the rows of x, or of x times y where y is not NULL. */
-ON_TILES static void sum_rows(int64_t rows, int64_t columns, const float *x, const float *y, float *to) {
-    memset(to, 0, (size_t)columns * sizeof *to);
-    for (int64_t i = 0; i < rows * columns; i += columns)
-        for (int64_t j = 0; j < columns; j++)
-            to[j] += y ? x[i + j] * y[i + j] : x[i + j];
-}
-
-/* The gradient of a linear layer's output, [rows, out] of which rows from live on count as zeros: what of it its parameters need is kept, and what reaches the input is given, if any. */
-ON_TILES static void linear_backward(const Shape *s, int64_t in, int64_t out, int64_t live, float *gradient, const uint16_t *right, int64_t at, uint16_t *turned, float *bias, float *of_x,
-                                     const Work *w) {
-    memset(gradient + live * out, 0, (size_t)((group_rows(s) - live) * out) * sizeof *gradient);
-    sum_rows(live, out, gradient, 0, bias);
-    pack_turned(s->planes, group_rows(s), out, gradient, at, all_rows(s), turned);
-    linear(s, out, in, gradient, right, 0, of_x, w);
-}
-
-/* to += more. */
-ON_TILES static void add(int64_t n, const float *more, float *to) {
-    for (int64_t i = 0; i < n; i++)
-        to[i] += more[i];
 }
 
 /* w->h: the gradient of what came out of a block, and then of what came in. vectors: where this group's part of the vectors' gradients goes. */
 ON_TILES static void block_backward(const Shape *s, const Block *p, const Pairs *right, const Kept *k, const Flow *f, const Block *vectors, int64_t at, int64_t sequences, const int16_t *words,
                                     int64_t second, const Work *w) {
     const int64_t T = s->length, d = s->width, F = s->hidden, rows = sequences * T;
+    const Plan plan = plan_of(s);
     const float *hat1 = k->hat1 + at * d, *hat2 = k->hat2 + at * d;
     sum_rows(rows, d, w->h, 0, vectors->offset2);
     sum_rows(rows, d, w->h, hat2, vectors->norm2);
@@ -456,9 +275,9 @@ ON_TILES static void block_backward(const Shape *s, const Block *p, const Pairs 
         norm_backward(d, w->h + row * d, p->norm2, hat2 + row * d, k->root2[at + row], w->sum + row * d);
     memcpy(w->branch, w->sum, (size_t)(rows * d) * sizeof *w->branch);
     drop(s, rows * d, words ? words + second : 0, w->branch);
-    linear_backward(s, F, d, rows, w->branch, right->ffn2, at, f->ffn2, vectors->ffn2_bias, w->wide, w);
+    linear_backward(&plan, F, d, rows, w->branch, right->ffn2, at, f->ffn2, vectors->ffn2_bias, w->wide, w->left);
     where_positive(group_rows(s) * F, k->positive + at * F / TILE, w->wide);
-    linear_backward(s, d, F, rows, w->wide, right->ffn1, at, f->ffn1, vectors->ffn1_bias, w->h, w);
+    linear_backward(&plan, d, F, rows, w->wide, right->ffn1, at, f->ffn1, vectors->ffn1_bias, w->h, w->left);
     add(rows * d, w->sum, w->h);
     sum_rows(rows, d, w->h, 0, vectors->offset1);
     sum_rows(rows, d, w->h, hat1, vectors->norm1);
@@ -468,7 +287,7 @@ ON_TILES static void block_backward(const Shape *s, const Block *p, const Pairs 
     drop(s, rows * d, words, w->branch);
     for (int64_t row = 0; row < rows; row += T)
         attend_backward(s, k->qkv + (at + row) * 3 * d, k->alpha + (at + row) * T, w->branch + row * d, w->wide + row * 3 * d, w);
-    linear_backward(s, d, 3 * d, rows, w->wide, right->qkv, at, f->qkv, vectors->qkv_bias, w->h, w);
+    linear_backward(&plan, d, 3 * d, rows, w->wide, right->qkv, at, f->qkv, vectors->qkv_bias, w->h, w->left);
     add(rows * d, w->sum, w->h);
 }
 
@@ -483,9 +302,33 @@ static int64_t sequences_of(const Shape *s, int64_t g) {
     return left < group(s) ? left : group(s);
 }
 
+/* Runs of rows in a block's three matrices, one after the other. */
+static int64_t runs_of(const Shape *s) { return (4 * s->width + s->hidden) / RUN; }
+
+ON_TILES static void pack_run(const Shape *s, int64_t run, void (*pack)(int64_t, int64_t, int64_t, int64_t, const float *, uint16_t *), const Block *p, const Pairs *to) {
+    const int64_t d = s->width, F = s->hidden, row = run * RUN;
+    if (row < 3 * d)
+        pack(s->planes, row, d, 3 * d, p->qkv, to->qkv);
+    else if (row < 3 * d + F)
+        pack(s->planes, row - 3 * d, d, F, p->ffn1, to->ffn1);
+    else
+        pack(s->planes, row - 3 * d - F, F, d, p->ffn2, to->ffn2);
+}
+
+ON_TILES static void gradient_run(const Shape *s, int64_t run, const Flow *f, const Pairs *inputs, const Block *made) {
+    const int64_t d = s->width, F = s->hidden, row = run * RUN;
+    const Plan plan = plan_of(s);
+    if (row < 3 * d)
+        matrix_gradient(&plan, row, d, 3 * d, f->qkv, inputs->qkv, made->qkv);
+    else if (row < 3 * d + F)
+        matrix_gradient(&plan, row - 3 * d, d, F, f->ffn1, inputs->ffn1, made->ffn1);
+    else
+        matrix_gradient(&plan, row - 3 * d - F, F, d, f->ffn2, inputs->ffn2, made->ffn2);
+}
+
 /* x, out: [sequences, length, width]. padded: [sequences, length]. kept, room: zeros of kept_room and forward_room, or anything where no group has rows that belong to no sequence. */
 ON_TILES void forward(const Shape *s, const float *x, const uint8_t *padded, const int16_t *words, const Block *blocks, float *kept, float *room, float *out) {
-    const int64_t d = s->width, F = s->hidden, L = s->blocks, planes = s->planes, threads = s->threads, second = s->sequences * s->length * d;
+    const int64_t d = s->width, L = s->blocks, threads = s->threads, second = s->sequences * s->length * d, runs = runs_of(s);
     Kept k[L];
     Pairs right[L];
     for (int64_t l = 0; l < L; l++) {
@@ -497,15 +340,9 @@ ON_TILES void forward(const Shape *s, const float *x, const uint8_t *padded, con
         Work w;
         work_of(s, room + omp_get_thread_num() * work_room(s), &w);
         configure();
-#pragma omp for
-        for (int64_t part = 0; part < 3 * L; part++) {
-            const int64_t l = part / 3;
-            switch (part % 3) {
-            case 0: pack_turned_pairs(planes, 3 * d, d, blocks[l].qkv, right[l].qkv); break;
-            case 1: pack_turned_pairs(planes, F, d, blocks[l].ffn1, right[l].ffn1); break;
-            default: pack_turned_pairs(planes, d, F, blocks[l].ffn2, right[l].ffn2);
-            }
-        }
+#pragma omp for schedule(static)
+        for (int64_t item = 0; item < runs * L; item++)
+            pack_run(s, item % runs, pack_forward, blocks + item / runs, right + item / runs);
 #pragma omp for schedule(static)
         for (int64_t g = 0; g < groups(s); g++) {
             const int64_t row = g * group(s) * s->length, n = sequences_of(s, g);
@@ -517,17 +354,6 @@ ON_TILES void forward(const Shape *s, const float *x, const uint8_t *padded, con
         }
         _tile_release();
     }
-}
-
-/* A run of rows of one matrix's gradient; runs count through all three matrices. */
-ON_TILES static void gradient_run(const Shape *s, int64_t run, const Flow *f, const Pairs *inputs, const Block *made) {
-    const int64_t rows = all_rows(s), d = s->width, F = s->hidden, row = run * RUN;
-    if (row < 3 * d)
-        multiply(s->planes, row, RUN, d, rows, f->qkv, 3 * d, inputs->qkv, 0, made->qkv);
-    else if (row < 3 * d + F)
-        multiply(s->planes, row - 3 * d, RUN, d, rows, f->ffn1, F, inputs->ffn1, 0, made->ffn1);
-    else
-        multiply(s->planes, row - 3 * d - F, RUN, F, rows, f->ffn2, d, inputs->ffn2, 0, made->ffn2);
 }
 
 /* The sum of all groups' parts, in their order. */
@@ -551,7 +377,7 @@ static void add_vectors(const Shape *s, const Block *parts, const Block *made) {
 /* gradient, of_x: [sequences, length, width]. kept: what forward left there; words and blocks: what it was given. room: as forward's, of backward_room. made: the gradients of the
    parameters. Each number of them is one sum over all rows in their order, whichever thread takes it. */
 ON_TILES void backward(const Shape *s, const float *gradient, const int16_t *words, const Block *blocks, float *kept, float *room, float *of_x, const Block *made) {
-    const int64_t d = s->width, F = s->hidden, L = s->blocks, planes = s->planes, threads = s->threads, second = s->sequences * s->length * d, runs = (4 * d + F) / RUN;
+    const int64_t d = s->width, F = s->hidden, L = s->blocks, threads = s->threads, second = s->sequences * s->length * d, runs = runs_of(s);
     Kept k[L];
     Flow f[L];
     Pairs right[L];
@@ -565,15 +391,9 @@ ON_TILES void backward(const Shape *s, const float *gradient, const int16_t *wor
         Work w;
         work_of(s, room + omp_get_thread_num() * work_room(s), &w);
         configure();
-#pragma omp for
-        for (int64_t part = 0; part < 3 * L; part++) {
-            const int64_t l = part / 3;
-            switch (part % 3) {
-            case 0: pack_pairs(planes, 3 * d, d, blocks[l].qkv, 0, 3 * d, right[l].qkv); break;
-            case 1: pack_pairs(planes, F, d, blocks[l].ffn1, 0, F, right[l].ffn1); break;
-            default: pack_pairs(planes, d, F, blocks[l].ffn2, 0, d, right[l].ffn2);
-            }
-        }
+#pragma omp for schedule(static)
+        for (int64_t item = 0; item < runs * L; item++)
+            pack_run(s, item % runs, pack_backward, blocks + item / runs, right + item / runs);
 #pragma omp for schedule(static)
         for (int64_t g = 0; g < groups(s); g++) {
             const int64_t row = g * group(s) * s->length, n = sequences_of(s, g);

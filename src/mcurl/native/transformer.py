@@ -1,4 +1,4 @@
-"""The Transformer's blocks and all their gradients on the processor's matrix units (AMX), in C: for a few short sequences its operations take longer to start than to do."""
+"""The Transformer's blocks and all their gradients on the processor's matrix units (AMX), in C."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mcurl.native import library
+from mcurl.native import addresses, library
 
 OF_BLOCK = 10
 """Parameters of a block: weight and bias of queries, keys and values together (here the bias may be None), of both norms, and of both layers of the
@@ -69,8 +69,8 @@ def forward(h: Tensor, padded: Tensor, dropout: Dropout | None, parameters: Para
     functions = _checked(h, parameters)
     h, out, shape = h.contiguous(), torch.empty(h.shape), _shape(h, dropout, parameters, scale, rounded)
     kept, room = _room(shape, functions.kept_room), _room(shape, functions.forward_room)
-    addresses = (h.data_ptr(), padded.contiguous().data_ptr(), _words(dropout), _addresses(parameters), kept.data_ptr(), room.data_ptr(), out.data_ptr())
-    functions.forward(shape, *addresses)
+    given = (h.data_ptr(), padded.contiguous().data_ptr(), _words(dropout), addresses(parameters), kept.data_ptr(), room.data_ptr(), out.data_ptr())
+    functions.forward(shape, *given)
     return out, kept
 
 
@@ -82,8 +82,8 @@ def backward(
     gradient, of_h, shape = gradient.contiguous(), torch.empty(gradient.shape), _shape(gradient, dropout, parameters, scale, rounded)
     made = [None if parameter is None else torch.empty(parameter.shape) for parameter in parameters]
     room = _room(shape, functions.backward_room)
-    addresses = (gradient.data_ptr(), _words(dropout), _addresses(parameters), kept.data_ptr(), room.data_ptr(), of_h.data_ptr(), _addresses(made))
-    functions.backward(shape, *addresses)
+    given = (gradient.data_ptr(), _words(dropout), addresses(parameters), kept.data_ptr(), room.data_ptr(), of_h.data_ptr(), addresses(made))
+    functions.backward(shape, *given)
     return of_h, made
 
 
@@ -107,11 +107,6 @@ def _room(shape: _Shape, numbers: ctypes._FuncPointer) -> Tensor:  # type: ignor
 
 def _words(dropout: Dropout | None) -> int | None:
     return None if dropout is None else dropout.words.data_ptr()
-
-
-def _addresses(tensors: Parameters) -> ctypes.Array[ctypes.c_void_p]:
-    assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
-    return (ctypes.c_void_p * len(tensors))(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
 
 
 def _checked(h: Tensor, parameters: Parameters) -> ctypes.CDLL:

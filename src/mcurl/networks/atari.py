@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mcurl.errors import UserError
 from mcurl.native import encoder as on_tiles
 from mcurl.native import frames as native_frames
+from mcurl.native import head as native_head
 
 KERNEL = 5
 CHANNELS = on_tiles.CHANNELS
@@ -155,8 +156,32 @@ class ContrastHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """``float32 [N, d]`` -> ``float32 [N, 128]``."""
+        parameters = self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias
+        if native_head.takes(features, parameters):
+            out: Tensor = _CompiledHead.apply(torch.is_grad_enabled(), features, *parameters)  # type: ignore[no-untyped-call]
+            return out
+        return self._layers(features)
+
+    def _layers(self, features: Tensor) -> Tensor:
         h = F.relu(_norm(self.hidden(features)))
         return _norm(self.out(h))
+
+
+class _CompiledHead(torch.autograd.Function):
+    """All layers and all gradients as one operation each."""
+
+    @staticmethod
+    def forward(ctx: Any, differentiable: bool, features: Tensor, *parameters: Tensor) -> Tensor:
+        out, kept = native_head.forward(features, parameters, keep=differentiable)  # type: ignore[arg-type]
+        if kept is not None:
+            ctx.save_for_backward(kept, *parameters)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        kept, *parameters = ctx.saved_tensors
+        of_features, of_parameters = native_head.backward(gradients[0], kept, tuple(parameters))
+        return None, of_features, *of_parameters
 
 
 def _norm(x: Tensor) -> Tensor:
