@@ -18,7 +18,7 @@ from mcurl.agents.distributional import cross_entropy, double_q_target, expected
 from mcurl.agents.optim import adam, clip_and_step, load_optimizer, set_learning_rates
 from mcurl.networks.atari import HEAD_WIDTH, ContrastHead, DataEfficientEncoder, encoder_width
 from mcurl.networks.ema import follow, momentum_copy
-from mcurl.networks.noisy import DuelingHead, Weights
+from mcurl.networks.noisy import DuelingHead, HeadWeights
 from mcurl.objectives.base import Objective
 from mcurl.replay.batch import Batch, Contrast, Shift, Transitions
 
@@ -93,7 +93,7 @@ class QNetwork(nn.Module):
         self.encoder = DataEfficientEncoder(observation_shape, dtype=dtype)
         self.head = DuelingHead(self.encoder.width, actions, settings.atoms, settings.hidden, settings.sigma)
 
-    def forward(self, patches: Tensor, weights: list[Weights]) -> Tensor:
+    def forward(self, patches: Tensor, weights: HeadWeights) -> Tensor:
         return self.head(self.encoder.encode(patches), weights)  # type: ignore[no-any-return]
 
 

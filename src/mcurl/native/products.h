@@ -36,13 +36,13 @@ ON_TILES static inline __m512i plane_of_pairs(__m512 *a, __m512 *b) {
 /* Where tile (i, j) of a matrix with so many columns of tiles begins. Tiles on the left of a product are 16 rows of 32 numbers, those on the right 16 pairs of rows of 16. */
 static inline int64_t tile(int64_t i, int64_t j, int64_t columns) { return (i * columns + j) * NUMBERS; }
 
-/* x [rows, columns] for the left side: planes of tiles. */
-ON_TILES static inline void pack(int64_t planes, int64_t rows, int64_t columns, const float *x, uint16_t *to) {
+/* x [rows, columns] for the left side, of so many rows in all: planes of tiles. */
+ON_TILES static inline void pack(int64_t planes, int64_t rows, int64_t columns, const float *x, int64_t all, uint16_t *to) {
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < columns; j += TILE) {
             uint16_t *at = to + tile(i / TILE, j / RUN, columns / RUN) + i % TILE * RUN + j % RUN;
             __m512 left = _mm512_loadu_ps(x + i * columns + j);
-            for (int64_t plane = 0; plane < planes; plane++, at += rows * columns)
+            for (int64_t plane = 0; plane < planes; plane++, at += all * columns)
                 _mm256_storeu_si256((__m256i *)at, plane_of(&left));
         }
 }
@@ -131,7 +131,7 @@ ON_TILES static inline void pack_backward(int64_t planes, int64_t row, int64_t i
 
 /* x [rows, in], right: the matrix turned over -> y [rows, out]. left: room for x. */
 ON_TILES static inline void linear(const Plan *p, int64_t in, int64_t out, const float *x, const uint16_t *right, const float *bias, float *y, uint16_t *left) {
-    pack(p->planes, p->rows, in, x, left);
+    pack(p->planes, p->rows, in, x, p->rows, left);
     multiply(p->planes, 0, p->rows, out, in, left, p->rows, right, bias, y);
 }
 

@@ -6,11 +6,14 @@ Noise is an argument: weights are made from a draw, and who calls a head says wh
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mcurl.native import dueling as compiled
 
 
 def draw_noise(size: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
@@ -63,6 +66,16 @@ class _Noisy(torch.autograd.Function):
         return gradients[0], (gradients[0] * noise_in).mul_(noise_out[:, None]), None, None
 
 
+class HeadWeights(NamedTuple):
+    """What a head multiplies under one draw."""
+
+    noise: Tensor | None
+    parameters: Sequence[Tensor]
+    """μ and σ of the weight and of the bias of each layer."""
+    layers: list[Weights] | None
+    """None: the compiled head makes them from the two."""
+
+
 class DuelingHead(nn.Module):
     """Features -> the logits of every action's return distribution: a value and an advantage stream, each of two noisy layers.
 
@@ -87,15 +100,40 @@ class DuelingHead(nn.Module):
         """Independent noise for the four layers, one after the other in one vector."""
         return draw_noise(sum(self.noise_sizes), self.value.bias_mu.device, generator)
 
-    def weights(self, noise: Tensor | None) -> list[Weights]:
-        """What :meth:`forward` multiplies under a draw; None: the mean network's. Made once for all that is seen under one draw."""
-        parts = (None,) * 4 if noise is None else torch.split(noise, self.noise_sizes)
+    def weights(self, noise: Tensor | None) -> HeadWeights:
+        """What :meth:`forward` multiplies under a draw; None: the mean network's. Made once for all that is seen under it."""
         layers = (self.value_hidden, self.value, self.advantage_hidden, self.advantage)
-        return [layer.weights(part) for layer, part in zip(layers, parts, strict=True)]
+        parameters = [parameter for layer in layers for parameter in (layer.weight_mu, layer.weight_sigma, layer.bias_mu, layer.bias_sigma)]
+        if compiled.takes(parameters):
+            return HeadWeights(noise, parameters, None)
+        parts = (None,) * 4 if noise is None else torch.split(noise, self.noise_sizes)
+        return HeadWeights(noise, parameters, [layer.weights(part) for layer, part in zip(layers, parts, strict=True)])
 
-    def forward(self, features: Tensor, weights: list[Weights]) -> Tensor:
+    def forward(self, features: Tensor, weights: HeadWeights) -> Tensor:
         """``features`` float32 [N, d] -> logits float32 [N, A, atoms]."""
-        value_hidden, value, advantage_hidden, advantage = weights
+        if weights.layers is not None:
+            return self._layers(features, weights.layers)
+        logits: Tensor = _Compiled.apply(features, weights.noise, *weights.parameters)  # type: ignore[no-untyped-call]
+        return logits
+
+    def _layers(self, features: Tensor, layers: list[Weights]) -> Tensor:
+        value_hidden, value, advantage_hidden, advantage = layers
         v = F.linear(F.relu(F.linear(features, *value_hidden)), *value)[:, None]  # [N, 1, atoms]
         a = F.linear(F.relu(F.linear(features, *advantage_hidden)), *advantage).view(-1, self.actions, self.atoms)
         return v + a - a.mean(1, keepdim=True)
+
+
+class _Compiled(torch.autograd.Function):
+    """All layers and all gradients as one operation each, which make the weights while they read them."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, noise: Tensor | None, *parameters: Tensor) -> Tensor:
+        logits, kept = compiled.forward(features, parameters, noise)
+        ctx.save_for_backward(kept, features, noise, *parameters)
+        return logits
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        kept, features, noise, *parameters = ctx.saved_tensors
+        of_features, of_parameters = compiled.backward(gradients[0], kept, features, parameters, noise)
+        return of_features, None, *of_parameters
