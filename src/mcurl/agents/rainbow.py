@@ -245,11 +245,14 @@ class Rainbow:
 
     def _rl_loss(self, t: Transitions, noise: Tensor, target_noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The cross-entropy between the projected n-step target and the online distribution of the action taken, for each transition ``[B]``."""
-        cut, weights = self.online.encoder.patches, self.online.head.weights(noise)
+        online, target_network, weights = self.online, self.target, self.online.head.weights(noise)
+        following = online.encoder.patches(t.next_obs)
         with torch.no_grad():
-            following, target_weights = cut(t.next_obs), self.target.head.weights(target_noise)
-            target = double_q_target(self.online(following, weights), self.target(following, target_weights), t.reward, t.discount, self.support)
-        logits = self.online(cut(t.obs), weights)
+            ahead, target_weights = online.encoder.encode(following), target_network.head.weights(target_noise)
+            target_logits = target_network(following, target_weights)
+        # The online network sees both observations under one draw, so its head does in one pass.
+        logits, next_logits = online.head.both(online.encoder(t.obs), ahead, weights)
+        target = double_q_target(next_logits, target_logits, t.reward, t.discount, self.support)
         each = cross_entropy(logits, t.action, target)
         q = expected(of_action(logits.detach(), t.action), self.support)
         return each, {"rl/loss": each.detach().mean(), "rl/q": q.mean(), "rl/target": (target @ self.support).mean(), "batch/reward": t.reward.mean()}

@@ -55,35 +55,34 @@ static int64_t work_room(const Shape *s) {
     return work_of(s, 0, &w) - (float *)0;
 }
 
-/* What forward works in beside: features and both hidden layers on the left of a product; and what layers give [rows, out], the hidden layers' being all that backward needs. */
+/* What forward works in beside: features and both hidden layers on the left of a product; and what layers give [rows, out]. */
 typedef struct {
     uint16_t *left, *hidden_left[2];
     float *out[LAYERS];
 } Forward;
 
-static float *forward_of(const Shape *s, float *kept, float *room, Forward *f) {
+static float *forward_of(const Shape *s, float *room, Forward *f) {
     const int64_t rows = rows_of(s);
-    f->out[VALUE_HIDDEN] = take(&kept, rows * s->hidden);
-    f->out[ADVANTAGE_HIDDEN] = take(&kept, rows * s->hidden);
-    f->out[VALUE] = take(&room, rows * outputs(s, VALUE));
-    f->out[ADVANTAGE] = take(&room, rows * outputs(s, ADVANTAGE));
+    for (int layer = 0; layer < LAYERS; layer++)
+        f->out[layer] = take(&room, rows * outputs(s, layer));
     f->left = (uint16_t *)take(&room, s->planes * rows * s->in / 2);
     for (int stream = 0; stream < 2; stream++)
         f->hidden_left[stream] = (uint16_t *)take(&room, s->planes * rows * s->hidden / 2);
     return room;
 }
 
-/* And backward: what came into the layers, in pairs; x in whole runs; the gradients of what they gave [rows, parts]; and for each part its share of the gradient of what came in. */
+/* And backward: what came into the layers, hidden layers and features, in whole runs and in pairs; the gradients of what they gave [rows, parts]; and for each part its share of the gradient of what came in. */
 typedef struct {
     uint16_t *inputs[3];
-    float *x, *out[LAYERS], *of_hidden, *of_in;
+    float *came_in[3], *out[LAYERS], *of_hidden, *of_in;
 } Backward;
 
 static float *backward_of(const Shape *s, float *room, Backward *b) {
     const int64_t rows = rows_of(s);
-    for (int side = 0; side < 3; side++)
+    for (int side = 0; side < 3; side++) {
+        b->came_in[side] = take(&room, rows * (side < 2 ? s->hidden : s->in));
         b->inputs[side] = (uint16_t *)take(&room, s->planes * rows * (side < 2 ? s->hidden : s->in) / 2);
-    b->x = take(&room, rows * s->in);
+    }
     for (int layer = 0; layer < LAYERS; layer++)
         b->out[layer] = take(&room, rows * parts(s, layer) * PART);
     b->of_hidden = take(&room, (parts(s, VALUE) + parts(s, ADVANTAGE)) * rows * s->hidden);
@@ -91,12 +90,10 @@ static float *backward_of(const Shape *s, float *room, Backward *b) {
     return room;
 }
 
-/* Numbers of room: what forward keeps for backward, and what each of them works in. */
-int64_t kept_room(const Shape *s) { return 2 * whole(rows_of(s) * s->hidden, TILE); }
-
+/* Numbers of room that each works in. */
 int64_t forward_room(const Shape *s) {
     Forward f;
-    return forward_of(s, 0, 0, &f) - (float *)0 + s->threads * work_room(s);
+    return forward_of(s, 0, &f) - (float *)0 + s->threads * work_room(s);
 }
 
 int64_t backward_room(const Shape *s) {
@@ -153,11 +150,12 @@ ON_TILES static void combine(const Shape *s, const float *value, const float *ad
             logits[action * s->atoms + atom] = value[atom] + advantage[action * s->atoms + atom] - logits[atom] / (float)s->actions;
 }
 
-/* x: [rows, in]. layers: LAYERS of them. noise: a draw, or NULL. kept, room: zeros of kept_room and forward_room, or anything where the rows are whole runs. logits: [rows, actions, atoms]. */
+/* x: [rows, in]. layers: LAYERS of them. noise: a draw, or NULL. kept: the hidden layers, [2, rows, hidden]. room: zeros of forward_room, or anything
+   where the rows are whole runs. logits: [rows, actions, atoms]. */
 ON_TILES void forward(const Shape *s, const float *x, const Noisy *layers, const float *noise, float *kept, float *room, float *logits) {
     const int64_t threads = s->threads, rows = rows_of(s), hidden = parts(s, VALUE_HIDDEN), value = parts(s, VALUE), advantage = parts(s, ADVANTAGE);
     Forward f;
-    room = forward_of(s, kept, room, &f);
+    room = forward_of(s, room, &f);
     pack(s->planes, s->rows, s->in, x, rows, f.left);
 #pragma omp parallel num_threads(threads)
     {
@@ -173,6 +171,7 @@ ON_TILES void forward(const Shape *s, const float *x, const Noisy *layers, const
         for (int64_t stream = 0; stream < 2; stream++) {
             float *h = f.out[stream ? ADVANTAGE_HIDDEN : VALUE_HIDDEN];
             relu(rows * s->hidden, h);
+            memcpy(kept + stream * s->rows * s->hidden, h, (size_t)(s->rows * s->hidden) * sizeof *h);
             pack(s->planes, rows, s->hidden, h, rows, f.hidden_left[stream]);
         }
 #pragma omp for schedule(dynamic)
@@ -234,14 +233,11 @@ ON_TILES static void sum_shares(int64_t shares, int64_t n, int64_t apart, const 
 
 /* gradient: [rows, actions, atoms]; of_x: [rows, in]. x, layers, noise: what forward was given; kept: what it left there. room: as forward's, of backward_room. made: the gradients of the
    parameters, sigma's NULL without noise. Each number is one sum in an order that does not depend on the threads. */
-ON_TILES void backward(const Shape *s, const float *gradient, const float *x, const Noisy *layers, const float *noise, float *kept, float *room, float *of_x, const Noisy *made) {
+ON_TILES void backward(const Shape *s, const float *gradient, const float *x, const Noisy *layers, const float *noise, const float *kept, float *room, float *of_x, const Noisy *made) {
     const int64_t threads = s->threads, rows = rows_of(s), hidden = parts(s, VALUE_HIDDEN), value = parts(s, VALUE), advantage = parts(s, ADVANTAGE), of_hidden = rows * s->hidden;
+    const float *came_in[] = {kept, kept + s->rows * s->hidden, x};
     Backward b;
-    Forward f;
-    forward_of(s, kept, room, &f);
     room = backward_of(s, room, &b);
-    const float *came_in[] = {f.out[VALUE_HIDDEN], f.out[ADVANTAGE_HIDDEN], b.x};
-    memcpy(b.x, x, (size_t)(s->rows * s->in) * sizeof *x);
     memset(b.out[VALUE], 0, (size_t)(rows * value * PART) * sizeof *gradient);
     memset(b.out[ADVANTAGE], 0, (size_t)(rows * advantage * PART) * sizeof *gradient);
 #pragma omp parallel num_threads(threads)
@@ -253,8 +249,11 @@ ON_TILES void backward(const Shape *s, const float *gradient, const float *x, co
         for (int64_t row = 0; row < s->rows; row++)
             separate(s, gradient + row * outputs(s, ADVANTAGE), b.out[VALUE] + row * value * PART, b.out[ADVANTAGE] + row * advantage * PART);
 #pragma omp for schedule(dynamic)
-        for (int side = 0; side < 3; side++)
-            pack_pairs(s->planes, rows, side < 2 ? s->hidden : s->in, came_in[side], 0, rows, b.inputs[side]);
+        for (int side = 0; side < 3; side++) {
+            const int64_t columns = side < 2 ? s->hidden : s->in;
+            memcpy(b.came_in[side], came_in[side], (size_t)(s->rows * columns) * sizeof *x);
+            pack_pairs(s->planes, rows, columns, b.came_in[side], 0, rows, b.inputs[side]);
+        }
 #pragma omp for schedule(dynamic)
         for (int64_t item = 0; item < value + advantage; item++) {
             const int layer = item < value ? VALUE : ADVANTAGE;
@@ -263,7 +262,7 @@ ON_TILES void backward(const Shape *s, const float *gradient, const float *x, co
         }
 #pragma omp for schedule(static)
         for (int stream = 0; stream < 2; stream++)
-            sum_shares(stream ? advantage : value, of_hidden, of_hidden, b.of_hidden + (stream ? value : 0) * of_hidden, came_in[stream], b.out[stream ? ADVANTAGE_HIDDEN : VALUE_HIDDEN]);
+            sum_shares(stream ? advantage : value, of_hidden, of_hidden, b.of_hidden + (stream ? value : 0) * of_hidden, b.came_in[stream], b.out[stream ? ADVANTAGE_HIDDEN : VALUE_HIDDEN]);
 #pragma omp for schedule(static)
         for (int64_t item = 0; item < 2 * hidden; item++) {
             const int layer = item < hidden ? VALUE_HIDDEN : ADVANTAGE_HIDDEN;

@@ -48,7 +48,7 @@ def forward(features: Tensor, parameters: Parameters, noise: Tensor | None) -> t
         noise: ``float32``, ε_in and ε_out of each layer, one after the other; None: none.
 
     Returns:
-        Logits ``float32 [N, actions, atoms]``, and what :func:`backward` needs.
+        Logits ``float32 [N, actions, atoms]``, and what :func:`backward` needs: the hidden layers, ``float32 [2, N, hidden]``.
 
     Raises:
         RuntimeError: it :func:`takes` no such head.
@@ -56,15 +56,15 @@ def forward(features: Tensor, parameters: Parameters, noise: Tensor | None) -> t
     functions = _checked(parameters)
     features, shape = features.contiguous(), _shape(features, parameters)
     logits = torch.empty((len(features), shape.actions, shape.atoms))
-    kept, room = _room(shape, functions.kept_room), _room(shape, functions.forward_room)
+    kept, room = torch.empty((2, len(features), shape.hidden)), _room(shape, functions.forward_room)
     functions.forward(shape, features.data_ptr(), addresses(parameters), _address(noise), kept.data_ptr(), room.data_ptr(), logits.data_ptr())
     return logits, kept
 
 
 def backward(gradient: Tensor, kept: Tensor, features: Tensor, parameters: Parameters, noise: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
-    """The gradients of the features and of the parameters (None for every σ where there is no noise) from that of the logits."""
+    """The gradients of the features and of the parameters (None for every σ where there is no noise) from that of the logits; all may be of some rows only."""
     functions = _checked(parameters)
-    gradient, features, shape = gradient.contiguous(), features.contiguous(), _shape(features, parameters)
+    gradient, kept, features, shape = gradient.contiguous(), kept.contiguous(), features.contiguous(), _shape(features, parameters)
     of_features = torch.empty(features.shape)
     made = [torch.empty(parameter.shape) if noise is not None or number % 2 == 0 else None for number, parameter in enumerate(parameters)]
     room = _room(shape, functions.backward_room)
@@ -105,7 +105,7 @@ def _typed(functions: ctypes.CDLL) -> ctypes.CDLL | None:
     if not functions.supported():
         return None
     shape, pointer = ctypes.POINTER(_Shape), ctypes.c_void_p
-    for room in (functions.kept_room, functions.forward_room, functions.backward_room):
+    for room in (functions.forward_room, functions.backward_room):
         room.argtypes, room.restype = [shape], ctypes.c_int64
     functions.forward.argtypes, functions.forward.restype = [shape, *[pointer] * 6], None
     functions.backward.argtypes, functions.backward.restype = [shape, *[pointer] * 8], None

@@ -111,10 +111,16 @@ class DuelingHead(nn.Module):
 
     def forward(self, features: Tensor, weights: HeadWeights) -> Tensor:
         """``features`` float32 [N, d] -> logits float32 [N, A, atoms]."""
+        return self.both(features, features[:0], weights)[0]
+
+    def both(self, features: Tensor, others: Tensor, weights: HeadWeights) -> tuple[Tensor, Tensor]:
+        """The logits of ``features`` [N, d], and those of ``others`` [M, d], through which no gradient flows, under the same draw in one pass."""
+        together = torch.cat([features, others.detach()])
         if weights.layers is not None:
-            return self._layers(features, weights.layers)
-        logits: Tensor = _Compiled.apply(features, weights.noise, *weights.parameters)  # type: ignore[no-untyped-call]
-        return logits
+            logits = self._layers(together, weights.layers)
+            return logits[: len(features)], logits[len(features) :].detach()
+        logits, other_logits = _Compiled.apply(together, len(features), weights.noise, *weights.parameters)  # type: ignore[no-untyped-call]
+        return logits, other_logits
 
     def _layers(self, features: Tensor, layers: list[Weights]) -> Tensor:
         value_hidden, value, advantage_hidden, advantage = layers
@@ -127,13 +133,17 @@ class _Compiled(torch.autograd.Function):
     """All layers and all gradients as one operation each, which make the weights while they read them."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, noise: Tensor | None, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, features: Tensor, learned: int, noise: Tensor | None, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         logits, kept = compiled.forward(features, parameters, noise)
+        ctx.learned, ctx.rows = learned, len(features)
         ctx.save_for_backward(kept, features, noise, *parameters)
-        return logits
+        made, others = logits[:learned], logits[learned:]
+        ctx.mark_non_differentiable(others)
+        return made, others
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         kept, features, noise, *parameters = ctx.saved_tensors
-        of_features, of_parameters = compiled.backward(gradients[0], kept, features, parameters, noise)
-        return of_features, None, *of_parameters
+        learned = slice(ctx.learned)
+        of_features, of_parameters = compiled.backward(gradients[0], kept[:, learned], features[learned], parameters, noise)
+        return F.pad(of_features, (0, 0, 0, ctx.rows - ctx.learned)), None, None, *of_parameters

@@ -120,13 +120,13 @@ class MaskedContrast(Objective):
     def _contrast(self, Q: Tensor, K: Tensor, plan: Mask) -> tuple[Tensor, Tensor]:
         B, T, d = Q.shape
         own = torch.arange(B * T, device=Q.device)
+        # No query is like a padded key. Large but finite, since a padded query's own key is one: it is never selected, and its loss must be a number.
+        penalty = plan.padded.to(Q.dtype) * -1e9
         if self.settings.negatives == "sequence":
-            logits = (Q @ K.transpose(1, 2)).masked_fill(plan.padded[:, None, :], -torch.inf).view(B * T, T)
+            logits = torch.baddbmm(penalty[:, None], Q, K.transpose(1, 2)).view(B * T, T)
             own = own % T
         else:
-            logits = (Q.view(B * T, d) @ K.view(B * T, d).T).masked_fill(plan.padded.view(1, B * T), -torch.inf)
-        # A padded query has no key of its own: its row is made harmless, and it is never selected.
-        logits = logits.masked_fill(plan.padded.view(B * T, 1), 0.0)
+            logits = torch.addmm(penalty.view(B * T), Q.view(B * T, d), K.view(B * T, d).T)
         mean, accuracy, each = info_nce(logits, own, plan.selected.view(B * T))
         return (mean if self.settings.reduction == "mean" else each.sum()), accuracy
 
