@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mcurl.agents.base import Agent
 from mcurl.agents.rainbow import FeatureChoice, Rainbow, RainbowSettings, contrast_width
-from mcurl.networks.noisy import DuelingHead, Weights
+from mcurl.networks.noisy import DuelingHead, HeadWeights
 from mcurl.objectives.base import Objective
 from mcurl.objectives.contrast import Curl, CurlSettings
 from mcurl.objectives.masked import MaskedContrast, MaskedSettings
@@ -136,7 +136,7 @@ def heard(head: DuelingHead) -> list[Tensor]:
     calls: list[Tensor] = []
     made = head.weights
 
-    def weights(noise: Tensor) -> list[Weights]:
+    def weights(noise: Tensor) -> HeadWeights:
         calls.append(noise.clone())
         return made(noise)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
@@ -30,14 +29,6 @@ def case(shape: tuple[int, int, int], n: int) -> Case:
     # Nothing follows the patches in memory that belongs to them: what is read past their end would be seen.
     spare = encoder.patches(torch.randint(0, 256, (n + 1, *shape), dtype=torch.uint8))
     return Case(spare[:n], tuple(parameter.detach() for parameter in encoder.parameters()))  # type: ignore[arg-type]
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("threads")

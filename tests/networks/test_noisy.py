@@ -91,6 +91,19 @@ def test_dueling_head_is_value_plus_centred_advantage() -> None:
                 torch.testing.assert_close(logits[sample, action, atom], expected)
 
 
+def test_both_is_the_head_on_each_with_the_gradient_of_one() -> None:
+    torch.manual_seed(3)
+    head = DuelingHead(6, 2, 3, 4)
+    x, others = torch.randn(5, 6, requires_grad=True), torch.randn(3, 6, requires_grad=True)
+    weights = head.weights(head.draw_noise())
+    logits, other_logits = head.both(x, others, weights)
+    assert torch.equal(logits, head(x, weights))
+    assert torch.equal(other_logits, head(others, weights))
+    assert not other_logits.requires_grad
+    logits.sum().backward()
+    assert others.grad is None
+
+
 def test_noise_changes_the_head_and_none_is_its_mean() -> None:
     torch.manual_seed(2)
     head = DuelingHead(6, 2, 3, 4)

@@ -85,6 +85,7 @@ def _room(shape: _Shape, numbers: ctypes._FuncPointer) -> Tensor:  # type: ignor
 
 
 def _address(noise: Tensor | None) -> int | None:
+    assert noise is None or noise.is_contiguous()
     return None if noise is None else noise.data_ptr()
 
 

@@ -67,9 +67,9 @@ def forward(h: Tensor, padded: Tensor, dropout: Dropout | None, parameters: Para
         RuntimeError: it :func:`takes` no such features.
     """
     functions = _checked(h, parameters)
-    h, out, shape = h.contiguous(), torch.empty(h.shape), _shape(h, dropout, parameters, scale, rounded)
+    h, padded, out, shape = h.contiguous(), padded.contiguous(), torch.empty(h.shape), _shape(h, dropout, parameters, scale, rounded)
     kept, room = _room(shape, functions.kept_room), _room(shape, functions.forward_room)
-    given = (h.data_ptr(), padded.contiguous().data_ptr(), _words(dropout), addresses(parameters), kept.data_ptr(), room.data_ptr(), out.data_ptr())
+    given = (h.data_ptr(), padded.data_ptr(), _words(dropout), addresses(parameters), kept.data_ptr(), room.data_ptr(), out.data_ptr())
     functions.forward(shape, *given)
     return out, kept
 

@@ -114,11 +114,12 @@ class DuelingHead(nn.Module):
         return self.both(features, features[:0], weights)[0]
 
     def both(self, features: Tensor, others: Tensor, weights: HeadWeights) -> tuple[Tensor, Tensor]:
-        """The logits of ``features`` [N, d], and those of ``others`` [M, d], through which no gradient flows, under the same draw in one pass."""
-        together = torch.cat([features, others.detach()])
+        """The logits of ``features`` [N, d], and those of ``others`` [M, d], through which no gradient flows, under the same draw."""
         if weights.layers is not None:
-            logits = self._layers(together, weights.layers)
-            return logits[: len(features)], logits[len(features) :].detach()
+            with torch.no_grad():
+                other_logits = self._layers(others, weights.layers)
+            return self._layers(features, weights.layers), other_logits
+        together = torch.cat([features, others.detach()])
         logits, other_logits = _Compiled.apply(together, len(features), weights.noise, *weights.parameters)  # type: ignore[no-untyped-call]
         return logits, other_logits
 

@@ -1,0 +1,204 @@
+"""Transformer, contrastive head and dueling head on the matrix units against the same layers in float64, forward and every gradient."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mcurl import native
+from mcurl.native import dueling, head, transformer
+from mcurl.networks.atari import ContrastHead
+from mcurl.networks.noisy import DuelingHead
+from mcurl.networks.transformer import Transformer
+
+pytestmark = pytest.mark.skipif(not head.available(), reason="no processor with AMX, or no compiler")
+
+Work = Callable[[nn.Module, Tensor], Tensor]
+CLOSE = 3e-5
+"""Of the norm. Two planes of bfloat16 hold 16 bits; float32 itself comes within 1e-6, one plane within 1e-2."""
+
+
+def randomised(module: nn.Module, scale: float = 0.05) -> nn.Module:
+    """Biases and norms have weights that show, too."""
+    for parameter in module.parameters():
+        parameter.data += scale * torch.randn_like(parameter)
+    return module
+
+
+def results(module: nn.Module, x: Tensor, upstream: Tensor, work: Work) -> list[Tensor | None]:
+    """What comes out, the gradient of what came in, and those of the parameters."""
+    module, x = copy.deepcopy(module), x.detach().clone().requires_grad_()
+    torch.manual_seed(1)  # dropout
+    out = work(module, x)
+    out.backward(upstream.to(out.dtype))  # type: ignore[no-untyped-call]
+    return [out.detach(), x.grad, *(parameter.grad for parameter in module.parameters())]
+
+
+def differences(module: nn.Module, x: Tensor, work: Work, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How far each result is from float64's, in its norm."""
+    torch.manual_seed(2)
+    out = work(module, x).detach()
+    upstream = torch.randn(out.shape)
+    ours = results(module, x, upstream, work)
+    monkeypatch.setattr(native, "enabled", False)
+    exact = results(copy.deepcopy(module).double(), x.double(), upstream, work)
+    found = []
+    for a, b in zip(ours, exact, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            assert a.dtype == torch.float32
+            found.append(float((a.double() - b).norm() / b.norm()))
+    return found
+
+
+def through_transformer(padded: Tensor) -> Work:
+    return lambda module, h: module(h, padded)
+
+
+def through_dueling(noise: Tensor | None) -> Work:
+    def work(module: Any, features: Tensor) -> Tensor:
+        draw = None if noise is None else noise.to(features.dtype)
+        logits: Tensor = module(features, module.weights(draw))
+        return logits
+
+    return work
+
+
+def through_head(module: nn.Module, features: Tensor) -> Tensor:
+    out: Tensor = module(features)
+    return out
+
+
+def padding(batch: int, length: int) -> Tensor:
+    padded = torch.rand(batch, length) < 0.3
+    padded[:, 0] = False
+    return padded
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("batch", "length", "width", "hidden"),
+    [(16, 16, 128, 256), (1, 1, 32, 32), (5, 10, 96, 64), (3, 33, 32, 160), (2, 32, 64, 64), (7, 5, 64, 32)],
+)
+def test_the_transformer_in_float64(batch: int, length: int, width: int, hidden: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(batch)
+    module = randomised(Transformer(width, 2, hidden, bias=bias, dropout=0.2))
+    work = through_transformer(padding(batch, length))
+    assert max(differences(module, torch.randn(batch, length, width), work, monkeypatch)) < CLOSE
+
+
+def test_a_sequence_of_nothing_attends_to_all_of_it_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where float64 would still tell scores of -1e9 apart, float32 does not."""
+    torch.manual_seed(0)
+    module, h, upstream = randomised(Transformer(64, 2, 64, dropout=0.0)), torch.randn(3, 6, 64), torch.randn(3, 6, 64)
+    work = through_transformer(torch.tensor([[False], [True], [False]]).expand(3, 6))
+    ours = results(module, h, upstream, work)
+    monkeypatch.setattr(native, "enabled", False)
+    for a, b in zip(ours, results(module, h, upstream, work), strict=True):
+        assert (a - b).norm() < CLOSE * b.norm()  # type: ignore[operator, union-attr]
+
+
+def test_the_transformer_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Farther away than both planes, but as near as PyTorch's own in bfloat16."""
+    torch.manual_seed(0)
+    module = randomised(Transformer(64, 2, 128, dropout=0.0, dtype=torch.bfloat16))
+    h, upstream = torch.randn(4, 8, 64), torch.randn(4, 8, 64)
+    work = through_transformer(padding(4, 8)[:1].expand(4, 8))
+    ours = results(module, h, upstream, work)
+    monkeypatch.setattr(native, "enabled", False)
+    theirs = results(module, h, upstream, work)
+    module.dtype = torch.float32  # type: ignore[assignment]
+    exact = results(copy.deepcopy(module).double(), h.double(), upstream, work)
+    for a, b, e in zip(ours, theirs, exact, strict=True):
+        assert a is not None
+        assert b is not None
+        assert e is not None
+        assert (a - e).norm() < max(1.5 * (b - e).norm(), 1e-5 * e.norm())
+    assert (ours[0] - exact[0]).norm() > 1e-4 * exact[0].norm()  # type: ignore[operator, union-attr]
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("rows", "features"), [(160, 576), (1, 64), (37, 96), (64, 1600)])
+def test_the_contrastive_head_in_float64(rows: int, features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(rows)
+    module, x = randomised(ContrastHead(features)), torch.rand(rows, features)
+    with torch.no_grad():
+        without_gradient = module(x)
+    assert torch.equal(without_gradient, module(x))
+    assert max(differences(module, x, through_head, monkeypatch)) < CLOSE
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("noisy", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "actions", "features", "hidden", "atoms"), [(32, 18, 576, 256, 51), (1, 2, 32, 64, 5), (37, 6, 64, 128, 51), (64, 3, 576, 64, 64)]
+)
+def test_the_dueling_head_in_float64(rows: int, actions: int, features: int, hidden: int, atoms: int, noisy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(rows)
+    module = DuelingHead(features, actions, atoms, hidden)
+    randomised(module)
+    noise = module.draw_noise() if noisy else None
+    assert max(differences(module, torch.rand(rows, features), through_dueling(noise), monkeypatch)) < CLOSE
+
+
+def test_both_observations_in_one_pass_are_two_passes() -> None:
+    torch.manual_seed(0)
+    module = DuelingHead(64, 4, 51, 64)
+    noise = module.draw_noise()
+    weights = module.weights(noise)
+    assert weights.layers is None
+    x, others, upstream = torch.rand(32, 64, requires_grad=True), torch.rand(20, 64), torch.randn(32, 4, 51)
+    logits, other_logits = module.both(x, others, weights)
+    assert not other_logits.requires_grad
+    torch.testing.assert_close(other_logits, module(others, weights).detach(), rtol=0, atol=1e-6)
+    given = torch.autograd.grad(logits, [x, *module.parameters()], upstream)
+    alone = module(x, weights)
+    assert torch.equal(logits, alone)
+    for a, b in zip(given, torch.autograd.grad(alone, [x, *module.parameters()], upstream), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_results_do_not_depend_on_the_threads() -> None:
+    torch.manual_seed(0)
+    h, padded, features = torch.randn(9, 16, 64), padding(9, 16), torch.rand(70, 64)
+    blocks, contrast, duel = Transformer(64, 2, 128, dropout=0.2), ContrastHead(64), DuelingHead(64, 5, 51, 128)
+    cases: list[tuple[nn.Module, Tensor, Work]] = [
+        (blocks, h, through_transformer(padded)),
+        (contrast, features, through_head),
+        (duel, features, through_dueling(duel.draw_noise())),
+    ]
+    before = torch.get_num_threads()
+    for module, x, work in cases:
+        upstream, found = torch.randn(work(module, x).shape), []
+        for threads in (1, 2, 2):
+            torch.set_num_threads(threads)
+            found.append(results(module, x, upstream, work))
+        torch.set_num_threads(before)
+        for other in found[1:]:
+            assert all(a is b or torch.equal(a, b) for a, b in zip(found[0], other, strict=True))  # type: ignore[arg-type]
+
+
+def test_what_they_cannot_take_is_left_to_pytorch() -> None:
+    """Widths that are no multiples, other numbers."""
+    h, padded = torch.randn(2, 4, 50), torch.zeros(2, 4, dtype=torch.bool)
+    narrow = Transformer(50, 1, 100, dropout=0.0)
+    assert narrow(h, padded).shape == h.shape
+    parameters = narrow.blocks[0].parameters_in_order()  # type: ignore[operator]
+    assert not transformer.takes(h, parameters)
+    with pytest.raises(RuntimeError, match="takes no"):
+        transformer.forward(h, padded, None, parameters, 1.0, rounded=False)
+    contrast = [parameter.detach() for parameter in ContrastHead(70).parameters()]
+    assert not head.takes(torch.rand(3, 70), tuple(contrast))  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="takes no"):
+        head.forward(torch.rand(3, 70), tuple(contrast), keep=False)  # type: ignore[arg-type]
+    for module in (DuelingHead(64, 2, 5, 32), DuelingHead(48, 2, 5, 64), DuelingHead(64, 2, 5, 64).double()):
+        weights = module.weights(None)
+        assert weights.layers is not None
+        with pytest.raises(RuntimeError, match="takes no"):
+            dueling.forward(torch.rand(3, 64), weights.parameters, None)
