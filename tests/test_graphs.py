@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mcurl import graphs
+from mcurl import graphs, native
 from mcurl.agents import rainbow, sac
 from mcurl.batches import draw
 from mcurl.bench.update import build
 from mcurl.device import Compute
-from mcurl.native import frames as native_frames
 from mcurl.objectives.masked import MaskedContrast
 from mcurl.seeding import Generators
 
@@ -94,7 +93,7 @@ def no_gpu_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "_on_gpu", lambda tensor: True)
     monkeypatch.setattr(sac, "adam", gpu_adam)
     monkeypatch.setattr(rainbow, "adam", gpu_adam)
-    monkeypatch.setattr(native_frames, "available", lambda: False)
+    monkeypatch.setattr(native, "unused", native.ALL)
 
 
 def learned(suite: str, method: str, overrides: list[str], *, captured: bool) -> tuple[list[dict[str, float]], list[Tensor], Any]:

@@ -45,7 +45,7 @@ def differences(module: nn.Module, x: Tensor, work: Work, monkeypatch: pytest.Mo
     out = work(module, x).detach()
     upstream = torch.randn(out.shape)
     ours = results(module, x, upstream, work)
-    monkeypatch.setattr(native, "enabled", False)
+    monkeypatch.setattr(native, "unused", native.ALL)
     exact = results(copy.deepcopy(module).double(), x.double(), upstream, work)
     found = []
     for a, b in zip(ours, exact, strict=True):
@@ -99,7 +99,7 @@ def test_a_sequence_of_nothing_attends_to_all_of_it_alike(monkeypatch: pytest.Mo
     module, h, upstream = randomised(Transformer(64, 2, 64, dropout=0.0)), torch.randn(3, 6, 64), torch.randn(3, 6, 64)
     work = through_transformer(torch.tensor([[False], [True], [False]]).expand(3, 6))
     ours = results(module, h, upstream, work)
-    monkeypatch.setattr(native, "enabled", False)
+    monkeypatch.setattr(native, "unused", native.ALL)
     for a, b in zip(ours, results(module, h, upstream, work), strict=True):
         assert (a - b).norm() < CLOSE * b.norm()  # type: ignore[operator, union-attr]
 
@@ -111,7 +111,7 @@ def test_the_transformer_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     h, upstream = torch.randn(4, 8, 64), torch.randn(4, 8, 64)
     work = through_transformer(padding(4, 8)[:1].expand(4, 8))
     ours = results(module, h, upstream, work)
-    monkeypatch.setattr(native, "enabled", False)
+    monkeypatch.setattr(native, "unused", native.ALL)
     theirs = results(module, h, upstream, work)
     module.dtype = torch.float32  # type: ignore[assignment]
     exact = results(copy.deepcopy(module).double(), h.double(), upstream, work)

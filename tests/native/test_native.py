@@ -36,7 +36,7 @@ def test_what_compiles_is_used() -> None:
 
 
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "enabled", False)
+    monkeypatch.setattr(native, "unused", native.ALL)
     assert not any(module.available() for module in (adam, dueling, encoder, frames, head, transformer))
 
 

@@ -79,7 +79,7 @@ def as_the_textbook(agent: SAC | Rainbow, replay: Replay) -> None:
 
     Contiguous layouts, convolution and ReLU apart, every observation encoded wherever the algorithm names it, pixels gathered as bytes.
     """
-    native.enabled = False
+    native.unused = native.ALL
     replay._layout = "planes"
     objective = agent.objective
     if isinstance(objective, MaskedContrast):
@@ -132,15 +132,15 @@ def time_update(suite: str, method: str, compute: Compute, *, overrides: list[st
 def _gflop(agent: SAC | Rainbow, work: Callable[[], None]) -> float:
     """Floating-point operations, in 1e9. The counter knows PyTorch's products and convolutions only, so while it counts nothing is fused."""
     rounded = [module for module in _modules(agent) if isinstance(module, DataEfficientEncoder)]
-    kept, fused, compiled = [module.dtype for module in rounded], encoders.FUSED, native.enabled
-    encoders.FUSED = native.enabled = False
+    kept, fused, unused = [module.dtype for module in rounded], encoders.FUSED, native.unused
+    encoders.FUSED, native.unused = False, unused | native.LAYERS
     for module in rounded:
         module.dtype = torch.float32
     try:
         with FlopCounterMode(display=False) as counter:
             work()
     finally:
-        encoders.FUSED, native.enabled = fused, compiled
+        encoders.FUSED, native.unused = fused, unused
         for module, dtype in zip(rounded, kept, strict=True):
             module.dtype = dtype
     return float(counter.get_total_flops()) / 1e9

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-enabled = True
-"""False: from here on nothing that is written in C is used."""
+LAYERS = frozenset({"encoder", "head", "dueling", "transformer"})
+ALL = LAYERS | {"frames", "adam"}
+unused: frozenset[str] = frozenset()
+"""What is not used from here on, though it could be built."""
 
 
 def library(name: str) -> ctypes.CDLL | None:
@@ -24,7 +26,7 @@ def library(name: str) -> ctypes.CDLL | None:
 
     With threads, which are torch's own where its OpenMP can be found in the process; else without.
     """
-    return _library(name) if enabled else None
+    return None if name in unused else _library(name)
 
 
 @cache
