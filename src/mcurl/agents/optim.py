@@ -31,17 +31,21 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, base: float, factors: d
 
 
 def clip_and_step(optimizer: torch.optim.Adam, max_norm: float) -> Tensor:
-    """Clip the gradient of all parameters together to a norm, and step. Gradients are used up.
+    """Clip the gradient of all parameters together to a norm, step, and drop the gradients.
 
     Returns:
         The norm before it was clipped, ``float32 []``.
     """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     given = _for_native(optimizer)
-    if given is not None:
+    if given is None:
+        norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+        optimizer.step()
+    else:
         group = optimizer.param_groups[0]
-        return native_adam.step(given, beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"], max_norm=max_norm)
-    norm = nn.utils.clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], max_norm)
-    optimizer.step()
+        norm = native_adam.step(given, beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"], max_norm=max_norm)
+    for parameter in parameters:
+        parameter.grad = None
     return norm
 
 

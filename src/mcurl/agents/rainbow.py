@@ -226,7 +226,6 @@ class Rainbow:
         loss, priority, metrics = self._losses(batch, self.noise, self.target.head.draw_noise())
         loss.backward()  # type: ignore[no-untyped-call]
         norm = clip_and_step(self.optimizer, self.settings.gradient_norm)
-        self.optimizer.zero_grad(set_to_none=True)
         self._follow()
         return Update(metrics | {"gradient/norm": norm}, priority)
 
