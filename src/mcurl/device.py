@@ -46,7 +46,9 @@ class Compute:
 
 
 def prepare(settings: ComputeSettings) -> Compute:
-    """Set threads, allocator and what becomes of denormal numbers (zero) for this process, and choose device and precision. Comes before the first environment: see `load_compiler`.
+    """Set threads, allocator and what becomes of denormal numbers (zero) for this process, and choose device and precision.
+
+    Comes before the first environment (see `load_compiler`) and before torch starts its threads.
 
     Raises:
         UserError: a GPU, or its TF32, is asked for where there is none.

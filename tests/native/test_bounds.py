@@ -1,4 +1,4 @@
-"""Nothing is read past the end of what was given: the next page of memory is forbidden. In processes of their own, since what does it is killed."""
+"""Nothing is read past the end of what was given, nor written past the end of the room: the next page is forbidden. In processes of their own, which that kills."""
 
 from __future__ import annotations
 
@@ -71,6 +71,41 @@ for shape in [(4, 84, 84), (1, 28, 28), (3, 60, 60), (20, 25, 25)]:
 print("inside")
 """
 
+LAYERS = """
+from mcurl.native import dueling, head, transformer
+
+def numbers(*shape):
+    '''Float32 that are small, right before the page.'''
+    size = int(np.prod(shape))
+    return at_the_end((4 * size,), torch.randn(size).view(torch.uint8)).view(torch.float32).view(shape)
+
+def room(shape, count):
+    return at_the_end((4 * count(shape),), torch.tensor(0, dtype=torch.uint8)).view(torch.float32)
+
+dueling._room = head._room = transformer._room = room
+
+for rows, features, actions, atoms in [(1, 32, 2, 5), (37, 64, 6, 51), (32, 96, 18, 51)]:
+    x = numbers(rows, features)
+    parameters = [numbers(64, features), numbers(64), numbers(32, 64), numbers(32)]
+    out, kept = head.forward(x, parameters, keep=True)
+    head.backward(at_the_end((4 * out.numel(),), out.flatten().view(torch.uint8)).view(torch.float32).view(out.shape), kept, parameters)
+    sizes = [(64, features), (atoms, 64), (64, features), (actions * atoms, 64)]
+    layers = [numbers(*shape) for out, of in sizes for shape in [(out, of), (out, of), (out,), (out,)]]
+    noise = numbers(sum(map(sum, sizes)))
+    logits, kept = dueling.forward(x, layers, noise)
+    dueling.backward(numbers(*logits.shape), kept, x, layers, noise)
+for batch, length, width, hidden in [(1, 1, 32, 32), (5, 10, 64, 96), (4, 16, 32, 64), (3, 33, 32, 32)]:
+    h, padded = numbers(batch, length, width), at_the_end((batch, length), torch.tensor(0, dtype=torch.uint8)).view(torch.bool)
+    words = at_the_end((2 * 2 * batch * length * width * 2,)).view(torch.int16)
+    d, f = width, hidden
+    parameters = [numbers(*shape) for shape in [(3 * d, d), (3 * d,), (d,), (d,), (d,), (d,), (f, d), (f,), (d, f), (d,)] * 2]
+    dropout = transformer.Dropout(words, -20000, 1.2)
+    out, kept = transformer.forward(h, padded, dropout, parameters, 0.3, rounded=False)
+    transformer.backward(numbers(batch, length, width), kept, dropout, parameters, 0.3, rounded=False)
+    assert out.isfinite().all()
+print("inside")
+"""
+
 
 @pytest.mark.parametrize(
     "work",
@@ -78,6 +113,7 @@ print("inside")
         pytest.param(CUT, id="cut", marks=pytest.mark.skipif(not frames.available(), reason="no compiler")),
         pytest.param(GATHER, id="gather", marks=pytest.mark.skipif(not frames.available(), reason="no compiler")),
         pytest.param(ENCODE, id="encode", marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX")),
+        pytest.param(LAYERS, id="layers", marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX")),
     ],
 )
 def test_reads_nothing_behind_the_end(work: str) -> None:
