@@ -9,6 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 
+PRECISION = """
+from mcurl import native
+from mcurl.device import ComputeSettings, prepare
+
+for precision, unused in [("fp32", native.LAYERS), ("bf16", frozenset()), ("fp32", native.LAYERS)]:
+    prepare(ComputeSettings(device="cpu", precision=precision))
+    assert native.unused == unused
+print("as asked")
+"""
+
+
+def test_what_is_asked_for_in_float32_is_float32() -> None:
+    """Compiled layers multiply sums of two planes of bfloat16."""
+    done = subprocess.run([sys.executable, "-c", PRECISION], capture_output=True, text=True)
+    assert done.stdout == "as asked\n", done.stderr
+
+
 ORDER = """
 import sys
 from mcurl import cli, train

@@ -37,7 +37,7 @@ RULES: dict[str, set[str]] = {
     "interrupts": set(),
     "provenance": set(),
     "settings_help": set(),
-    "device": {"provenance"},
+    "device": {"provenance", "native"},
     "side_by_side": {"interrupts"},
     "checkpoint": set(),
     "display": set(),

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from mcurl import native
 from mcurl.errors import UserError
 from mcurl.provenance import available_cores
 
@@ -68,6 +69,7 @@ def prepare(settings: ComputeSettings) -> Compute:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
         torch.backends.cudnn.benchmark = True
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16(device))
+    native.unused = frozenset() if bf16 else native.LAYERS  # their products are not quite float32's
     return Compute(device, torch.bfloat16 if bf16 else torch.float32, settings.graphs and device.type == "cuda")
 
 

@@ -1,4 +1,4 @@
-"""Nothing is read past the end of what was given, nor written past the end of the room: the next page is forbidden. In processes of their own, which that kills."""
+"""Nothing is read past the end of what was given, nor written past that of the room: the next page is forbidden. In processes of their own: that kills."""
 
 from __future__ import annotations
 
