@@ -97,7 +97,7 @@ def run(
 def _profile(suite: str, method: str, overrides: list[str], compute: Compute, folder: Path) -> None:
     parts_of_it = shares(suite, method, compute, overrides=overrides)
     for group, milliseconds in parts_of_it.items():
-        print(f"{group:26} {milliseconds:8.1f} ms")
+        print(f"{group:32} {milliseconds:8.1f} ms")
     target = folder / f"profile-{suite}-{method}.png"
     picture(parts_of_it, f"one {suite} {method} update, {compute.name}", target)
     print(target)

@@ -158,7 +158,7 @@ class ContrastHead(nn.Module):
         """``float32 [N, d]`` -> ``float32 [N, 128]``."""
         parameters = self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias
         if native_head.takes(features, parameters):
-            out: Tensor = _CompiledHead.apply(torch.is_grad_enabled(), features, *parameters)  # type: ignore[no-untyped-call]
+            out: Tensor = _CompiledContrastHead.apply(torch.is_grad_enabled(), features, *parameters)  # type: ignore[no-untyped-call]
             return out
         return self._layers(features)
 
@@ -167,7 +167,7 @@ class ContrastHead(nn.Module):
         return _norm(self.out(h))
 
 
-class _CompiledHead(torch.autograd.Function):
+class _CompiledContrastHead(torch.autograd.Function):
     """All layers and all gradients as one operation each."""
 
     @staticmethod

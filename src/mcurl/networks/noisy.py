@@ -120,7 +120,7 @@ class DuelingHead(nn.Module):
                 other_logits = self._layers(others, weights.layers)
             return self._layers(features, weights.layers), other_logits
         together = torch.cat([features, others.detach()])
-        logits, other_logits = _Compiled.apply(together, len(features), weights.noise, *weights.parameters)  # type: ignore[no-untyped-call]
+        logits, other_logits = _CompiledDueling.apply(together, len(features), weights.noise, *weights.parameters)  # type: ignore[no-untyped-call]
         return logits, other_logits
 
     def _layers(self, features: Tensor, layers: list[Weights]) -> Tensor:
@@ -130,7 +130,7 @@ class DuelingHead(nn.Module):
         return v + a - a.mean(1, keepdim=True)
 
 
-class _Compiled(torch.autograd.Function):
+class _CompiledDueling(torch.autograd.Function):
     """All layers and all gradients as one operation each, which make the weights while they read them."""
 
     @staticmethod

@@ -90,7 +90,7 @@ class Transformer(nn.Module):
         parameters = [parameter for block in self.blocks for parameter in cast(Block, block).parameters_in_order()]
         rounded = self.dtype != torch.float32
         if compiled.takes(h, parameters):
-            out: Tensor = _Compiled.apply(h, padded, dropout, self.scale, rounded, *parameters)  # type: ignore[no-untyped-call]
+            out: Tensor = _CompiledTransformer.apply(h, padded, dropout, self.scale, rounded, *parameters)  # type: ignore[no-untyped-call]
             return out
         with torch.autocast(h.device.type, self.dtype, enabled=rounded):
             return self._blocks(h, padded, None if dropout is None else dropout_scales(dropout))
@@ -103,7 +103,7 @@ class Transformer(nn.Module):
         return h
 
 
-class _Compiled(torch.autograd.Function):
+class _CompiledTransformer(torch.autograd.Function):
     """Every block and every gradient as one operation each."""
 
     @staticmethod
