@@ -79,10 +79,10 @@ def numbers(*shape):
     size = int(np.prod(shape))
     return at_the_end((4 * size,), torch.randn(size).view(torch.uint8)).view(torch.float32).view(shape)
 
-def room(shape, count):
-    return at_the_end((4 * count(shape),), torch.tensor(0, dtype=torch.uint8)).view(torch.float32)
+def room(numbers, whole):
+    return at_the_end((4 * numbers,), torch.tensor(0, dtype=torch.uint8)).view(torch.float32)
 
-dueling._room = head._room = transformer._room = room
+dueling.room = head.room = transformer.room = room
 
 for rows, features, actions, atoms in [(1, 32, 2, 5), (37, 64, 6, 51), (32, 96, 18, 51)]:
     x = numbers(rows, features)

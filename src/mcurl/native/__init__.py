@@ -13,7 +13,13 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
+
+RUN = 32
+"""Rows that the matrix units multiply together; widths come in multiples of it."""
+EPS = 1e-5
+"""Of norms, as PyTorch's."""
 
 LAYERS = frozenset({"encoder", "head", "dueling", "transformer"})
 ALL = LAYERS | {"frames", "adam"}
@@ -57,6 +63,11 @@ def _compile(source: Path, path: Path, *flags: str) -> None:
         for command in (["-O3", "-fno-math-errno", "-fPIC", *flags, "-c", str(source), "-o", str(made)], ["-shared", str(made), "-o", str(built)]):
             subprocess.run([compiler, *command], check=True, capture_output=True, timeout=60)
         os.replace(built, path)  # whole or not at all: two runs may build it at once
+
+
+def room(numbers: int, *, whole: bool) -> Tensor:
+    """Memory to work in. Zeros unless the rows are whole runs: what a run holds beyond them is multiplied too, and must be a number."""
+    return (torch.empty if whole else torch.zeros)(numbers)
 
 
 def addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:

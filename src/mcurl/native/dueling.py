@@ -9,12 +9,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mcurl.native import addresses, library
+from mcurl.native import RUN, addresses, library, room
 
 OF_LAYER = 4
 """Parameters of a noisy layer: μ and σ of the weight ``[out, in]``, μ and σ of the bias ``[out]``, all ``float32``."""
-PART, RUN = 64, 32
-"""Widths that the units multiply: of the hidden layers, and of the features, in multiples of these."""
+PART = 2 * RUN
+"""Outputs of a layer that are worked on together; hidden layers are of multiples of it."""
 
 Parameters = Sequence[Tensor]
 """:data:`OF_LAYER` of the value stream's hidden and last layer, then of the advantage stream's."""
@@ -56,8 +56,8 @@ def forward(features: Tensor, parameters: Parameters, noise: Tensor | None) -> t
     functions = _checked(parameters)
     features, shape = features.contiguous(), _shape(features, parameters)
     logits = torch.empty((len(features), shape.actions, shape.atoms))
-    kept, room = torch.empty((2, len(features), shape.hidden)), _room(shape, functions.forward_room)
-    functions.forward(shape, features.data_ptr(), addresses(parameters), _address(noise), kept.data_ptr(), room.data_ptr(), logits.data_ptr())
+    kept, work = torch.empty((2, len(features), shape.hidden)), room(functions.forward_room(shape), whole=shape.rows % RUN == 0)
+    functions.forward(shape, features.data_ptr(), addresses(parameters), _address(noise), kept.data_ptr(), work.data_ptr(), logits.data_ptr())
     return logits, kept
 
 
@@ -67,8 +67,8 @@ def backward(gradient: Tensor, kept: Tensor, features: Tensor, parameters: Param
     gradient, kept, features, shape = gradient.contiguous(), kept.contiguous(), features.contiguous(), _shape(features, parameters)
     of_features = torch.empty(features.shape)
     made = [torch.empty(parameter.shape) if noise is not None or number % 2 == 0 else None for number, parameter in enumerate(parameters)]
-    room = _room(shape, functions.backward_room)
-    given = (gradient.data_ptr(), features.data_ptr(), addresses(parameters), _address(noise), kept.data_ptr(), room.data_ptr())
+    work = room(functions.backward_room(shape), whole=shape.rows % RUN == 0)
+    given = (gradient.data_ptr(), features.data_ptr(), addresses(parameters), _address(noise), kept.data_ptr(), work.data_ptr())
     functions.backward(shape, *given, of_features.data_ptr(), addresses(made))
     return of_features, made
 
@@ -77,11 +77,6 @@ def _shape(features: Tensor, parameters: Parameters) -> _Shape:
     hidden, inputs = parameters[0].shape
     atoms, all_atoms = len(parameters[OF_LAYER]), len(parameters[3 * OF_LAYER])
     return _Shape(len(features), inputs, hidden, atoms, all_atoms // atoms, 2, torch.get_num_threads())
-
-
-def _room(shape: _Shape, numbers: ctypes._FuncPointer) -> Tensor:  # type: ignore[name-defined]
-    """Zeros where a run has rows that there are not: what they hold is multiplied too, and must be a number."""
-    return (torch.zeros if shape.rows % RUN else torch.empty)(numbers(shape))
 
 
 def _address(noise: Tensor | None) -> int | None:
@@ -106,8 +101,8 @@ def _typed(functions: ctypes.CDLL) -> ctypes.CDLL | None:
     if not functions.supported():
         return None
     shape, pointer = ctypes.POINTER(_Shape), ctypes.c_void_p
-    for room in (functions.forward_room, functions.backward_room):
-        room.argtypes, room.restype = [shape], ctypes.c_int64
+    for needed in (functions.forward_room, functions.backward_room):
+        needed.argtypes, needed.restype = [shape], ctypes.c_int64
     functions.forward.argtypes, functions.forward.restype = [shape, *[pointer] * 6], None
     functions.backward.argtypes, functions.backward.restype = [shape, *[pointer] * 8], None
     return functions

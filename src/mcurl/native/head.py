@@ -8,12 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mcurl.native import addresses, library
-
-RUN = 32
-"""Rows, and multiples of columns, that the units multiply."""
-EPS = 1e-5
-"""Of the norms, as PyTorch's."""
+from mcurl.native import EPS, RUN, addresses, library, room
 
 Parameters = tuple[Tensor, Tensor, Tensor, Tensor]
 """``float32``: weight ``[hidden, in]`` and bias ``[hidden]`` of the first layer, weight ``[out, hidden]`` and bias ``[out]`` of the second."""
@@ -54,9 +49,9 @@ def forward(features: Tensor, parameters: Parameters, *, keep: bool) -> tuple[Te
     functions = _checked(features, parameters)
     features, shape = features.contiguous(), _shape(len(features), parameters)
     out = torch.empty((len(features), len(parameters[2])))
-    kept = _room(shape, functions.kept_room) if keep else None
-    room = _room(shape, functions.forward_room)
-    functions.forward(shape, features.data_ptr(), addresses(parameters), None if kept is None else kept.data_ptr(), room.data_ptr(), out.data_ptr())
+    kept = room(functions.kept_room(shape), whole=shape.rows % RUN == 0) if keep else None
+    work = room(functions.forward_room(shape), whole=shape.rows % RUN == 0)
+    functions.forward(shape, features.data_ptr(), addresses(parameters), None if kept is None else kept.data_ptr(), work.data_ptr(), out.data_ptr())
     return out, kept
 
 
@@ -65,19 +60,14 @@ def backward(gradient: Tensor, kept: Tensor, parameters: Parameters) -> tuple[Te
     functions = _checked(gradient, parameters)
     gradient, shape = gradient.contiguous(), _shape(len(gradient), parameters)
     of_features, made = torch.empty((len(gradient), parameters[0].shape[1])), [torch.empty(parameter.shape) for parameter in parameters]
-    room = _room(shape, functions.backward_room)
-    functions.backward(shape, gradient.data_ptr(), addresses(parameters), kept.data_ptr(), room.data_ptr(), of_features.data_ptr(), addresses(made))
+    work = room(functions.backward_room(shape), whole=shape.rows % RUN == 0)
+    functions.backward(shape, gradient.data_ptr(), addresses(parameters), kept.data_ptr(), work.data_ptr(), of_features.data_ptr(), addresses(made))
     return of_features, made
 
 
 def _shape(rows: int, parameters: Parameters) -> _Shape:
     hidden, inputs = parameters[0].shape
     return _Shape(rows, inputs, hidden, len(parameters[2]), 2, torch.get_num_threads(), EPS)
-
-
-def _room(shape: _Shape, numbers: ctypes._FuncPointer) -> Tensor:  # type: ignore[name-defined]
-    """Zeros where a run has rows that there are not: what they hold is multiplied too, and must be a number."""
-    return (torch.zeros if shape.rows % RUN else torch.empty)(numbers(shape))
 
 
 def _checked(features: Tensor, parameters: Parameters) -> ctypes.CDLL:
@@ -97,8 +87,8 @@ def _typed(functions: ctypes.CDLL) -> ctypes.CDLL | None:
     if not functions.supported():
         return None
     shape, pointer = ctypes.POINTER(_Shape), ctypes.c_void_p
-    for room in (functions.kept_room, functions.forward_room, functions.backward_room):
-        room.argtypes, room.restype = [shape], ctypes.c_int64
+    for needed in (functions.kept_room, functions.forward_room, functions.backward_room):
+        needed.argtypes, needed.restype = [shape], ctypes.c_int64
     functions.forward.argtypes, functions.forward.restype = [shape, *[pointer] * 5], None
     functions.backward.argtypes, functions.backward.restype = [shape, *[pointer] * 6], None
     return functions

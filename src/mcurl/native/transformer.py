@@ -10,16 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mcurl.native import addresses, library
+from mcurl.native import EPS, RUN, addresses, library, room
 
 OF_BLOCK = 10
 """Parameters of a block: weight and bias of queries, keys and values together (here the bias may be None), of both norms, and of both layers of the
 feed-forward net."""
-RUN = 32
-"""Rows, and multiples of columns, that the units multiply."""
-EPS = 1e-5
-"""Of the norms, as PyTorch's."""
-
 Parameters = Sequence[Tensor | None]
 
 
@@ -68,8 +63,8 @@ def forward(h: Tensor, padded: Tensor, dropout: Dropout | None, parameters: Para
     """
     functions = _checked(h, parameters)
     h, padded, out, shape = h.contiguous(), padded.contiguous(), torch.empty(h.shape), _shape(h, dropout, parameters, scale, rounded)
-    kept, room = _room(shape, functions.kept_room), _room(shape, functions.forward_room)
-    given = (h.data_ptr(), padded.data_ptr(), _words(dropout), addresses(parameters), kept.data_ptr(), room.data_ptr(), out.data_ptr())
+    kept, work = (room(numbers(shape), whole=_whole(shape)) for numbers in (functions.kept_room, functions.forward_room))
+    given = (h.data_ptr(), padded.data_ptr(), _words(dropout), addresses(parameters), kept.data_ptr(), work.data_ptr(), out.data_ptr())
     functions.forward(shape, *given)
     return out, kept
 
@@ -81,8 +76,8 @@ def backward(
     functions = _checked(gradient, parameters)
     gradient, of_h, shape = gradient.contiguous(), torch.empty(gradient.shape), _shape(gradient, dropout, parameters, scale, rounded)
     made = [None if parameter is None else torch.empty(parameter.shape) for parameter in parameters]
-    room = _room(shape, functions.backward_room)
-    given = (gradient.data_ptr(), _words(dropout), addresses(parameters), kept.data_ptr(), room.data_ptr(), of_h.data_ptr(), addresses(made))
+    work = room(functions.backward_room(shape), whole=_whole(shape))
+    given = (gradient.data_ptr(), _words(dropout), addresses(parameters), kept.data_ptr(), work.data_ptr(), of_h.data_ptr(), addresses(made))
     functions.backward(shape, *given)
     return of_h, made
 
@@ -98,11 +93,10 @@ def _hidden(parameters: Parameters) -> int:
     return len(first_layer)
 
 
-def _room(shape: _Shape, numbers: ctypes._FuncPointer) -> Tensor:  # type: ignore[name-defined]
-    """Zeros where a run has rows that belong to no sequence: what they hold is multiplied too, and must be a number."""
+def _whole(shape: _Shape) -> bool:
+    """Whether the sequences that are worked on together fill runs."""
     together = max(RUN // shape.length, 1)
-    whole = together * shape.length % RUN == 0 and shape.sequences % together == 0
-    return (torch.empty if whole else torch.zeros)(numbers(shape))
+    return bool(together * shape.length % RUN == 0 and shape.sequences % together == 0)
 
 
 def _words(dropout: Dropout | None) -> int | None:
@@ -126,8 +120,8 @@ def _typed(functions: ctypes.CDLL) -> ctypes.CDLL | None:
     if not functions.supported():
         return None
     shape, pointer = ctypes.POINTER(_Shape), ctypes.c_void_p
-    for room in (functions.kept_room, functions.forward_room, functions.backward_room):
-        room.argtypes, room.restype = [shape], ctypes.c_int64
+    for needed in (functions.kept_room, functions.forward_room, functions.backward_room):
+        needed.argtypes, needed.restype = [shape], ctypes.c_int64
     functions.forward.argtypes, functions.forward.restype = [shape, *[pointer] * 7], None
     functions.backward.argtypes, functions.backward.restype = [shape, *[pointer] * 7], None
     return functions
