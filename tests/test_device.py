@@ -6,9 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-import torch
-
 PRECISION = """
 from mcurl import native
 from mcurl.device import ComputeSettings, prepare
@@ -44,27 +41,6 @@ assert seen
 assert all(seen)
 print("in order")
 """
-
-
-DENORMAL = """
-import torch
-from mcurl.device import ComputeSettings, prepare
-
-prepare(ComputeSettings(device="cpu", threads=2))
-moment = torch.nn.Parameter(torch.zeros(300_000))
-optimizer = torch.optim.Adam([moment], fused=True)
-for update in range(1200):
-    moment.grad = torch.full_like(moment, 1e-3 if update == 0 else 0.0)
-    optimizer.step()
-print(optimizer.state[moment]["exp_avg"].count_nonzero().item())
-"""
-
-
-@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor cannot")
-def test_moments_of_what_has_no_gradient_any_more_become_zero_in_every_thread() -> None:
-    """As denormal numbers they would never reach it, and make every step of Adam slower."""
-    done = subprocess.run([sys.executable, "-c", DENORMAL], capture_output=True, text=True)
-    assert done.stdout == "0\n", done.stdout + done.stderr
 
 
 def test_the_compiler_is_loaded_before_opengl(tmp_path: Path) -> None:

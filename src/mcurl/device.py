@@ -47,9 +47,7 @@ class Compute:
 
 
 def prepare(settings: ComputeSettings) -> Compute:
-    """Set threads, allocator and what becomes of denormal numbers (zero) for this process, and choose device and precision.
-
-    Comes before the first environment (see `load_compiler`) and before torch starts its threads.
+    """Set threads and allocator for this process and choose device and precision. Comes before the first environment: see `load_compiler`.
 
     Raises:
         UserError: a GPU, or its TF32, is asked for where there is none.
@@ -61,8 +59,6 @@ def prepare(settings: ComputeSettings) -> Compute:
     if settings.precision == "tf32" and device.type != "cuda":
         raise UserError("compute.precision=tf32 needs a GPU; on a processor: auto, fp32 or bf16")
     torch.set_num_threads(settings.threads or available_cores())
-    # Adam's moments of a unit that died decay into denormal numbers, with which a processor is many times slower. Threads have this from who starts them.
-    torch.set_flush_denormal(True)
     keep_freed_memory()
     load_compiler()
     if device.type == "cuda":

@@ -82,6 +82,40 @@ def test_the_compiled_step_does_not_depend_on_the_threads() -> None:
 
 
 @needs_native
+@pytest.mark.parametrize("threads", [1, 2])
+def test_moments_of_what_has_no_gradient_any_more_become_zero(threads: int) -> None:
+    """As denormal numbers they would never reach it, and make every step slower. Elsewhere denormal numbers stay what they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    weight = nn.Parameter(torch.zeros(40_000))
+    optimizer = adam([{"params": [weight], "name": "all"}], 1e-3, CPU)
+    for update in range(1200):
+        weight.grad = torch.full_like(weight, 1e-3 if update < 2 else 0.0)
+        optim.step(optimizer)
+        if update == 700:
+            assert optimizer.state[weight]["exp_avg"].all()
+    assert not optimizer.state[weight]["exp_avg"].any()
+    assert (torch.full((40_000,), 1e-38) * 0.1).all()
+    assert 5e-324 > 0
+    torch.set_num_threads(before)
+
+
+@needs_native
+def test_a_step_without_a_clip_is_adams() -> None:
+    torch.manual_seed(0)
+    params = parameters()
+    plain = copy.deepcopy(params)
+    native, twin = two_groups(params), two_groups(plain)
+    for _ in range(4):
+        set_gradients(params, 1.0)
+        for parameter, other in zip(params, plain, strict=True):
+            other.grad = parameter.grad.clone()  # type: ignore[union-attr]
+        optim.step(native)
+        twin.step()
+    torch.testing.assert_close(everything(params, native), everything(plain, twin), rtol=1e-5, atol=1e-6)
+
+
+@needs_native
 @pytest.mark.parametrize("broken", [math.inf, math.nan])
 def test_a_gradient_that_is_no_number_is_reported_as_the_norm(broken: float) -> None:
     params = parameters()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -37,16 +38,28 @@ def clip_and_step(optimizer: torch.optim.Adam, max_norm: float) -> Tensor:
         The norm before it was clipped, ``float32 []``.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    given = _for_native(optimizer)
-    if given is None:
+    norm = _native_step(optimizer, max_norm)
+    if norm is None:
         norm = nn.utils.clip_grad_norm_(parameters, max_norm)
         optimizer.step()
-    else:
-        group = optimizer.param_groups[0]
-        norm = native_adam.step(given, beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"], max_norm=max_norm)
     for parameter in parameters:
         parameter.grad = None
     return norm
+
+
+def step(optimizer: torch.optim.Adam) -> None:
+    """``optimizer.step()``, compiled where that can be."""
+    if _native_step(optimizer, math.inf) is None:
+        optimizer.step()
+
+
+def _native_step(optimizer: torch.optim.Adam, max_norm: float) -> Tensor | None:
+    """The gradient's norm, or None: not possible, and nothing is done."""
+    given = _for_native(optimizer)
+    if given is None:
+        return None
+    group = optimizer.param_groups[0]
+    return native_adam.step(given, beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"], max_norm=max_norm)
 
 
 def _for_native(optimizer: torch.optim.Adam) -> list[native_adam.Parameter] | None:

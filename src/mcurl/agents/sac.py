@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcurl.agents.base import Update, Views
-from mcurl.agents.optim import adam, load_optimizer, set_learning_rates
+from mcurl.agents.optim import adam, load_optimizer, set_learning_rates, step
 from mcurl.errors import UserError
 from mcurl.networks.ema import follow, momentum_copy
 from mcurl.networks.encoders import Convolutions, Features, Flat, PixelEncoder, centre_crop
@@ -254,7 +254,7 @@ class SAC:
             parameter.grad = gradient
         if clip > 0:
             nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], clip)
-        optimizer.step()
+        step(optimizer)
         for parameter in parameters:
             parameter.grad = None
 

@@ -2,6 +2,12 @@
    torch.nn.utils.clip_grad_norm_ and torch.optim.Adam compute one after the other. */
 #include <math.h>
 #include <stdint.h>
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#else
+#define _mm_getcsr() 0u
+#define _mm_setcsr(flags) ((void)(flags))
+#endif
 
 /* The best vectors of the processor it runs on. */
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
@@ -9,6 +15,8 @@
 #else
 #define VECTORISED
 #endif
+/* Denormal numbers are zero for this thread while it steps: moments of what has no gradient any more decay into them, and would stay there, many times slower than others. */
+#define FLUSH 0x8040u
 /* Numbers in a piece of work: sums are taken piece by piece, so that they do not depend on the threads. */
 #define PIECE 8192
 #define LANES 16
@@ -51,7 +59,7 @@ static int64_t find(const int64_t *sizes, int64_t piece, int64_t *start, int64_t
 }
 
 /* tensors: [count, 5], the addresses of each one's parameter, gradient, first and second moment, and step counter, all float32. sizes, rates: [count]. The gradients are left as they
-   are. Returns their norm. */
+   are. Returns their norm, or 0 where nothing is clipped because most is infinite. */
 double step(float *const *tensors, const int64_t *sizes, const double *rates, int64_t count, double beta1, double beta2, double eps, double most) {
     int64_t pieces = 0;
     double sum = 0;
@@ -60,26 +68,34 @@ double step(float *const *tensors, const int64_t *sizes, const double *rates, in
         *tensors[5 * tensor + 4] += 1;
     }
     double sums[pieces + 1];
+    if (most < INFINITY) {
 #pragma omp parallel for schedule(static)
-    for (int64_t piece = 0; piece < pieces; piece++) {
-        int64_t start, n;
-        const int64_t tensor = find(sizes, piece, &start, &n);
-        sums[piece] = squares(tensors[5 * tensor + 1] + start, n);
+        for (int64_t piece = 0; piece < pieces; piece++) {
+            int64_t start, n;
+            const int64_t tensor = find(sizes, piece, &start, &n);
+            sums[piece] = squares(tensors[5 * tensor + 1] + start, n);
+        }
+        for (int64_t piece = 0; piece < pieces; piece++)
+            sum += sums[piece];
     }
-    for (int64_t piece = 0; piece < pieces; piece++)
-        sum += sums[piece];
     const double norm = sqrt(sum), clip = most / (norm + 1e-6);
-#pragma omp parallel for schedule(static)
-    for (int64_t piece = 0; piece < pieces; piece++) {
-        int64_t start, n;
-        const int64_t tensor = find(sizes, piece, &start, &n);
-        float *const *of = tensors + 5 * tensor;
-        const double taken = *of[4];
-        const Step s = {
-            .rest1 = (float)(1 - beta1), .rest2 = (float)(1 - beta2), .beta2 = (float)beta2, .rate = (float)(rates[tensor] / (1 - pow(beta1, taken))),
-            .root = (float)sqrt(1 - pow(beta2, taken)), .eps = (float)eps, .clip = clip > 1 ? 1 : (float)clip,
-        };
-        descend(of[0] + start, of[1] + start, of[2] + start, of[3] + start, n, s);
+#pragma omp parallel
+    {
+        const unsigned flags = _mm_getcsr();
+        _mm_setcsr(flags | FLUSH);
+#pragma omp for schedule(static)
+        for (int64_t piece = 0; piece < pieces; piece++) {
+            int64_t start, n;
+            const int64_t tensor = find(sizes, piece, &start, &n);
+            float *const *of = tensors + 5 * tensor;
+            const double taken = *of[4];
+            const Step s = {
+                .rest1 = (float)(1 - beta1), .rest2 = (float)(1 - beta2), .beta2 = (float)beta2, .rate = (float)(rates[tensor] / (1 - pow(beta1, taken))),
+                .root = (float)sqrt(1 - pow(beta2, taken)), .eps = (float)eps, .clip = clip > 1 ? 1 : (float)clip,
+            };
+            descend(of[0] + start, of[1] + start, of[2] + start, of[3] + start, n, s);
+        }
+        _mm_setcsr(flags);
     }
     return norm;
 }

@@ -32,14 +32,14 @@ def available() -> bool:
 
 
 def step(parameters: Sequence[Parameter], *, beta1: float, beta2: float, eps: float, max_norm: float) -> Tensor:
-    """One step of Adam in place, in torch's own threads, on the gradient of all parameters together clipped to a norm.
+    """One step of Adam in place, in torch's own threads, on the gradient of all parameters together clipped to a norm. Denormal numbers become zero.
 
     Args:
         parameters: their gradients are left as they are.
-        max_norm: the largest norm that is not clipped.
+        max_norm: the largest norm that is not clipped; infinity clips nothing.
 
     Returns:
-        The norm before it was clipped, ``float32 []``.
+        The norm before it was clipped, ``float32 []`` (0 where nothing is clipped).
 
     Raises:
         RuntimeError: it is not available.
