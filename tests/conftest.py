@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from mcurl.cli import wait_calmly
 
 # Before PyTorch is imported: threads that wait for each other sleep soon, as in the commands, or the tests beside another busy process take for ever.
 wait_calmly()
 # Under nohup it is ignored, and would be by the commands whose answer to it is tested.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def compiled_code_serves_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run in float32 leaves out, it leaves out for the whole process."""
+    from mcurl import native
+
+    monkeypatch.setattr(native, "unused", native.unused)

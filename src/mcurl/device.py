@@ -47,7 +47,9 @@ class Compute:
 
 
 def prepare(settings: ComputeSettings) -> Compute:
-    """Set threads and allocator for this process and choose device and precision. Comes before the first environment: see `load_compiler`.
+    """Set threads, allocator and which compiled layers serve for this process, and choose device and precision.
+
+    Comes before the first environment: see `load_compiler`.
 
     Raises:
         UserError: a GPU, or its TF32, is asked for where there is none.

@@ -27,8 +27,7 @@ def project(probabilities: Tensor, rewards: Tensor, discounts: Tensor, support: 
     """
     spacing = (support[-1] - support[0]) / (len(support) - 1)
     moved = (rewards[:, None] + discounts[:, None] * support).clamp(support[0], support[-1])  # [B, from]
-    distance = (moved[:, None, :] / spacing - support[:, None] / spacing).abs_()  # [B, to, from], in atoms
-    share = distance.neg_().add_(1).relu_()
+    share = (1 - (moved[:, None, :] - support[:, None]).abs() / spacing).clamp(0, 1)  # [B, to, from]
     return (share @ probabilities[:, :, None])[:, :, 0]
 
 

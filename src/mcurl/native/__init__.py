@@ -65,6 +65,24 @@ def _compile(source: Path, path: Path, *flags: str) -> None:
         os.replace(built, path)  # whole or not at all: two runs may build it at once
 
 
+def layer(name: str, rooms: tuple[str, ...], *, forward: int, backward: int) -> ctypes.CDLL | None:
+    """The functions of a compiled layer: each takes a shape and so many pointers, those of its rooms the shape alone. None without matrix units."""
+    functions = library(name)
+    return functions and _layer(functions, rooms, forward, backward)
+
+
+@cache
+def _layer(functions: ctypes.CDLL, rooms: tuple[str, ...], forward: int, backward: int) -> ctypes.CDLL | None:
+    if not functions.supported():
+        return None
+    for numbers in rooms:
+        function = getattr(functions, numbers)
+        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int64
+    functions.forward.argtypes, functions.backward.argtypes = [ctypes.c_void_p] * (1 + forward), [ctypes.c_void_p] * (1 + backward)
+    functions.forward.restype = functions.backward.restype = None
+    return functions
+
+
 def room(numbers: int, *, whole: bool) -> Tensor:
     """Memory to work in. Zeros unless the rows are whole runs: what a run holds beyond them is multiplied too, and must be a number."""
     return (torch.empty if whole else torch.zeros)(numbers)

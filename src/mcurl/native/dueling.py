@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 from torch import Tensor
 
-from mcurl.native import RUN, addresses, library, room
+from mcurl.native import RUN, addresses, layer, room
 
 OF_LAYER = 4
 """Parameters of a noisy layer: μ and σ of the weight ``[out, in]``, μ and σ of the bias ``[out]``, all ``float32``."""
@@ -56,8 +55,8 @@ def forward(features: Tensor, parameters: Parameters, noise: Tensor | None) -> t
     functions = _checked(parameters)
     features, shape = features.contiguous(), _shape(features, parameters)
     logits = torch.empty((len(features), shape.actions, shape.atoms))
-    kept, work = torch.empty((2, len(features), shape.hidden)), room(functions.forward_room(shape), whole=shape.rows % RUN == 0)
-    functions.forward(shape, features.data_ptr(), addresses(parameters), _address(noise), kept.data_ptr(), work.data_ptr(), logits.data_ptr())
+    kept, work = torch.empty((2, len(features), shape.hidden)), room(functions.forward_room(ctypes.byref(shape)), whole=shape.rows % RUN == 0)
+    functions.forward(ctypes.byref(shape), features.data_ptr(), addresses(parameters), _address(noise), kept.data_ptr(), work.data_ptr(), logits.data_ptr())
     return logits, kept
 
 
@@ -67,9 +66,9 @@ def backward(gradient: Tensor, kept: Tensor, features: Tensor, parameters: Param
     gradient, kept, features, shape = gradient.contiguous(), kept.contiguous(), features.contiguous(), _shape(features, parameters)
     of_features = torch.empty(features.shape)
     made = [torch.empty(parameter.shape) if noise is not None or number % 2 == 0 else None for number, parameter in enumerate(parameters)]
-    work = room(functions.backward_room(shape), whole=shape.rows % RUN == 0)
+    work = room(functions.backward_room(ctypes.byref(shape)), whole=shape.rows % RUN == 0)
     given = (gradient.data_ptr(), features.data_ptr(), addresses(parameters), _address(noise), kept.data_ptr(), work.data_ptr())
-    functions.backward(shape, *given, of_features.data_ptr(), addresses(made))
+    functions.backward(ctypes.byref(shape), *given, of_features.data_ptr(), addresses(made))
     return of_features, made
 
 
@@ -92,17 +91,4 @@ def _checked(parameters: Parameters) -> ctypes.CDLL:
 
 
 def _functions() -> ctypes.CDLL | None:
-    functions = library("dueling")
-    return functions and _typed(functions)
-
-
-@cache
-def _typed(functions: ctypes.CDLL) -> ctypes.CDLL | None:
-    if not functions.supported():
-        return None
-    shape, pointer = ctypes.POINTER(_Shape), ctypes.c_void_p
-    for needed in (functions.forward_room, functions.backward_room):
-        needed.argtypes, needed.restype = [shape], ctypes.c_int64
-    functions.forward.argtypes, functions.forward.restype = [shape, *[pointer] * 6], None
-    functions.backward.argtypes, functions.backward.restype = [shape, *[pointer] * 8], None
-    return functions
+    return layer("dueling", ("forward_room", "backward_room"), forward=6, backward=8)

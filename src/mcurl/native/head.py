@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 
 import torch
 from torch import Tensor
 
-from mcurl.native import EPS, RUN, addresses, library, room
+from mcurl.native import EPS, RUN, addresses, layer, room
 
 Parameters = tuple[Tensor, Tensor, Tensor, Tensor]
 """``float32``: weight ``[hidden, in]`` and bias ``[hidden]`` of the first layer, weight ``[out, hidden]`` and bias ``[out]`` of the second."""
@@ -49,9 +48,11 @@ def forward(features: Tensor, parameters: Parameters, *, keep: bool) -> tuple[Te
     functions = _checked(features, parameters)
     features, shape = features.contiguous(), _shape(len(features), parameters)
     out = torch.empty((len(features), len(parameters[2])))
-    kept = room(functions.kept_room(shape), whole=shape.rows % RUN == 0) if keep else None
-    work = room(functions.forward_room(shape), whole=shape.rows % RUN == 0)
-    functions.forward(shape, features.data_ptr(), addresses(parameters), None if kept is None else kept.data_ptr(), work.data_ptr(), out.data_ptr())
+    kept = room(functions.kept_room(ctypes.byref(shape)), whole=shape.rows % RUN == 0) if keep else None
+    work = room(functions.forward_room(ctypes.byref(shape)), whole=shape.rows % RUN == 0)
+    functions.forward(
+        ctypes.byref(shape), features.data_ptr(), addresses(parameters), None if kept is None else kept.data_ptr(), work.data_ptr(), out.data_ptr()
+    )
     return out, kept
 
 
@@ -60,8 +61,10 @@ def backward(gradient: Tensor, kept: Tensor, parameters: Parameters) -> tuple[Te
     functions = _checked(gradient, parameters)
     gradient, shape = gradient.contiguous(), _shape(len(gradient), parameters)
     of_features, made = torch.empty((len(gradient), parameters[0].shape[1])), [torch.empty(parameter.shape) for parameter in parameters]
-    work = room(functions.backward_room(shape), whole=shape.rows % RUN == 0)
-    functions.backward(shape, gradient.data_ptr(), addresses(parameters), kept.data_ptr(), work.data_ptr(), of_features.data_ptr(), addresses(made))
+    work = room(functions.backward_room(ctypes.byref(shape)), whole=shape.rows % RUN == 0)
+    functions.backward(
+        ctypes.byref(shape), gradient.data_ptr(), addresses(parameters), kept.data_ptr(), work.data_ptr(), of_features.data_ptr(), addresses(made)
+    )
     return of_features, made
 
 
@@ -78,17 +81,4 @@ def _checked(features: Tensor, parameters: Parameters) -> ctypes.CDLL:
 
 
 def _functions() -> ctypes.CDLL | None:
-    functions = library("head")
-    return functions and _typed(functions)
-
-
-@cache
-def _typed(functions: ctypes.CDLL) -> ctypes.CDLL | None:
-    if not functions.supported():
-        return None
-    shape, pointer = ctypes.POINTER(_Shape), ctypes.c_void_p
-    for needed in (functions.kept_room, functions.forward_room, functions.backward_room):
-        needed.argtypes, needed.restype = [shape], ctypes.c_int64
-    functions.forward.argtypes, functions.forward.restype = [shape, *[pointer] * 5], None
-    functions.backward.argtypes, functions.backward.restype = [shape, *[pointer] * 6], None
-    return functions
+    return layer("head", ("kept_room", "forward_room", "backward_room"), forward=5, backward=6)

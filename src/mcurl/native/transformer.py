@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mcurl.native import EPS, RUN, addresses, library, room
+from mcurl.native import EPS, RUN, addresses, layer, room
 
 OF_BLOCK = 10
 """Parameters of a block: weight and bias of queries, keys and values together (here the bias may be None), of both norms, and of both layers of the
@@ -63,9 +62,9 @@ def forward(h: Tensor, padded: Tensor, dropout: Dropout | None, parameters: Para
     """
     functions = _checked(h, parameters)
     h, padded, out, shape = h.contiguous(), padded.contiguous(), torch.empty(h.shape), _shape(h, dropout, parameters, scale, rounded)
-    kept, work = (room(numbers(shape), whole=_whole(shape)) for numbers in (functions.kept_room, functions.forward_room))
+    kept, work = (room(numbers(ctypes.byref(shape)), whole=_whole(shape)) for numbers in (functions.kept_room, functions.forward_room))
     given = (h.data_ptr(), padded.data_ptr(), _words(dropout), addresses(parameters), kept.data_ptr(), work.data_ptr(), out.data_ptr())
-    functions.forward(shape, *given)
+    functions.forward(ctypes.byref(shape), *given)
     return out, kept
 
 
@@ -76,9 +75,9 @@ def backward(
     functions = _checked(gradient, parameters)
     gradient, of_h, shape = gradient.contiguous(), torch.empty(gradient.shape), _shape(gradient, dropout, parameters, scale, rounded)
     made = [None if parameter is None else torch.empty(parameter.shape) for parameter in parameters]
-    work = room(functions.backward_room(shape), whole=_whole(shape))
+    work = room(functions.backward_room(ctypes.byref(shape)), whole=_whole(shape))
     given = (gradient.data_ptr(), _words(dropout), addresses(parameters), kept.data_ptr(), work.data_ptr(), of_h.data_ptr(), addresses(made))
-    functions.backward(shape, *given)
+    functions.backward(ctypes.byref(shape), *given)
     return of_h, made
 
 
@@ -111,17 +110,4 @@ def _checked(h: Tensor, parameters: Parameters) -> ctypes.CDLL:
 
 
 def _functions() -> ctypes.CDLL | None:
-    functions = library("transformer")
-    return functions and _typed(functions)
-
-
-@cache
-def _typed(functions: ctypes.CDLL) -> ctypes.CDLL | None:
-    if not functions.supported():
-        return None
-    shape, pointer = ctypes.POINTER(_Shape), ctypes.c_void_p
-    for needed in (functions.kept_room, functions.forward_room, functions.backward_room):
-        needed.argtypes, needed.restype = [shape], ctypes.c_int64
-    functions.forward.argtypes, functions.forward.restype = [shape, *[pointer] * 7], None
-    functions.backward.argtypes, functions.backward.restype = [shape, *[pointer] * 7], None
-    return functions
+    return layer("transformer", ("kept_room", "forward_room", "backward_room"), forward=7, backward=7)

@@ -125,8 +125,6 @@ class Spans:
 def whole_from(records: Records, frame_stack: int) -> int:
     """Id of the first row whose stack reads no overwritten row. All later rows' stacks are whole too: only the ring's oldest episode can lack its beginning."""
     oldest = records.oldest
-    if not oldest:
-        return 0  # nothing was overwritten yet
     head = np.arange(oldest, min(oldest + frame_stack - 1, records.written))
     reach = head - np.minimum(records.of("step", head), frame_stack - 1)
     return oldest + int(np.count_nonzero(reach < oldest))
