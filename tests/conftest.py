@@ -6,10 +6,11 @@ import signal
 
 import pytest
 
-from mcurl.cli import wait_calmly
+from mcurl.cli import limit_openmp_spinning
 
-# Before PyTorch is imported: threads that wait for each other sleep soon, as in the commands, or the tests beside another busy process take for ever.
-wait_calmly()
+# Before PyTorch is imported: threads that wait for each other sleep soon, as in the commands, or the tests beside
+# another busy process take for ever.
+limit_openmp_spinning()
 # Under nohup it is ignored, and would be by the commands whose answer to it is tested.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

@@ -1,4 +1,5 @@
-"""What an update reads: which rows stand where, and how each is cropped. Frames tell their row in one channel and their pixel's place in the other."""
+"""What an update reads: which rows stand where, and how each is cropped. Frames tell their row in one channel and their
+pixel's place in the other."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ from mcurl.agents.base import Views
 from mcurl.batches import draw
 from mcurl.objectives.contrast import Curl, CurlSettings
 from mcurl.objectives.mask import Plan
-from mcurl.objectives.masked import MaskedContrast, MaskedSettings
+from mcurl.objectives.masked import MCurl, MCurlSettings
 from mcurl.replay import Replay
 from mcurl.replay.batch import Batch, Crop
-from mcurl.seeding import Generators
+from mcurl.runtime.seeding import Generators
 
 SIDE, CROP, B, T = 20, 16, 6, 8
 OFFSETS = (SIDE - CROP + 1) ** 2
@@ -31,7 +32,12 @@ def frame(row: int) -> np.ndarray:
 
 def replay(**keywords: Any) -> Replay:
     """Six episodes of 30 rows: rows 1 to 180, as their frames tell them (0 is the zero observation)."""
-    shapes: dict[str, Any] = {"frame_shape": (2, SIDE, SIDE), "frame_dtype": "uint8", "action_shape": (), "action_dtype": np.int64}
+    shapes: dict[str, Any] = {
+        "frame_shape": (2, SIDE, SIDE),
+        "frame_dtype": "uint8",
+        "action_shape": (),
+        "action_dtype": np.int64,
+    }
     ring = Replay(capacity=400, frame_stack=2, stack_start="repeat", n_step=1, discount=0.99, **shapes, **keywords)
     for first in range(1, 181, 30):
         ring.begin(frame(first))
@@ -40,7 +46,7 @@ def replay(**keywords: Any) -> Replay:
     return ring
 
 
-class Masked(MaskedContrast):
+class Masked(MCurl):
     """Keeps the plans that it made."""
 
     def plan(self, padded: np.ndarray | None, generator: np.random.Generator) -> Plan:
@@ -65,7 +71,7 @@ def drawn(objective: Any, seed: int = 0, *, views: Views = VIEWS, importance: fl
 
 
 def masked(**settings: Any) -> Masked:
-    return Masked(MaskedSettings(batch=B, length=T, **settings), 10)
+    return Masked(MCurlSettings(batch=B, length=T, **settings), 10)
 
 
 def test_queries_are_what_the_plan_shows_and_keys_are_what_is_there() -> None:
@@ -80,7 +86,10 @@ def test_queries_are_what_the_plan_shows_and_keys_are_what_is_there() -> None:
     assert (np.diff(consecutive)[inside[:, 1:] & inside[:, :-1]] == 1).all()
     assert not views.query[0].any()
     shown, own = rows(views.query[1:]), own[plan.encoded]
-    replaced, real = plan.replaced.ravel()[plan.encoded], ~(plan.replaced | plan.zeroed | plan.padded).ravel()[plan.encoded]
+    replaced, real = (
+        plan.replaced.ravel()[plan.encoded],
+        ~(plan.replaced | plan.zeroed | plan.padded).ravel()[plan.encoded],
+    )
     assert (shown[~replaced] == own[~replaced])[real[~replaced]].all()
     assert replaced.sum() > 5
     assert (shown[replaced] != own[replaced]).mean() > 0.8
@@ -97,7 +106,12 @@ def test_every_position_has_a_crop_of_its_own_and_keys_have_theirs() -> None:
         key, query = offsets(batch.contrast.key), offsets(batch.contrast.query[1:])
         assert (key[objective.made.encoded] == query).mean() < 0.3  # by chance one in 25
         assert all(len(np.unique(sequence)) > 2 for sequence in key.reshape(B, T))
-        for name, found in {"query": query, "key": key, "obs": offsets(batch.transitions.obs), "next": offsets(batch.transitions.next_obs)}.items():
+        for name, found in {
+            "query": query,
+            "key": key,
+            "obs": offsets(batch.transitions.obs),
+            "next": offsets(batch.transitions.next_obs),
+        }.items():
             seen[name].append(found)
     assert all(len(np.unique(np.concatenate(found))) == OFFSETS for found in seen.values())
     assert (np.concatenate(seen["obs"]) == np.concatenate(seen["next"])).mean() < 0.3
@@ -131,7 +145,7 @@ def test_a_centred_rl_loss_sees_the_middle() -> None:
 
 @pytest.mark.parametrize("importance", [0.0, 0.4, 1.0])
 def test_importance_weights_have_their_exponent(importance: float) -> None:
-    ring = replay(priority_exponent=0.5)
+    ring = replay(priority_alpha=0.5)
     ring.reprioritise(np.arange(20), np.full(20, 16.0))  # four times as likely as the rest
     weights = draw(ring, Views(32, prioritised=True), None, Generators(0), importance=importance).transitions.weights
     assert sorted(set(weights.tolist())) == pytest.approx(sorted({1.0, 4**-importance}), rel=1e-3)

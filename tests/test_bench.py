@@ -14,16 +14,16 @@ import torch
 from mcurl.bench import command
 from mcurl.bench.timing import Timing, measure
 from mcurl.bench.update import build, time_update
-from mcurl.device import Compute
 from mcurl.errors import UserError
-from mcurl.objectives.masked import MaskedContrast
+from mcurl.objectives.masked import MCurl
+from mcurl.runtime.device import Compute
 
 SAME = """
 import torch
 from mcurl.batches import draw
 from mcurl.bench.update import build
-from mcurl.device import Compute
-from mcurl.seeding import Generators
+from mcurl.runtime.device import Compute
+from mcurl.runtime.seeding import Generators
 
 torch.set_num_threads(1)
 compute = Compute(torch.device("cpu"), torch.float32, graphs=False)
@@ -41,8 +41,11 @@ print("the same")
 
 @pytest.mark.parametrize(("suite", "method"), [("dmc", "curl"), ("atari", "curl")])
 def test_the_textbook_computes_the_same_losses(suite: str, method: str) -> None:
-    """In a process of its own, which the textbook changes for the rest of it. (M-CURL draws crops for what is encoded, so its numbers differ.)"""
-    done = subprocess.run([sys.executable, "-c", SAME.format(suite=suite, method=method)], capture_output=True, text=True)
+    """In a process of its own, which the textbook changes for the rest of it. (M-CURL draws crops for what is encoded,
+    so its numbers differ.)"""
+    done = subprocess.run(
+        [sys.executable, "-c", SAME.format(suite=suite, method=method)], capture_output=True, text=True
+    )
     assert done.stdout.strip().endswith("the same"), done.stderr
 
 
@@ -52,7 +55,8 @@ def test_a_timing_is_a_median() -> None:
     assert len(calls) == 7
     assert timing.low <= timing.milliseconds <= timing.high
     assert (
-        Timing("x", 10.0, 9.0, 11.0, 5, gflop=2.0, megabytes=30.0).to_json() | {"gflop_per_second": 200.0, "gigabytes_per_second": 3.0}
+        Timing("x", 10.0, 9.0, 11.0, 5, gflop=2.0, megabytes=30.0).to_json()
+        | {"gflop_per_second": 200.0, "gigabytes_per_second": 3.0}
         == Timing("x", 10.0, 9.0, 11.0, 5, gflop=2.0, megabytes=30.0).to_json()
     )
 
@@ -63,14 +67,24 @@ def test_settings_reach_what_is_timed(features: str) -> None:
     agent, _, settings = build("atari", "mcurl", compute, overrides=[f"mcurl.features={features}"])
     assert settings.mcurl is not None
     assert settings.mcurl.features == features
-    assert isinstance(agent.objective, MaskedContrast)
+    assert isinstance(agent.objective, MCurl)
     # Wide features pass the Transformer in the run's precision.
-    assert (agent.objective.positions.shape[1], agent.objective.transformer.dtype) == ((576, torch.bfloat16) if features == "conv" else (128, torch.float32))
+    assert (agent.objective.positions.shape[1], agent.objective.transformer.dtype) == (
+        (576, torch.bfloat16) if features == "conv" else (128, torch.float32)
+    )
 
 
 def test_settings_that_nothing_timed_has_are_refused_before_anything_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "prepare", lambda *_: pytest.fail("something was timed"))
-    rest: dict[str, Any] = {"suites": ["atari"], "threads": 1, "precision": "fp32", "repeats": 1, "plain": False, "target": None, "draw": Path()}
+    rest: dict[str, Any] = {
+        "suites": ["atari"],
+        "threads": 1,
+        "precision": "fp32",
+        "repeats": 1,
+        "plain": False,
+        "target": None,
+        "draw": Path(),
+    }
     with pytest.raises(UserError, match="--set is for update and profile, not for render"):
         command.run(["update", "render"], methods=["mcurl"], overrides=["mcurl.layers=1"], **rest)
     with pytest.raises(UserError, match=r"mcurl\.layers has no effect"):
@@ -110,7 +124,9 @@ def test_the_command_writes_json(tmp_path: Path) -> None:
 def test_operations_are_counted_whatever_does_them(suite: str, overrides: list[str]) -> None:
     """Fused and compiled kernels are unknown to the counter; arithmetic and layout change no count."""
     rounded, exact = (
-        time_update(suite, "none", Compute(torch.device("cpu"), dtype, graphs=False), overrides=overrides, repeats=2).gflop
+        time_update(
+            suite, "none", Compute(torch.device("cpu"), dtype, graphs=False), overrides=overrides, repeats=2
+        ).gflop
         for dtype in (torch.bfloat16, torch.float32)
     )
     assert rounded == exact > 0

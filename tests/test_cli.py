@@ -16,14 +16,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcurl import config, train
+from mcurl import train
 from mcurl.cli import main
+from mcurl.config import resolve as config
 from mcurl.errors import UserError
-from mcurl.interrupts import Interrupted
-from mcurl.runs import Run
-from mcurl.side_by_side import SideBySide
+from mcurl.run.folder import Run
+from mcurl.runtime.parallel import ParallelRuns
+from mcurl.runtime.signals import Interrupted
 
-SMALL = ["sac.batch_size=4", "sac.hidden=16", "sac.filters=4", "sac.learn_from=20", "mcurl.batch=2", "mcurl.length=4"]
+SMALL = [
+    "sac.batch_size=4",
+    "sac.hidden=16",
+    "sac.filters=4",
+    "sac.learning_starts=20",
+    "mcurl.batch=2",
+    "mcurl.length=4",
+]
 TINY = ["--threads", "1", "--set", "compute.precision=fp32", "evaluation.episodes=2", *SMALL]
 Capture = pytest.CaptureFixture[str]
 
@@ -35,7 +43,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 def refused(capture: Capture, *arguments: str) -> str:
@@ -127,7 +138,9 @@ def test_a_mistake_is_one_line_and_nothing_is_written(capsys: Capture, line: str
 
 
 def test_an_environment_without_images_leaves_nothing(capsys: Capture) -> None:
-    assert "gives states here" in refused(capsys, "train", "toy/reach", "--set", "env.observation=state", "--threads", "1")
+    assert "gives states here" in refused(
+        capsys, "train", "toy/reach", "--set", "env.observation=state", "--threads", "1"
+    )
 
 
 def test_an_existing_run_is_left_alone(capsys: Capture, finished: Path) -> None:
@@ -136,8 +149,12 @@ def test_an_existing_run_is_left_alone(capsys: Capture, finished: Path) -> None:
 
 
 def test_resuming_what_is_complete_or_is_no_run(capsys: Capture, finished: Path) -> None:
-    assert "is complete with 100 env steps: give a larger --env-steps to go on" in refused(capsys, "resume", str(finished))
-    assert "has 100 env steps already: give a larger --env-steps than 50" in refused(capsys, "resume", str(finished), "--env-steps", "50")
+    assert "is complete with 100 env steps: give a larger --env-steps to go on" in refused(
+        capsys, "resume", str(finished)
+    )
+    assert "has 100 env steps already: give a larger --env-steps than 50" in refused(
+        capsys, "resume", str(finished), "--env-steps", "50"
+    )
     assert "--env-steps is a whole number" in refused(capsys, "resume", str(finished), "--env-steps", "x")
     about = json.loads((finished / "run.json").read_text())
     (finished / "run.json").write_text(json.dumps(about | {"extended_to": 900}))
@@ -170,7 +187,9 @@ def test_a_stop_says_how_to_go_on(capsys: Capture, finished: Path, monkeypatch: 
 
     monkeypatch.setattr(train, "resume", stopped)
     assert main(["resume", str(finished), "--env-steps", "1k"]) == 130
-    assert f"stopped at 100 env steps, everything saved; go on with: mcurl resume {finished}\n" in capsys.readouterr().out
+    assert (
+        f"stopped at 100 env steps, everything saved; go on with: mcurl resume {finished}\n" in capsys.readouterr().out
+    )
 
 
 def test_a_second_stop_quits_at_once(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +240,10 @@ def test_report_gathers_runs_and_draws_what_is_there(capsys: Capture, finished: 
     shutil.copytree(finished, "runs/begun")
     Path("runs/begun/evaluations.csv").write_text("env_steps,episode,return\n")
     assert main(["report", "runs"]) == 0
-    assert capsys.readouterr() == ("results/toy/mcurl/reach.csv\n", "mcurl: left out: runs/begun has no evaluation yet\n")
+    assert capsys.readouterr() == (
+        "results/toy/mcurl/reach.csv\n",
+        "mcurl: left out: runs/begun has no evaluation yet\n",
+    )
     assert "letters, digits, dots and dashes" in refused(capsys, "report", "runs", "--label", "../evil")
     assert main(["report", "--draw", "plots"]) == 0
     assert capsys.readouterr().out == "plots/toy-reach.png\n"
@@ -229,7 +251,21 @@ def test_report_gathers_runs_and_draws_what_is_there(capsys: Capture, finished: 
 
 
 def test_settings_prints_toml_with_help(capsys: Capture) -> None:
-    assert main(["settings", "dmc/cartpole-swingup", "--method", "curl", "--set", "sac.batch_size=512", "--env-steps", "1e5"]) == 0
+    assert (
+        main(
+            [
+                "settings",
+                "dmc/cartpole-swingup",
+                "--method",
+                "curl",
+                "--set",
+                "sac.batch_size=512",
+                "--env-steps",
+                "1e5",
+            ]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     values = tomllib.loads(out)
     assert values["env"]["action_repeat"] == 8
@@ -263,7 +299,14 @@ def test_train_resume_and_evaluate_for_real(capsys: Capture) -> None:
     assert "evaluation" in out
     assert f"finished; play more episodes with: mcurl evaluate {folder}" in out
     assert json.loads((folder / "settings.json").read_text())["sac"]["batch_size"] == 4
-    assert [row.split(",")[0] for row in (folder / "evaluations.csv").read_text().split()[1:]] == ["0", "0", "30", "30", "60", "60"]
+    assert [row.split(",")[0] for row in (folder / "evaluations.csv").read_text().split()[1:]] == [
+        "0",
+        "0",
+        "30",
+        "30",
+        "60",
+        "60",
+    ]
     assert main(["resume", str(folder), "--env-steps", "80"]) == 0
     assert Run.open(folder).latest_checkpoint().env_steps == 80
     before = everything(folder)
@@ -292,7 +335,9 @@ def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
 def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "mcurl", "train", "toy/reach", "--env-steps", "1e6", *TINY, "evaluation.every=0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
         folder = Path("runs/toy-reach/mcurl-seed1")
         until_it_learns(folder)
         process.send_signal(number)
@@ -338,7 +383,9 @@ def test_training_goes_on_where_nobody_reads() -> None:
     assert Run.open(Path("runs/toy-reach/mcurl-seed1")).latest_checkpoint().env_steps == 60
 
 
-def test_what_goes_wrong_in_mid_run_says_what_is_saved(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_goes_wrong_in_mid_run_says_what_is_saved(
+    capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(run: Run, display: Any, env_steps: int | None) -> None:
         raise OSError(28, "No space left on device", str(finished))
 
@@ -367,8 +414,8 @@ def test_a_seed_that_was_killed_is_no_success(tmp_path: Path, monkeypatch: pytes
     dies.write_text("#!/bin/sh\n[ $3 = well ] || kill -9 $$\n")
     dies.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(dies))
-    assert SideBySide({"a": ["well"], "b": ["badly"]}, 2).run() == 128 + signal.SIGKILL
-    assert SideBySide({"a": ["well"]}, 1).run() == 0
+    assert ParallelRuns({"a": ["well"], "b": ["badly"]}, 2).run() == 128 + signal.SIGKILL
+    assert ParallelRuns({"a": ["well"]}, 1).run() == 0
 
 
 def test_of_several_seeds_none_starts_after_a_mistake(capsys: Capture) -> None:
@@ -380,22 +427,45 @@ def test_of_several_seeds_none_starts_after_a_mistake(capsys: Capture) -> None:
 
 
 def test_ctrl_c_saves_every_seed() -> None:
-    command = [sys.executable, "-m", "mcurl", "train", "toy/reach", "--env-steps", "1e6", "--seed", "1,2", "--at-once", "2", *TINY, "evaluation.every=0"]
+    command = [
+        sys.executable,
+        "-m",
+        "mcurl",
+        "train",
+        "toy/reach",
+        "--env-steps",
+        "1e6",
+        "--seed",
+        "1,2",
+        "--at-once",
+        "2",
+        *TINY,
+        "evaluation.every=0",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         folders = [Path(f"runs/toy-reach/mcurl-seed{seed}") for seed in (1, 2)]
         for _ in range(1200):
-            if all((folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").stat().st_size for folder in folders):
+            if all(
+                (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").stat().st_size for folder in folders
+            ):
                 break
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         out = ended(process)[0]
     assert process.returncode == 130
     for seed, folder in enumerate(folders, 1):
-        assert f"seed {seed} | stopped at {Run.open(folder).latest_checkpoint().env_steps:,} env steps, everything saved" in out
+        assert (
+            f"seed {seed} | stopped at {Run.open(folder).latest_checkpoint().env_steps:,} env steps, everything saved"
+            in out
+        )
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)])
-def test_threads_wait_calmly_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str | None) -> None:
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_threads_wait_calmly_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str | None
+) -> None:
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():

@@ -12,7 +12,8 @@ from mcurl.evaluate import evaluate
 
 
 class Walk(gymnasium.Env[Any, Any]):
-    """Observation: the sum of the actions and of noise. Ends after 3 to 9 steps, drawn at its reset; never, if ``endless``."""
+    """Observation: the sum of the actions and of noise. Ends after 3 to 9 steps, drawn at its reset; never, if
+    ``endless``."""
 
     open = 0
 
@@ -53,7 +54,7 @@ def test_the_returns_do_not_depend_on_how_many_play_side_by_side(epsilon: float)
 
 
 def test_it_equals_a_plain_loop() -> None:
-    from mcurl import seeding
+    from mcurl.runtime import seeding
 
     expected = []
     for episode in range(4):

@@ -28,17 +28,17 @@ PARTS = {
     "display",
     "batches",
     "seeding",
-    "interrupts",
+    "stop_on_signal",
 }
 RULES: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "seeding": set(),
-    "interrupts": set(),
+    "stop_on_signal": set(),
     "provenance": set(),
     "settings_help": set(),
     "device": {"provenance", "native"},
-    "side_by_side": {"interrupts"},
+    "side_by_side": {"stop_on_signal"},
     "checkpoint": set(),
     "display": set(),
     "published": set(),
@@ -58,11 +58,34 @@ RULES: dict[str, set[str]] = {
     "train": PARTS | {"assemble", "graphs", "published"},
     "bench": PARTS | {"assemble", "graphs", "provenance", "native"},
     "report": {"published"},
-    "cli": {"config", "settings_help", "train", "evaluate", "runs", "display", "interrupts", "report", "bench", "side_by_side", "provenance"},
+    "cli": {
+        "config",
+        "settings_help",
+        "train",
+        "evaluate",
+        "runs",
+        "display",
+        "stop_on_signal",
+        "report",
+        "bench",
+        "side_by_side",
+        "provenance",
+    },
     "__main__": {"cli"},
 }
 """Room -> what it may import beside itself and EVERYWHERE: a room, or one module of it."""
-NO_TORCH = {"report", "published", "display", "settings_help", "errors", "seeding", "interrupts", "side_by_side", "cli", "envs"}
+NO_TORCH = {
+    "report",
+    "published",
+    "display",
+    "settings_help",
+    "errors",
+    "seeding",
+    "stop_on_signal",
+    "side_by_side",
+    "cli",
+    "envs",
+}
 """Rooms that must not import torch when they are imported."""
 
 
@@ -173,7 +196,10 @@ def test_rooms_that_need_no_torch_do_not_import_it() -> None:
     uses = {
         module
         for module, path in modules(PACKAGE).items()
-        if any(name.partition(".")[0] == "torch" and not lazy for name, lazy in imports(ast.parse(path.read_text()), module, path.name == "__init__.py"))
+        if any(
+            name.partition(".")[0] == "torch" and not lazy
+            for name, lazy in imports(ast.parse(path.read_text()), module, path.name == "__init__.py")
+        )
     }
     while grown := {module for module, targets in reached.items() if targets & uses} - uses:
         uses |= grown
@@ -223,7 +249,16 @@ def test_the_checker_sees_packages_and_single_modules(tmp_path: Path) -> None:
 
 
 def test_the_checker_sees_unknown_rooms_and_cycles(tmp_path: Path) -> None:
-    found = arrows(make(tmp_path, attic="import mcurl.errors", errors="", a="from mcurl import b", b="from mcurl import c", c="from mcurl.a import x"))
+    found = arrows(
+        make(
+            tmp_path,
+            attic="import mcurl.errors",
+            errors="",
+            a="from mcurl import b",
+            b="from mcurl import c",
+            c="from mcurl.a import x",
+        )
+    )
     assert "attic is not in the table" in forbidden(found, RULES)
     assert cycle(found) == ["a", "b", "c", "a"]
     lazily = arrows(make(tmp_path, c="def f():\n    from mcurl.a import x"))

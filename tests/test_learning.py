@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mcurl import config
-from mcurl.display import Display
-from mcurl.runs import Run
+from mcurl.config import resolve as config
+from mcurl.run.display import Display
+from mcurl.run.folder import Run
 from mcurl.train import evaluate_run, train
 
 
@@ -38,7 +38,9 @@ REACH, CATCH = 15.0, 0.5
 """Scores to reach (see envs/toy.py for what random, blind and best policies get)."""
 
 
-@pytest.mark.parametrize("method", ["mcurl", pytest.param("curl", marks=pytest.mark.slow), pytest.param("none", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["mcurl", pytest.param("curl", marks=pytest.mark.slow), pytest.param("none", marks=pytest.mark.slow)]
+)
 def test_sac_learns_to_reach(tmp_path: Path, method: str) -> None:
     run = learn(tmp_path, "toy/reach", method)
     scores = curve(run)
@@ -54,7 +56,9 @@ def test_bf16_learns_as_fp32_does(tmp_path: Path) -> None:
     assert all(curve[max(curve)] > REACH for curve in scores.values()), scores
 
 
-@pytest.mark.parametrize("method", ["mcurl", pytest.param("curl", marks=pytest.mark.slow), pytest.param("none", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["mcurl", pytest.param("curl", marks=pytest.mark.slow), pytest.param("none", marks=pytest.mark.slow)]
+)
 def test_rainbow_learns_to_catch(tmp_path: Path, method: str) -> None:
     run = learn(tmp_path, "toy/catch", method)
     scores = curve(run)
@@ -66,7 +70,9 @@ def test_rainbow_learns_to_catch(tmp_path: Path, method: str) -> None:
 
 def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
     small = ("env_steps=500", "checkpoint.every=0", "compute.device=cpu", "compute.threads=1", "evaluation.episodes=2")
-    runs = [learn(tmp_path / name, "toy/reach", "mcurl", *small, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    runs = [
+        learn(tmp_path / name, "toy/reach", "mcurl", *small, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
     logs = [(run.folder / "metrics.jsonl").read_bytes() for run in runs]
     assert logs[0] == logs[1] != logs[2]
 
@@ -80,12 +86,14 @@ def test_an_update_beside_the_environment_changes_nothing(tmp_path: Path, task: 
         "compute.threads=1",
         "evaluation.episodes=1",
         "evaluation.every=0",
-        "sac.learn_from=20",
+        "sac.learning_starts=20",
         "sac.batch_size=8",
         "sac.hidden=32",
         "sac.filters=4",
     )
-    runs = [learn(tmp_path / overlap, task, "mcurl", *small, f"compute.overlap={overlap}") for overlap in ("true", "false")]
+    runs = [
+        learn(tmp_path / overlap, task, "mcurl", *small, f"compute.overlap={overlap}") for overlap in ("true", "false")
+    ]
     checkpoints = [load_file(max((run.folder / "checkpoints").iterdir()) / "state.safetensors") for run in runs]
     assert checkpoints[0].keys() == checkpoints[1].keys()
     assert all(torch.equal(checkpoints[0][name], checkpoints[1][name]) for name in checkpoints[0])

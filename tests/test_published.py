@@ -38,7 +38,11 @@ def test_in_how_many_games_m_curl_leads() -> None:
 def test_scores_are_measured_between_random_and_human() -> None:
     random, human = published.atari_random_and_human()["RoadRunner"]
     assert (random, human) == (11.5, 7845.0)
-    assert [published.human_normalised("RoadRunner", score) for score in (random, (random + human) / 2, human)] == [0.0, 0.5, 1.0]
+    assert [published.human_normalised("RoadRunner", score) for score in (random, (random + human) / 2, human)] == [
+        0.0,
+        0.5,
+        1.0,
+    ]
     with pytest.raises(UserError, match="did you mean RoadRunner"):
         published.human_normalised("RoadRuner", 1.0)
 

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
-from mcurl import cli, config
-from mcurl.config import TrainSettings
+from mcurl import cli
+from mcurl.config import resolve as config
+from mcurl.config.resolve import TrainSettings
 from mcurl.errors import UserError
-from mcurl.runs import Run
+from mcurl.run.folder import Run
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-LINES = [line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
+LINES = [
+    line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()
+]
 COMMANDS = [line for line in LINES if line.startswith("mcurl ")]
 
 
@@ -40,7 +43,13 @@ def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("own_method")
 @pytest.mark.parametrize(("task", "agent"), [("toy/reach", "sac"), ("toy/catch", "rainbow")])
 def test_a_method_of_ones_own_trains_on_both_agents(task: str, agent: str) -> None:
-    small = [f"{agent}.learn_from=30", f"{agent}.hidden=16", "evaluation.every=0", "evaluation.episodes=1", "evaluation.final_episodes=1"]
+    small = [
+        f"{agent}.learning_starts=30",
+        f"{agent}.hidden=16",
+        "evaluation.every=0",
+        "evaluation.episodes=1",
+        "evaluation.final_episodes=1",
+    ]
     line = ["--env-steps", "60", "--threads", "1", "--set", "own.temperature=0.2", *small]
     assert cli.main(["train", task, "--method", "my_loss:TwoViews", *line]) == 0
     folder = f"runs/{task.replace('/', '-')}/my_loss-TwoViews-seed1"
@@ -59,7 +68,9 @@ def test_commands_are_known(line: str) -> None:
     given = parser.parse_args(shlex.split(line)[1:])
     if given.run.__name__ == "_train" and not given.task.startswith("gym/"):
         try:
-            config.resolve(given.task, given.method, seed=given.seed[0], env_steps=given.env_steps, overrides=given.overrides)
+            config.resolve(
+                given.task, given.method, seed=given.seed[0], env_steps=given.env_steps, overrides=given.overrides
+            )
         except UserError as error:
             pytest.fail(f"{line}: {error}")
 

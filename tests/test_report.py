@@ -21,7 +21,10 @@ def make_run(folder: Path, seed: int, method: str = "mcurl", last: float = 30.0)
     (folder / "settings.json").write_text(json.dumps({"task": "dmc/cartpole-swingup", "method": method, "seed": seed}))
     (folder / "run.json").write_text(json.dumps({"commit": "abc", "torch": "2"}))
     (folder / "evaluations.csv").write_text(f"env_steps,episode,return\n0,0,1.0\n0,1,3.0\n1000,0,10.0\n1000,1,{last}\n")
-    speeds = [{"env_steps": 500, "seconds": 10.0, "env_steps_per_second": 50.0}, {"env_steps": 1000, "seconds": 30.0, "env_steps_per_second": 500 / 30}]
+    speeds = [
+        {"env_steps": 500, "seconds": 10.0, "env_steps_per_second": 50.0},
+        {"env_steps": 1000, "seconds": 30.0, "env_steps_per_second": 500 / 30},
+    ]
     (folder / "speed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in speeds))
     return folder
 
@@ -58,7 +61,9 @@ def test_a_foreign_table_among_the_results_is_one_line(tmp_path: Path) -> None:
 def test_atari_with_the_budget_of_its_benchmark_stands_apart(tmp_path: Path) -> None:
     for frames, benchmark in ((400_000, "atari100k"), (40_000, "atari")):
         folder = make_run(tmp_path / benchmark, 1)
-        (folder / "settings.json").write_text(json.dumps({"task": "atari/Krull", "method": "mcurl", "seed": 1, "env_steps": frames}))
+        (folder / "settings.json").write_text(
+            json.dumps({"task": "atari/Krull", "method": "mcurl", "seed": 1, "env_steps": frames})
+        )
         (path,) = save([read_run(folder)], tmp_path / "results")
         assert path == tmp_path / "results" / benchmark / "mcurl" / "Krull.csv"
 
@@ -99,7 +104,9 @@ def test_sources_know_the_tasks_in_our_spelling() -> None:
     assert paper.score("hopper-hop") is None
     assert rerun.score("ball_in_cup-catch") is not None
     assert (paper.method, rerun.method, sac.method) == ("curl", "curl", "none-nocrop")
-    assert {source.name: source.score("RoadRunner") for source in sources("atari100k")}["CURL, mean of final scores"] == Score(5006.1)
+    assert {source.name: source.score("RoadRunner") for source in sources("atari100k")}[
+        "CURL, mean of final scores"
+    ] == Score(5006.1)
     assert sources("toy") == []
 
 
@@ -111,7 +118,15 @@ def write_scores(results: Path, place: str, *rows: str) -> None:
 
 def test_a_table_sets_scores_at_the_budget_beside_published_ones(tmp_path: Path) -> None:
     """A run that went on counts with its score at the budget; one that did not get there does not count."""
-    write_scores(tmp_path, "dmc/mcurl/cartpole-swingup.csv", "0,2,1,10", "100000,20,1,10", "500000,800,1,10", "100000,30,2,10", "80000,7,3,10")
+    write_scores(
+        tmp_path,
+        "dmc/mcurl/cartpole-swingup.csv",
+        "0,2,1,10",
+        "100000,20,1,10",
+        "500000,800,1,10",
+        "100000,30,2,10",
+        "80000,7,3,10",
+    )
     heading, _, line = markdown(tmp_path, "dmc").splitlines()
     assert heading.startswith("| task | M-CURL here | CURL, its paper |")
     assert line.startswith("| cartpole-swingup | 25.0 ± 7.1 (2 seeds) | 582 ± 146 (10 seeds) | 551 ± 104 (10 seeds) |")

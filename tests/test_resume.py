@@ -1,4 +1,5 @@
-"""A run that is killed at any moment and resumed ends as one that never stopped, bit for bit. With real processes, and SIGKILL."""
+"""A run that is killed at any moment and resumed ends as one that never stopped, bit for bit. With real processes, and
+SIGKILL."""
 
 from __future__ import annotations
 
@@ -20,8 +21,25 @@ TOY = ["--env-steps", "600", "--set", "checkpoint.every=150", "evaluation.every=
 CATCH = [*TOY, "--set", "replay.capacity=300"]
 """The replay wraps around."""
 DMC = [
-    *["--env-steps", "1000", "--set", "checkpoint.every=200", "evaluation.every=600", "evaluation.episodes=1", "env.action_repeat=8", "env.image_size=40"],
-    *["env.shadows=off", "sac.crop=36", "sac.learn_from=50", "sac.batch_size=8", "sac.hidden=32", "sac.filters=4", "replay.capacity=80"],
+    *[
+        "--env-steps",
+        "1000",
+        "--set",
+        "checkpoint.every=200",
+        "evaluation.every=600",
+        "evaluation.episodes=1",
+        "env.action_repeat=8",
+        "env.image_size=40",
+    ],
+    *[
+        "env.shadows=off",
+        "sac.crop=36",
+        "sac.learning_starts=50",
+        "sac.batch_size=8",
+        "sac.hidden=32",
+        "sac.filters=4",
+        "replay.capacity=80",
+    ],
 ]
 MASKED = ["--set", "mcurl.length=4", "mcurl.batch=4"]
 
@@ -44,7 +62,8 @@ def wait_for(condition: object, process: subprocess.Popen[bytes], seconds: float
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Everything in the run folder that must repeat: logs and the last checkpoint; timings and the machine's description may differ."""
+    """Everything in the run folder that must repeat: logs and the last checkpoint; timings and the machine's
+    description may differ."""
     last = max((folder / "checkpoints").iterdir())
     named = {name: (folder / name).read_bytes() for name in ("metrics.jsonl", "evaluations.csv", "settings.json")}
     named |= {str(path.relative_to(last)): path.read_bytes() for path in sorted(last.rglob("*")) if path.is_file()}
@@ -89,7 +108,12 @@ def test_killed_and_resumed_is_as_never_stopped(tmp_path: Path, task: str, metho
 def test_interrupted_saves_and_goes_on(tmp_path: Path, evaluating: bool) -> None:
     arguments = ["train", "toy/reach", "--seed", "3", *TOY, *EXACT, "evaluation.episodes=20"]
     subprocess.run(command(*arguments, "--out", str(tmp_path / "whole")), check=True, stdout=subprocess.DEVNULL)
-    process = subprocess.Popen(command(*arguments, "--out", str(tmp_path / "stopped")), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0)
+    process = subprocess.Popen(
+        command(*arguments, "--out", str(tmp_path / "stopped")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        bufsize=0,
+    )
     assert process.stdout is not None
     process.stdout.readline()  # says what trains and where; the first evaluation comes next
     wait_for(lambda: evaluating or list((tmp_path / "stopped").glob("*/*/checkpoints/0*")), process)
@@ -98,10 +122,15 @@ def test_interrupted_saves_and_goes_on(tmp_path: Path, evaluating: bool) -> None
     stopped = run_folder(tmp_path / "stopped")
     assert process.returncode == 130
     assert f"mcurl resume {stopped}" in output
-    assert ((stopped / "checkpoints" / "000000000").exists(), (stopped / "metrics.jsonl").stat().st_size == 0) == (evaluating, evaluating)
+    assert ((stopped / "checkpoints" / "000000000").exists(), (stopped / "metrics.jsonl").stat().st_size == 0) == (
+        evaluating,
+        evaluating,
+    )
     subprocess.run(command("resume", str(stopped)), check=True, stdout=subprocess.DEVNULL)
     whole = run_folder(tmp_path / "whole")
-    expected, found = (load_file(max((folder / "checkpoints").iterdir()) / "state.safetensors") for folder in (whole, stopped))
+    expected, found = (
+        load_file(max((folder / "checkpoints").iterdir()) / "state.safetensors") for folder in (whole, stopped)
+    )
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert (whole / "evaluations.csv").read_bytes() == (stopped / "evaluations.csv").read_bytes()
@@ -109,7 +138,17 @@ def test_interrupted_saves_and_goes_on(tmp_path: Path, evaluating: bool) -> None
 
 def test_the_replay_on_disk_only_grows(tmp_path: Path) -> None:
     """What one checkpoint wrote is there unchanged, in front of what the next one added."""
-    arguments = ["train", "toy/reach", "--env-steps", "100k", *EXACT, "--set", "checkpoint.every=100", "--out", str(tmp_path)]
+    arguments = [
+        "train",
+        "toy/reach",
+        "--env-steps",
+        "100k",
+        *EXACT,
+        "--set",
+        "checkpoint.every=100",
+        "--out",
+        str(tmp_path),
+    ]
     process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL)
     wait_for(lambda: list(tmp_path.glob("*/*/checkpoints/0*")), process)
     frames = run_folder(tmp_path) / "replay" / "frames-00000.bin"
@@ -122,7 +161,8 @@ def test_the_replay_on_disk_only_grows(tmp_path: Path) -> None:
 
 
 def test_the_last_evaluation_is_the_final_one_alone(tmp_path: Path) -> None:
-    """Where the curve's last point and the final evaluation fall on the same step, only the final one is played: the same seeds must not count twice."""
+    """Where the curve's last point and the final evaluation fall on the same step, only the final one is played: the
+    same seeds must not count twice."""
     arguments = ["train", "toy/reach", *TOY, *EXACT, "evaluation.final_episodes=5"]
     subprocess.run(command(*arguments, "--out", str(tmp_path)), check=True, stdout=subprocess.DEVNULL)
     folder = run_folder(tmp_path)

@@ -9,13 +9,14 @@ import gymnasium
 import numpy as np
 import pytest
 
-from mcurl import config, train
+from mcurl import train
 from mcurl.agents.rainbow import Rainbow
 from mcurl.agents.sac import SAC
-from mcurl.display import Display
+from mcurl.config import resolve as config
 from mcurl.envs.stack import StackedEnv
 from mcurl.errors import UserError
-from mcurl.runs import Run
+from mcurl.run.display import Display
+from mcurl.run.folder import Run
 from mcurl.train import Trainer
 
 LENGTH, REWARDS, LIFE = 11, {3: 5.0, 7: -0.25}, 5
@@ -24,15 +25,24 @@ SMALL = [
     *("evaluation.every=0", "evaluation.episodes=1", "evaluation.final_episodes=1", "checkpoint.every=0"),
     *("compute.device=cpu", "compute.threads=1", "compute.precision=fp32"),
 ]
-RAINBOW = [*SMALL, "rainbow.learn_from=16", "rainbow.target_every=20", "rainbow.n_step=2", "rainbow.batch_size=4", "rainbow.hidden=8"]
-SAC_ = [*SMALL, "sac.learn_from=16", "sac.batch_size=4", "sac.hidden=8", "sac.filters=4"]
+RAINBOW = [
+    *SMALL,
+    "rainbow.learning_starts=16",
+    "rainbow.target_every=20",
+    "rainbow.n_step=2",
+    "rainbow.batch_size=4",
+    "rainbow.hidden=8",
+]
+SAC_ = [*SMALL, "sac.learning_starts=16", "sac.batch_size=4", "sac.hidden=8", "sac.filters=4"]
 STEPS = 60
 
 
 class Scripted(StackedEnv):
     def __init__(self, *, continuous: bool = False) -> None:
         super().__init__((1, 28, 28), 2, 4, 10)
-        self.action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32) if continuous else gymnasium.spaces.Discrete(3)
+        self.action_space = (
+            gymnasium.spaces.Box(-1, 1, (1,), np.float32) if continuous else gymnasium.spaces.Discrete(3)
+        )
         self.at = 0
 
     def _begin(self, seed: int | None) -> None:
@@ -59,8 +69,8 @@ class Scripted(StackedEnv):
 
 
 class Watched:
-    """A trainer, and what it did: for each update its agent step, the rows written by then, and β; the steps at which Rainbow's target was copied, and those
-    at which the agent was asked to explore."""
+    """A trainer, and what it did: for each update its agent step, the rows written by then, and β; the steps at which
+    Rainbow's target was copied, and those at which the agent was asked to explore."""
 
     def __init__(self, folder: Path, task: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         continuous = task == "toy/reach"
@@ -89,7 +99,11 @@ class Watched:
         monkeypatch.setattr(Rainbow, "copy_target", copy_target)
         monkeypatch.setattr(agent_class, "act", act)
         settings = config.resolve(task, "none", overrides=[f"env_steps={4 * STEPS}", *overrides])
-        with Run.create(folder, settings.to_json()) as run, Display(settings.env_steps, task) as display, Trainer(settings, run, display) as self.trainer:
+        with (
+            Run.create(folder, settings.to_json()) as run,
+            Display(settings.env_steps, task) as display,
+            Trainer(settings, run, display) as self.trainer,
+        ):
             self.trainer.learn(settings.env_steps)
 
 
@@ -101,10 +115,14 @@ def test_rainbow_stores_clipped_rewards_and_lost_lives(tmp_path: Path, monkeypat
     flags = records.of("flags", rows)
     assert [row for row in rows if flags[row]] == [LIFE - 1]
     # A lost life ends the return, the time limit does not: from its last transition there is something to hope for.
-    assert trainer.replay.transitions(np.array([LIFE - 2, LIFE - 1, LENGTH - 1])).discount.tolist() == pytest.approx([0, 0, 0.99])
+    assert trainer.replay.transitions(np.array([LIFE - 2, LIFE - 1, LENGTH - 1])).discount.tolist() == pytest.approx(
+        [0, 0, 0.99]
+    )
 
 
-def test_rainbow_learns_after_storing_and_its_clocks_are_agent_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rainbow_learns_after_storing_and_its_clocks_are_agent_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = Watched(tmp_path, "toy/catch", RAINBOW, monkeypatch)
     steps = [step for step, _, _ in seen.updates]
     assert steps == list(range(16, STEPS + 1))
@@ -115,7 +133,9 @@ def test_rainbow_learns_after_storing_and_its_clocks_are_agent_steps(tmp_path: P
     assert [beta[step] for step in (16, 38, STEPS)] == pytest.approx([0.4, 0.7, 1.0])
 
 
-def test_rainbow_explores_by_its_noise_from_the_first_step_or_starts_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rainbow_explores_by_its_noise_from_the_first_step_or_starts_at_random(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert Watched(tmp_path / "noise", "toy/catch", RAINBOW, monkeypatch).explored == list(range(STEPS))
     seen = Watched(tmp_path / "random", "toy/catch", [*RAINBOW, "rainbow.random_start=true"], monkeypatch)
     assert seen.explored == list(range(16, STEPS))
@@ -129,8 +149,8 @@ def test_priorities_are_the_newest_losses(tmp_path: Path, monkeypatch: pytest.Mo
 
     def update(agent: Rainbow, batch: Any, env_steps: int) -> Any:
         done = real(agent, batch, env_steps)
-        assert done.td_error is not None
-        given.append((batch.transitions.rows.numpy(), done.td_error.numpy().copy()))
+        assert done.priorities is not None
+        given.append((batch.transitions.rows.numpy(), done.priorities.numpy().copy()))
         return done
 
     monkeypatch.setattr(Rainbow, "update", update)
@@ -149,7 +169,9 @@ def test_sac_acts_at_random_then_learns_before_storing(tmp_path: Path, monkeypat
     seen = Watched(tmp_path, "toy/reach", SAC_, monkeypatch)
     assert seen.explored == list(range(16, STEPS))
     assert [step for step, _, _ in seen.updates] == list(range(16, STEPS))
-    assert all(written == step + 1 + step // LENGTH for step, written, _ in seen.updates)  # without the transition under way
+    assert all(
+        written == step + 1 + step // LENGTH for step, written, _ in seen.updates
+    )  # without the transition under way
     assert seen.trainer.replay.records.of("reward", np.arange(3)) == pytest.approx([0, 0, 5])  # SAC's are not clipped
 
 
@@ -166,7 +188,12 @@ def test_sac_acts_at_random_then_learns_before_storing(tmp_path: Path, monkeypat
     ],
 )
 def test_no_reward_at_all_is_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], task: str, overrides: list[str], line: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    task: str,
+    overrides: list[str],
+    line: str,
 ) -> None:
     def said(folder: str) -> list[str]:
         Watched(tmp_path / folder, task, [*overrides, "evaluation.every=80"], monkeypatch)
@@ -177,9 +204,16 @@ def test_no_reward_at_all_is_said_once(
     assert said("unrewarded") == [line]
 
 
-@pytest.mark.parametrize(("task", "overrides"), [("toy/reach", [*SAC_, "sac.learning_rate=1e9"]), ("toy/catch", [*RAINBOW, "rainbow.learning_rate=1e9"])])
-def test_what_is_not_finite_stops_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, overrides: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("task", "overrides"),
+    [("toy/reach", [*SAC_, "sac.learning_rate=1e9"]), ("toy/catch", [*RAINBOW, "rainbow.learning_rate=1e9"])],
+)
+def test_what_is_not_finite_stops_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, overrides: list[str]
+) -> None:
     monkeypatch.setattr(train, "LOG_EVERY", 10)
-    with pytest.raises(UserError, match=r"training broke down: .* at \d+ env steps; a learning rate too high") as raised:
+    with pytest.raises(
+        UserError, match=r"training broke down: .* at \d+ env steps; a learning rate too high"
+    ) as raised:
         Watched(tmp_path, task, overrides, monkeypatch)
     assert "\n" not in str(raised.value)

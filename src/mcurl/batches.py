@@ -1,4 +1,5 @@
-"""Rows of the replay -> the pixels that one update reads: the RL batch, and the views that the objective wants, by its plan."""
+"""Rows of the replay -> the pixels that one update reads: the RL batch, and the views that the objective wants, by its
+plan."""
 
 from __future__ import annotations
 
@@ -9,10 +10,12 @@ from mcurl.agents.base import Views
 from mcurl.objectives.base import Objective
 from mcurl.replay.batch import Batch, Contrast, Transitions, Window
 from mcurl.replay.buffer import Replay
-from mcurl.seeding import Generators
+from mcurl.runtime.seeding import Generators
 
 
-def draw(replay: Replay, views: Views, objective: Objective | None, generators: Generators, *, importance: float = 1.0) -> Batch:
+def draw(
+    replay: Replay, views: Views, objective: Objective | None, generators: Generators, *, importance: float = 1.0
+) -> Batch:
     """Sample one update's data.
 
     Args:
@@ -44,14 +47,17 @@ def _rl_window(views: Views, replay: Replay, n: int, generators: Generators) -> 
     return views.rl.centre(n, size) if views.centred else views.rl.draw(n, size, generators["crops"])
 
 
-def _views_of(transitions: Transitions, rows: np.ndarray, replay: Replay, views: Views, generators: Generators) -> Contrast:
+def _views_of(
+    transitions: Transitions, rows: np.ndarray, replay: Replay, views: Views, generators: Generators
+) -> Contrast:
     """Two views of the RL batch: CURL's anchors and keys."""
     query = transitions.obs if views.rl_is_a_view else _augmented(replay, rows, views, generators)
     return Contrast(query, _augmented(replay, rows, views, generators), None)
 
 
 def _sequences(replay: Replay, views: Views, objective: Objective, generators: Generators) -> Contrast | None:
-    """Sequences with their mask: queries as the plan shows them, keys as they are. None while no sequence can be drawn."""
+    """Sequences with their mask: queries as the plan shows them, keys as they are. None while no sequence can be
+    drawn."""
     spec = objective.views
     drawn = replay.sequences(spec.batch, spec.length, generators["replay"], cross_episodes=spec.cross_episodes)
     if drawn is None:
@@ -65,7 +71,9 @@ def _sequences(replay: Replay, views: Views, objective: Objective, generators: G
     return Contrast(query, _augmented(replay, rows.ravel(), views, generators), plan.on(query.device))
 
 
-def _augmented(replay: Replay, rows: np.ndarray, views: Views, generators: Generators, *, zero_first: bool = False) -> Tensor:
+def _augmented(
+    replay: Replay, rows: np.ndarray, views: Views, generators: Generators, *, zero_first: bool = False
+) -> Tensor:
     """Stacks with an independent random window each, after a stack of zeros where ``zero_first``."""
     height, width = replay.frame_shape[1:]
     window = views.contrast.draw(len(rows), (height, width), generators["crops"]) if views.contrast else None

@@ -1,4 +1,5 @@
-"""The commands. A mistake of the user is one line on standard error and exit status 2; nothing is written before everything typed is known to be good.
+"""The commands. A mistake of the user is one line on standard error and exit status 2; nothing is written before
+everything typed is known to be good.
 
 Nothing heavy is imported before a command needs it: ``mcurl --help`` answers at once.
 """
@@ -14,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from mcurl import __version__
-from mcurl.errors import UserError, nearest
+from mcurl.errors import UserError, suggest
 
 if TYPE_CHECKING:
-    from mcurl.config import TrainSettings
-    from mcurl.display import Display
-    from mcurl.runs import Run
+    from mcurl.config.resolve import TrainSettings
+    from mcurl.run.display import Display
+    from mcurl.run.folder import Run
 
 DESCRIPTION = "M-CURL: masked contrastive representation learning for reinforcement learning from pixels."
 EXAMPLES = """\
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 2 after a mistake of the user, 128 + the signal's number where training was stopped.
     """
-    wait_calmly()
+    limit_openmp_spinning()
     status = 0
     try:
         status = _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -64,8 +65,9 @@ def _complain(message: str) -> int:
     return 2
 
 
-def wait_calmly() -> None:
-    """Let threads that wait for each other sleep soon. By default they spin for milliseconds, and an update beside other busy processes takes 20 times as long.
+def limit_openmp_spinning() -> None:
+    """Let threads that wait for each other sleep soon. By default they spin for milliseconds, and an update beside
+    other busy processes takes 20 times as long.
 
     OpenMP reads this once, when PyTorch is imported; what the user has set stays.
     """
@@ -92,19 +94,27 @@ def _run(arguments: list[str]) -> int:
         return 0
     first = arguments[0]
     if not first.startswith("-") and first not in commands:
-        raise UserError(f"unknown command {first!r}: {nearest(first, commands)}")
+        raise UserError(f"unknown command {first!r}: {suggest(first, commands)}")
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         known = commands[first].options() if first in commands else parser.options()
         raise UserError(
-            f"{first}: unexpected {unknown[0]}: {nearest(unknown[0], known)}" if unknown[0].startswith("-") else f"{first}: unexpected {unknown[0]!r}"
+            f"{first}: unexpected {unknown[0]}: {suggest(unknown[0], known)}"
+            if unknown[0].startswith("-")
+            else f"{first}: unexpected {unknown[0]!r}"
         )
     command: Callable[[argparse.Namespace], int] = given.run
     return command(given)
 
 
 def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
-    parser = _Parser("mcurl", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = _Parser(
+        "mcurl",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"mcurl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND")
     made: dict[str, _Parser] = {}
@@ -124,21 +134,50 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     train = command(_train, "train an agent", "Ctrl-C saves, and says how to go on; a second one quits at once.")
     _add_settings(train)
     train.add_argument(
-        "--seed", type=_seeds, default=[1], metavar="N", help="all random numbers come from it; default 1. Several, as 1,2,3, train side by side"
+        "--seed",
+        type=_seeds,
+        default=[1],
+        metavar="N",
+        help="all random numbers come from it; default 1. Several, as 1,2,3, train side by side",
     )
-    train.add_argument("--at-once", type=_count, metavar="N", help="of several seeds, how many at a time; default one for each core, and each has its share")
-    train.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs; default runs. One that exists is never touched")
+    train.add_argument(
+        "--at-once",
+        type=_count,
+        metavar="N",
+        help="of several seeds, how many at a time; default one for each core, and each has its share",
+    )
+    train.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="folder of all runs; default runs. One that exists is never touched",
+    )
 
-    resume = command(_resume, "go on with a run from its last checkpoint", "On a CPU it ends with the same bits as if it had never stopped.")
-    resume.add_argument("path", type=Path, metavar="RUN", help="a run's folder, such as runs/dmc-cartpole-swingup/mcurl-seed1")
-    resume.add_argument("--env-steps", metavar="N", help="a larger budget in simulator steps; schedules keep the horizon that the run began with")
+    resume = command(
+        _resume,
+        "go on with a run from its last checkpoint",
+        "On a CPU it ends with the same bits as if it had never stopped.",
+    )
+    resume.add_argument(
+        "path", type=Path, metavar="RUN", help="a run's folder, such as runs/dmc-cartpole-swingup/mcurl-seed1"
+    )
+    resume.add_argument(
+        "--env-steps",
+        metavar="N",
+        help="a larger budget in simulator steps; schedules keep the horizon that the run began with",
+    )
 
     evaluate = command(_evaluate, "play episodes with a run's newest policy", "Nothing in the run's folder is touched.")
     evaluate.add_argument("path", type=Path, metavar="RUN", help="a run's folder")
     evaluate.add_argument("--episodes", type=_count, default=100, metavar="N", help="default 100")
     evaluate.add_argument("--seed", type=_natural, metavar="N", help="of the episodes; default the run's own")
 
-    settings = command(_settings, "show every setting of a run with its value, as TOML", "Save it, change it, and give it back with --preset.")
+    settings = command(
+        _settings,
+        "show every setting of a run with its value, as TOML",
+        "Save it, change it, and give it back with --preset.",
+    )
     _add_settings(settings)
 
     report = command(
@@ -146,31 +185,91 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
         "gather the scores of runs and draw their curves",
         "Adds to results/<benchmark>/<method>/<task>.csv (dmc, atari100k, ...); a seed that is there already is replaced.",
     )
-    report.add_argument("places", nargs="*", type=Path, metavar="RUNS", help="run folders, or folders that hold some; none: draw what DIR has")
+    report.add_argument(
+        "places",
+        nargs="*",
+        type=Path,
+        metavar="RUNS",
+        help="run folders, or folders that hold some; none: draw what DIR has",
+    )
     report.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default results")
-    report.add_argument("--draw", type=Path, metavar="DIR", help="draw each task's curves, with what was published, as DIR/<benchmark>-<task>.png")
-    report.add_argument("--label", type=_label, metavar="NAME", help="file them under this name instead of their method's, such as mcurl-conv")
+    report.add_argument(
+        "--draw",
+        type=Path,
+        metavar="DIR",
+        help="draw each task's curves, with what was published, as DIR/<benchmark>-<task>.png",
+    )
+    report.add_argument(
+        "--label",
+        type=_label,
+        metavar="NAME",
+        help="file them under this name instead of their method's, such as mcurl-conv",
+    )
 
     table = command(
-        _table, "set scores of results/ beside published ones", "A Markdown table of the scores at the benchmark's budget: 100k env steps, 400k frames."
+        _table,
+        "set scores of results/ beside published ones",
+        "A Markdown table of the scores at the benchmark's budget: 100k env steps, 400k frames.",
     )
     table.add_argument("benchmark", metavar="BENCHMARK", help="dmc or atari100k")
     table.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default results")
 
-    bench = command(_bench, "time the parts of a run", "On a machine that does nothing else. The ratio to the textbook's update is taken in one run.")
-    bench.add_argument("what", nargs="*", metavar="PART", help="update, run, memory, replay, render, env, checkpoint, profile; default update")
-    bench.add_argument("--plain", action="store_true", help="beside each update the textbook's: float32, contiguous, everything encoded wherever it is named")
-    bench.add_argument("--suite", choices=("dmc", "atari"), action="append", metavar="NAME", help="dmc or atari; default both")
-    bench.add_argument("--method", choices=("mcurl", "curl", "none"), action="append", metavar="NAME", help="mcurl, curl or none; default mcurl and curl")
-    bench.add_argument("--set", dest="overrides", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings of what update and profile time")
-    bench.add_argument("--precision", choices=("auto", "fp32", "tf32", "bf16"), default="auto", metavar="NAME", help="auto, fp32, tf32 or bf16")
+    bench = command(
+        _bench,
+        "time the parts of a run",
+        "On a machine that does nothing else. The ratio to the textbook's update is taken in one run.",
+    )
+    bench.add_argument(
+        "what",
+        nargs="*",
+        metavar="PART",
+        help="update, run, memory, replay, render, env, checkpoint, profile; default update",
+    )
+    bench.add_argument(
+        "--plain",
+        action="store_true",
+        help="beside each update the textbook's: float32, contiguous, everything encoded wherever it is named",
+    )
+    bench.add_argument(
+        "--suite", choices=("dmc", "atari"), action="append", metavar="NAME", help="dmc or atari; default both"
+    )
+    bench.add_argument(
+        "--method",
+        choices=("mcurl", "curl", "none"),
+        action="append",
+        metavar="NAME",
+        help="mcurl, curl or none; default mcurl and curl",
+    )
+    bench.add_argument(
+        "--set",
+        dest="overrides",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of what update and profile time",
+    )
+    bench.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "tf32", "bf16"),
+        default="auto",
+        metavar="NAME",
+        help="auto, fp32, tf32 or bf16",
+    )
     bench.add_argument("--threads", type=_count, metavar="N", help="default all cores")
     bench.add_argument("--repeats", type=_count, default=20, metavar="N", help="default 20")
-    bench.add_argument("--draw", type=Path, default=Path("plots"), metavar="DIR", help="where profile draws; default plots")
+    bench.add_argument(
+        "--draw", type=Path, default=Path("plots"), metavar="DIR", help="where profile draws; default plots"
+    )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the numbers too")
 
     tasks = command(_tasks, "list tasks")
-    tasks.add_argument("suite", nargs="?", metavar="SUITE", help="a suite (dmc, atari, toy, gym) or a list of the paper's (dmc16, atari26, ...)")
+    tasks.add_argument(
+        "suite",
+        nargs="?",
+        metavar="SUITE",
+        help="a suite (dmc, atari, toy, gym) or a list of the paper's (dmc16, atari26, ...)",
+    )
     return parser, made
 
 
@@ -182,12 +281,24 @@ def _add_settings(parser: _Parser) -> None:
         help="suite/name, such as dmc/cartpole-swingup, atari/Pong, toy/reach, gym/CartPole-v1, gym/my_module:MyEnv-v0; see `mcurl tasks`",
     )
     parser.add_argument("--method", default="mcurl", metavar="NAME", help=METHODS_HELP)
-    parser.add_argument("--env-steps", metavar="N", help="budget in simulator steps, action repeat included: 100k, 1e5, 400_000")
-    parser.add_argument("--preset", metavar="FILE", help="a TOML file of settings, or the name of one that the suite has")
     parser.add_argument(
-        "--set", dest="overrides", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="single settings; see `mcurl settings TASK`"
+        "--env-steps", metavar="N", help="budget in simulator steps, action repeat included: 100k, 1e5, 400_000"
     )
-    parser.add_argument("--threads", type=_count, metavar="N", help="threads of the processor; default all cores (compute.threads)")
+    parser.add_argument(
+        "--preset", metavar="FILE", help="a TOML file of settings, or the name of one that the suite has"
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="single settings; see `mcurl settings TASK`",
+    )
+    parser.add_argument(
+        "--threads", type=_count, metavar="N", help="threads of the processor; default all cores (compute.threads)"
+    )
 
 
 def _natural(text: str) -> int:
@@ -216,13 +327,16 @@ def _count(text: str) -> int:
 
 
 def _resolve(given: argparse.Namespace, seed: int = 1) -> TrainSettings:
-    from mcurl import config
+    from mcurl.config import resolve as config
 
-    # A module that the user names may lie here. One that a run's files name is not looked for here: a stranger's folder must not run its code.
+    # A module that the user names may lie here. One that a run's files name is not looked for here: a stranger's folder
+    # must not run its code.
     if "" not in sys.path:
         sys.path.insert(0, "")
     overrides = given.overrides + ([f"compute.threads={given.threads}"] if given.threads else [])
-    return config.resolve(given.task, given.method, seed=seed, env_steps=given.env_steps, preset=given.preset, overrides=overrides)
+    return config.resolve(
+        given.task, given.method, seed=seed, env_steps=given.env_steps, preset=given.preset, overrides=overrides
+    )
 
 
 def _train(given: argparse.Namespace) -> int:
@@ -230,7 +344,7 @@ def _train(given: argparse.Namespace) -> int:
         return _train_side_by_side(given)
     settings = _resolve(given, given.seed[0])
     from mcurl import train
-    from mcurl.runs import Run
+    from mcurl.run.folder import Run
 
     with Run.create(given.out, settings.to_json()) as run:
         return _watched(run, settings.env_steps, lambda display: train.train(settings, run, display))
@@ -238,24 +352,29 @@ def _train(given: argparse.Namespace) -> int:
 
 def _train_side_by_side(given: argparse.Namespace) -> int:
     """Every seed's settings and folder are checked before any of them starts."""
-    from mcurl.provenance import available_cores
-    from mcurl.runs import Run, folder_of
-    from mcurl.side_by_side import SideBySide
+    from mcurl.run.folder import Run, folder_of
+    from mcurl.run.provenance import available_cores
+    from mcurl.runtime.parallel import ParallelRuns
 
     for seed in given.seed:
         Run.refuse_existing(folder_of(given.out, _resolve(given, seed).to_json()))
     at_once = min(given.at_once or available_cores(), len(given.seed))
     threads = given.threads or max(available_cores() // at_once, 1)
-    options = {"--method": given.method, "--env-steps": given.env_steps, "--preset": given.preset, "--out": str(given.out)}
+    options = {
+        "--method": given.method,
+        "--env-steps": given.env_steps,
+        "--preset": given.preset,
+        "--out": str(given.out),
+    }
     shared = [given.task, *(part for name, value in options.items() if value is not None for part in (name, value))]
     # What is set by name comes last.
     shared += ["--set", f"compute.threads={threads}", *given.overrides]
-    return SideBySide({f"seed {seed}": ["train", *shared, "--seed", str(seed)] for seed in given.seed}, at_once).run()
+    return ParallelRuns({f"seed {seed}": ["train", *shared, "--seed", str(seed)] for seed in given.seed}, at_once).run()
 
 
 def _resume(given: argparse.Namespace) -> int:
-    from mcurl.runs import Run
-    from mcurl.settings_help import read_value
+    from mcurl.config.fields import read_value
+    from mcurl.run.folder import Run
 
     budget = None if given.env_steps is None else read_value("--env-steps", int, given.env_steps)
     with Run.open(given.path, train=True) as run:
@@ -264,7 +383,9 @@ def _resume(given: argparse.Namespace) -> int:
             has = f"a budget of {run.env_steps:,}" if budget > newest.env_steps else f"{newest.env_steps:,}"
             raise UserError(f"{run.folder} has {has} env steps already: give a larger --env-steps than {budget:,}")
         if budget is None and newest.final and newest.env_steps >= run.env_steps:
-            raise UserError(f"{run.folder} is complete with {newest.env_steps:,} env steps: give a larger --env-steps to go on")
+            raise UserError(
+                f"{run.folder} is complete with {newest.env_steps:,} env steps: give a larger --env-steps to go on"
+            )
         from mcurl import train
 
         past = run.evaluations(until=newest.env_steps)
@@ -300,7 +421,7 @@ def _bench(given: argparse.Namespace) -> int:
     what = given.what or ["update"]
     for part in what:
         if part not in PARTS:
-            raise UserError(f"bench: there is no part {part!r}: {nearest(part, PARTS)}")
+            raise UserError(f"bench: there is no part {part!r}: {suggest(part, PARTS)}")
     run(
         what,
         suites=given.suite or ["dmc", "atari"],
@@ -316,18 +437,27 @@ def _bench(given: argparse.Namespace) -> int:
     return 0
 
 
-def _watched(run: Run, env_steps: int, work: Callable[[Display], None], past: dict[int, list[float]] | None = None) -> int:
+def _watched(
+    run: Run, env_steps: int, work: Callable[[Display], None], past: dict[int, list[float]] | None = None
+) -> int:
     """Train with the live display, and say how to go on where it was stopped."""
-    from mcurl.display import Display
-    from mcurl.interrupts import Interrupted, until_saved
+    from mcurl.run.display import Display
+    from mcurl.runtime.signals import Interrupted, until_saved
 
     about = run.settings
     try:
-        with until_saved(), Display(env_steps, f"{about['method']} · {about['task']} · seed {about['seed']}", str(run.folder)) as display:
+        with (
+            until_saved(),
+            Display(
+                env_steps, f"{about['method']} · {about['task']} · seed {about['seed']}", str(run.folder)
+            ) as display,
+        ):
             display.recall(past or {})
             work(display)
     except Interrupted as stopped:
-        print(f"stopped at {run.latest_checkpoint().env_steps:,} env steps, everything saved; go on with: mcurl resume {run.folder}")
+        print(
+            f"stopped at {run.latest_checkpoint().env_steps:,} env steps, everything saved; go on with: mcurl resume {run.folder}"
+        )
         return 128 + stopped.signal_number
     except KeyboardInterrupt:
         saved = run.checkpoints()
@@ -339,7 +469,10 @@ def _watched(run: Run, env_steps: int, work: Callable[[Display], None], past: di
         return 130
     except Exception:
         if saved := run.checkpoints():
-            print(f"mcurl: saved up to {saved[-1].env_steps:,} env steps; go on with: mcurl resume {run.folder}", file=sys.stderr)
+            print(
+                f"mcurl: saved up to {saved[-1].env_steps:,} env steps; go on with: mcurl resume {run.folder}",
+                file=sys.stderr,
+            )
         raise
     finally:
         run.discard_if_empty()
@@ -348,7 +481,7 @@ def _watched(run: Run, env_steps: int, work: Callable[[Display], None], past: di
 
 
 def _evaluate(given: argparse.Namespace) -> int:
-    from mcurl.runs import Run
+    from mcurl.run.folder import Run
 
     with Run.open(given.path) as run:
         newest, about = run.latest_checkpoint(), run.settings
@@ -356,22 +489,26 @@ def _evaluate(given: argparse.Namespace) -> int:
 
         returns = train.evaluate_run(run, given.episodes, given.seed)
     print(f"{about['method']} on {about['task']}, seed {about['seed']}, after {newest.env_steps:,} env steps")
-    print(f"{len(returns)} episodes: mean {returns.mean():.2f} ± {returns.std():.2f}, from {returns.min():.2f} to {returns.max():.2f}")
+    print(
+        f"{len(returns)} episodes: mean {returns.mean():.2f} ± {returns.std():.2f}, from {returns.min():.2f} to {returns.max():.2f}"
+    )
     return 0
 
 
 def _settings(given: argparse.Namespace) -> int:
     settings = _resolve(given)
-    from mcurl import config
-    from mcurl.settings_help import as_toml
+    from mcurl.config import resolve as config
+    from mcurl.config.fields import as_toml
 
     title = f"{settings.method} on {settings.task}. To change some: mcurl train {settings.task} --method {settings.method} --set KEY=VALUE"
-    print(as_toml(f"{title}\nor save this, edit it, and give it with --preset FILE.", config.describe(settings)), end="")
+    print(
+        as_toml(f"{title}\nor save this, edit it, and give it with --preset FILE.", config.describe(settings)), end=""
+    )
     return 0
 
 
 def _tasks(given: argparse.Namespace) -> int:
-    from mcurl import config
+    from mcurl.config import resolve as config
 
     print("\n".join(config.task_names(given.suite) if given.suite else config.task_overview()))
     return 0

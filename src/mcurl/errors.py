@@ -7,13 +7,14 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Bad input: the message is one line that says what is wrong and what was expected. The command line prints it and exits with status 2."""
+    """Bad input: the message is one line that says what is wrong and what was expected. The command line prints it and
+    exits with status 2."""
 
 
-def nearest(name: str, choices: Iterable[str], *, most: int = 12) -> str:
+def suggest(name: str, choices: Iterable[str], *, most: int = 12) -> str:
     """'did you mean X?' where a choice is close, else the choices themselves.
 
-    >>> nearest("mcrl", ["mcurl", "curl"])
+    >>> suggest("mcrl", ["mcurl", "curl"])
     'did you mean mcurl?'
     """
     choices = sorted(choices)

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from mcurl import seeding
+from mcurl.runtime import seeding
 
 Act = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """Observations ``[N, ...]`` -> actions ``[N, ...]``, by a policy that keeps no memory between calls."""
@@ -31,7 +31,8 @@ def evaluate(
 ) -> npt.NDArray[np.float64]:
     """Play episodes; each has a seed of its own, so its environment is the same however many are played side by side.
 
-    The policy always sees a full batch: the place of an environment that has finished holds its last observation. So all batches have one shape, and what a
+    The policy always sees a full batch: the place of an environment that has finished holds its last observation. So
+        all batches have one shape, and what a
     row gives does not depend on which others still play.
 
     Args:
@@ -42,7 +43,8 @@ def evaluate(
         env_steps: simulator steps trained so far: each evaluation of a run has other episodes.
         parallel: environments side by side, at least 1.
         epsilon: probability of a random action instead of the policy's, in [0, 1], drawn for each episode apart.
-        longest: agent steps after which an episode is cut off and counted as it is, where the environment itself has no end.
+        longest: agent steps after which an episode is cut off and counted as it is, where the environment itself has no
+            end.
         watch: called after every step. It may raise to stop.
 
     Returns:

@@ -12,27 +12,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcurl import seeding
 from mcurl.agents.base import Update
-from mcurl.assemble import build_agent, build_env, build_replay, newest_frame, restore_torch_state, torch_state
 from mcurl.batches import draw
-from mcurl.config import TrainSettings
-from mcurl.device import prepare
-from mcurl.display import Display
+from mcurl.build import build_agent, build_env, build_replay, newest_frame, restore_torch_state, torch_state
+from mcurl.config.resolve import TrainSettings
 from mcurl.envs import CannotSave
-from mcurl.envs.beside import Beside
+from mcurl.envs.threaded import ThreadedEnv
 from mcurl.errors import UserError
 from mcurl.evaluate import evaluate
-from mcurl.graphs import Captured
-from mcurl.interrupts import Interrupted, Stop, interrupts
 from mcurl.published import atari_random_and_human, human_normalised
 from mcurl.replay import prune
 from mcurl.replay.batch import Batch
-from mcurl.runs import KEPT, Run
+from mcurl.run.display import Display
+from mcurl.run.folder import KEPT, Run
+from mcurl.runtime import seeding
+from mcurl.runtime.cuda_graphs import CudaGraphStep
+from mcurl.runtime.device import prepare
+from mcurl.runtime.signals import Interrupted, Stop, stop_on_signal
 
 LOG_EVERY = 100
 """Updates between two lines of metrics."""
-RANDOM_START = "rainbow.random_start=true rainbow.learn_from=5000"
+RANDOM_START = "rainbow.random_start=true rainbow.learning_starts=5000"
 """Met a reward in RoadRunner with twelve seeds of twelve, where the noise alone often does not."""
 
 
@@ -60,12 +60,16 @@ def resume(run: Run, display: Display, env_steps: int | None = None) -> None:
             trainer.load_state_dict(checkpoint.load())
         except (RuntimeError, KeyError) as error:
             why = str(error).partition("\n")[0]
-            raise UserError(f"{checkpoint.folder} does not fit {run.folder / 'settings.json'}, which was changed since: {why}") from error
+            raise UserError(
+                f"{checkpoint.folder} does not fit {run.folder / 'settings.json'}, which was changed since: {why}"
+            ) from error
         run.rewind(checkpoint)
         run.note_resume(env_steps)
         display.message(f"resumed at {trainer.env_steps:,} env steps")
         if run.env_steps != settings.env_steps:
-            display.message(f"extended to {run.env_steps:,} env steps; schedules keep the horizon of {settings.env_steps:,} that the run began with")
+            display.message(
+                f"extended to {run.env_steps:,} env steps; schedules keep the horizon of {settings.env_steps:,} that the run began with"
+            )
         trainer.learn(run.env_steps)
 
 
@@ -77,7 +81,7 @@ def evaluate_run(run: Run, episodes: int, seed: int | None = None) -> np.ndarray
     with closing(build_env(settings, 0)) as env:
         agent = build_agent(settings, env, compute)
     agent.load_state_dict(checkpoint.load()["agent"])
-    return _play(settings, agent, episodes, settings.seed if seed is None else seed, checkpoint.env_steps)
+    return _evaluate_policy(settings, agent, episodes, settings.seed if seed is None else seed, checkpoint.env_steps)
 
 
 class Trainer:
@@ -88,12 +92,12 @@ class Trainer:
         self.compute = prepare(settings.compute)
         torch.manual_seed(seeding.integer(settings.seed, "torch"))
         self.generators = seeding.Generators(settings.seed)
-        self.beside = Beside(lambda: build_env(settings, seeding.integer(settings.seed, "env")))
+        self.beside = ThreadedEnv(lambda: build_env(settings, seeding.integer(settings.seed, "env")))
         self.env = self.beside.env
         self.action_repeat = int(self.env.get_wrapper_attr("action_repeat"))
         self.agent = build_agent(settings, self.env, self.compute)
         if self.compute.graphs:
-            self.agent.step = Captured(self.agent.step)  # type: ignore[method-assign]
+            self.agent.step = CudaGraphStep(self.agent.step)  # type: ignore[method-assign]
         self.replay = build_replay(settings, self.env, self.compute)
         self.metrics = Metrics()
         self.agent_steps = 0
@@ -121,8 +125,10 @@ class Trainer:
 
     def learn(self, env_steps: int) -> None:
         """Run until the clock shows ``env_steps``, evaluating and saving when due."""
-        with interrupts() as self._stop:
-            self.display.message(f"{self.settings.task}, {self.settings.method}, seed {self.settings.seed}: {self.compute.name}; {self.run.folder}")
+        with stop_on_signal() as self._stop:
+            self.display.message(
+                f"{self.settings.task}, {self.settings.method}, seed {self.settings.seed}: {self.compute.name}; {self.run.folder}"
+            )
             if self.observation is None:
                 self._begin_episode()
             self._started = time.perf_counter(), self.env_steps
@@ -140,7 +146,8 @@ class Trainer:
                 raise
 
     def _step(self) -> None:
-        """One agent step. SAC's update does not see the new transition, so the environment steps beside it; Rainbow's comes last."""
+        """One agent step. SAC's update does not see the new transition, so the environment steps beside it; Rainbow's
+        comes last."""
         action = self._act()
         asked = self.beside.ask(action)
         if self.agent.learns_before_step:
@@ -148,8 +155,19 @@ class Trainer:
                 asked.exception()  # waits
             self._learn()
         self.observation, reward, terminated, truncated, info = asked.result()
-        stored = float(np.clip(reward, -self.agent.clip_reward, self.agent.clip_reward)) if self.agent.clip_reward else float(reward)
-        self.replay.append(action, stored, newest_frame(self.observation, self.env), terminated, truncated, life_lost=info.get("life_lost", False))
+        stored = (
+            float(np.clip(reward, -self.agent.clip_reward, self.agent.clip_reward))
+            if self.agent.clip_reward
+            else float(reward)
+        )
+        self.replay.append(
+            action,
+            stored,
+            newest_frame(self.observation, self.env),
+            terminated,
+            truncated,
+            life_lost=info.get("life_lost", False),
+        )
         self.agent_steps += 1
         self.episode_return += float(reward)
         self.episode_length += 1
@@ -160,7 +178,7 @@ class Trainer:
         self.display.update(self.env_steps, updates=self.agent.updates)
 
     def _act(self) -> Any:
-        if self.agent.explores_at_random and self.agent_steps < self.agent.learn_from:
+        if self.agent.explores_at_random and self.agent_steps < self.agent.learning_starts:
             return self._random_action()
         assert self.observation is not None
         action = self.agent.act(self.observation[None], explore=True)[0]
@@ -175,16 +193,18 @@ class Trainer:
 
     def _learn(self) -> None:
         """The updates of one agent step, once there is enough to learn from."""
-        if self.agent_steps < self.agent.learn_from or self.replay.drawable == 0:
+        if self.agent_steps < self.agent.learning_starts or self.replay.drawable == 0:
             return
         for _ in range(self.agent.updates_per_step):
             self._reprioritise()
-            batch = draw(self.replay, self.agent.views, self.agent.objective, self.generators, importance=self._importance())
+            batch = draw(
+                self.replay, self.agent.views, self.agent.objective, self.generators, importance=self._importance()
+            )
             self._note(batch, self.agent.update(batch, self._learned_env_steps()))
 
     def _note(self, batch: Batch, update: Update) -> None:
-        if update.td_error is not None:
-            self._pending = batch.transitions.rows, update.td_error
+        if update.priorities is not None:
+            self._pending = batch.transitions.rows, update.priorities
         self.metrics.add(update.metrics)
         if self.agent.updates % LOG_EVERY == 0:
             means = self.metrics.take()
@@ -196,10 +216,12 @@ class Trainer:
         """What is not finite never becomes finite again: better to stop than to train on."""
         for name, value in means.items():
             if not np.isfinite(value):
-                raise self._broken_down(f"{name} is {value}")
+                raise self._diverged(f"{name} is {value}")
 
-    def _broken_down(self, what: str) -> UserError:
-        return UserError(f"training broke down: {what} at {self.env_steps:,} env steps; a learning rate too high, or a reward that is no number?")
+    def _diverged(self, what: str) -> UserError:
+        return UserError(
+            f"training broke down: {what} at {self.env_steps:,} env steps; a learning rate too high, or a reward that is no number?"
+        )
 
     def _reprioritise(self) -> None:
         """Give the last batch its new priorities. Kept back until acting waits for the device anyway."""
@@ -207,7 +229,7 @@ class Trainer:
             try:
                 self.replay.reprioritise(*self._pending)
             except ValueError as error:
-                raise self._broken_down(str(error)) from error
+                raise self._diverged(str(error)) from error
             self._pending = None
 
     def _learned_env_steps(self) -> int:
@@ -216,9 +238,9 @@ class Trainer:
 
     def _importance(self) -> float:
         """β of the importance weights: to 1 over the horizon that the run began with."""
-        horizon = self.settings.env_steps / self.action_repeat - self.agent.learn_from
-        passed = min(max((self.agent_steps - self.agent.learn_from) / max(horizon, 1), 0.0), 1.0)
-        return self.agent.importance_start + (1 - self.agent.importance_start) * passed
+        horizon = self.settings.env_steps / self.action_repeat - self.agent.learning_starts
+        passed = min(max((self.agent_steps - self.agent.learning_starts) / max(horizon, 1), 0.0), 1.0)
+        return self.agent.priority_beta_start + (1 - self.agent.priority_beta_start) * passed
 
     # Episodes
 
@@ -239,7 +261,8 @@ class Trainer:
         return every > 0 and self.env_steps // every > (self.env_steps - self.action_repeat) // every
 
     def _evaluate_if_due(self, budget: int) -> None:
-        """At the beginning and at every multiple of ``evaluation.every``, unless it was done before a stop or the final one takes its place."""
+        """At the beginning and at every multiple of ``evaluation.every``, unless it was done before a stop or the final
+        one takes its place."""
         if self.env_steps >= budget and self.settings.evaluation.final_episodes:
             return
         if self._evaluated != self.env_steps and (self.agent_steps == 0 or self._due(self.settings.evaluation.every)):
@@ -250,13 +273,19 @@ class Trainer:
         """Once, at an evaluation: without any reward there is nothing to learn."""
         if self.agent_steps and not self._warned and not self.replay.rewarded:
             self._warned = True
-            way = "" if self.agent.explores_at_random else f"; a new run begins with uniform actions under --set {RANDOM_START}"
+            way = (
+                ""
+                if self.agent.explores_at_random
+                else f"; a new run begins with uniform actions under --set {RANDOM_START}"
+            )
             self.display.message(f"no reward in the replay after {self.env_steps:,} env steps{way}")
 
     def _evaluate(self, episodes: int | None = None) -> np.ndarray:
         """Raises Interrupted, with nothing logged, where the user asks to stop meanwhile."""
         episodes = episodes or self.settings.evaluation.episodes
-        returns = _play(self.settings, self.agent, episodes, self.settings.seed, self.env_steps, self._stop.check)
+        returns = _evaluate_policy(
+            self.settings, self.agent, episodes, self.settings.seed, self.env_steps, self._stop.check
+        )
         self._evaluated = self.env_steps
         self.run.log_evaluation(self.env_steps, returns)
         self.display.evaluation(self.env_steps, returns)
@@ -284,7 +313,11 @@ class Trainer:
         steps = self.env_steps - from_steps
         if steps:
             seconds = now - since
-            speed = {"seconds": seconds, "env_steps_per_second": steps / seconds, "hours_per_100k_env_steps": seconds / steps * 100_000 / 3600}
+            speed = {
+                "seconds": seconds,
+                "env_steps_per_second": steps / seconds,
+                "hours_per_100k_env_steps": seconds / steps * 100_000 / 3600,
+            }
             self.run.log_speed(self.env_steps, speed)
         self._started = now, self.env_steps
 
@@ -333,7 +366,9 @@ class Trainer:
             self.beside.load_state_dict(state["env"])
             self.observation = state["observation"]
             return
-        self.display.message("not exact: this environment cannot save its state; the episode that was open ends as truncated")
+        self.display.message(
+            "not exact: this environment cannot save its state; the episode that was open ends as truncated"
+        )
         self.replay.close_as_truncated()
         self._begin_episode()
 
@@ -377,7 +412,14 @@ def score_line(task: str, returns: np.ndarray) -> str:
     return f"{line}, human-normalised {human_normalised(game, float(returns.mean())):.3f}"
 
 
-def _play(settings: TrainSettings, agent: Any, episodes: int, seed: int, env_steps: int, watch: Callable[[], None] | None = None) -> np.ndarray:
+def _evaluate_policy(
+    settings: TrainSettings,
+    agent: Any,
+    episodes: int,
+    seed: int,
+    env_steps: int,
+    watch: Callable[[], None] | None = None,
+) -> np.ndarray:
     """The policy as it is evaluated, with seeds of its own and no trace in the training's generators."""
     return evaluate(
         lambda observations: agent.act(observations, explore=False),

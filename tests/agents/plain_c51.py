@@ -1,4 +1,5 @@
-"""Rainbow's loss written as plainly as possible, in float64: convolutions, matrices of noise, loops over samples, actions and atoms."""
+"""Rainbow's loss written as plainly as possible, in float64: convolutions, matrices of noise, loops over samples,
+actions and atoms."""
 
 from __future__ import annotations
 
@@ -55,7 +56,9 @@ def distributions(p: Parameters, pixels: Tensor, noise: Tensor, actions: int, at
     rows = [[float(advantage[action * atoms + atom]) for atom in range(atoms)] for action in range(actions)]
     out = []
     for action in range(actions):
-        logits = [float(value[atom]) + rows[action][atom] - sum(row[atom] for row in rows) / actions for atom in range(atoms)]
+        logits = [
+            float(value[atom]) + rows[action][atom] - sum(row[atom] for row in rows) / actions for atom in range(atoms)
+        ]
         scale = sum(math.exp(logit) for logit in logits)
         out.append([math.exp(logit) / scale for logit in logits])
     return out
@@ -78,6 +81,8 @@ def rl_loss(
     obs, action, reward, next_obs, discount = sample
     choices = [mean(d, support) for d in distributions(online, next_obs, noise, actions, len(support))]
     chosen = choices.index(max(choices))
-    goal = plain_projection(distributions(target, next_obs, target_noise, actions, len(support))[chosen], reward, discount, support)
+    goal = plain_projection(
+        distributions(target, next_obs, target_noise, actions, len(support))[chosen], reward, discount, support
+    )
     taken = distributions(online, obs, noise, actions, len(support))[action]
     return -sum(m * math.log(p) for m, p in zip(goal, taken, strict=True))

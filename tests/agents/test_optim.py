@@ -19,12 +19,16 @@ needs_native = pytest.mark.skipif(not native_adam.available(), reason="no C comp
 
 def parameters() -> list[nn.Parameter]:
     """One number, fewer than a vector's, more than a piece, and a convolution whose channels are last."""
-    made = [torch.randn(shape) for shape in [(), (7,), (3, 8191), (16, 8192)]] + [torch.randn(8, 4, 5, 5).to(memory_format=torch.channels_last)]
+    made = [torch.randn(shape) for shape in [(), (7,), (3, 8191), (16, 8192)]] + [
+        torch.randn(8, 4, 5, 5).to(memory_format=torch.channels_last)
+    ]
     return [nn.Parameter(tensor) for tensor in made]
 
 
 def two_groups(params: list[nn.Parameter]) -> torch.optim.Adam:
-    optimizer = adam([{"params": params[:2], "name": "a"}, {"params": params[2:], "name": "b"}], 1e-2, CPU, beta1=0.5, eps=1e-3)
+    optimizer = adam(
+        [{"params": params[:2], "name": "a"}, {"params": params[2:], "name": "b"}], 1e-2, CPU, beta1=0.5, eps=1e-3
+    )
     set_learning_rates(optimizer, 1e-2, {"b": 0.1})
     return optimizer
 
@@ -84,7 +88,8 @@ def test_the_compiled_step_does_not_depend_on_the_threads() -> None:
 @needs_native
 @pytest.mark.parametrize("threads", [1, 2])
 def test_moments_of_what_has_no_gradient_any_more_become_zero(threads: int) -> None:
-    """As denormal numbers they would never reach it, and make every step slower. Elsewhere denormal numbers stay what they are."""
+    """As denormal numbers they would never reach it, and make every step slower. Elsewhere denormal numbers stay what
+    they are."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     weight = nn.Parameter(torch.zeros(40_000))
@@ -150,7 +155,9 @@ def test_a_state_from_a_processor_leaves_a_gpus_optimizer_capturable() -> None:
     weight.grad = torch.ones(3)
     saved.step()
     set_learning_rates(saved, 1e-3, {"all": 0.5})
-    on_gpu = torch.optim.Adam([{"params": [weight], "name": "all", "lr": torch.tensor(1e-3)}], fused=True, capturable=True)
+    on_gpu = torch.optim.Adam(
+        [{"params": [weight], "name": "all", "lr": torch.tensor(1e-3)}], fused=True, capturable=True
+    )
     rate = on_gpu.param_groups[0]["lr"]
     load_optimizer(on_gpu, saved.state_dict())
     assert on_gpu.param_groups[0]["capturable"]

@@ -1,4 +1,5 @@
-"""Rainbow: its loss against a slow twin, what its gradient reaches, its noise, its clocks, its state, and that it learns."""
+"""Rainbow: its loss against a slow twin, what its gradient reaches, its noise, its clocks, its state, and that it
+learns."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from mcurl.agents.rainbow import FeatureChoice, Rainbow, RainbowSettings, contra
 from mcurl.networks.noisy import DuelingHead, HeadWeights
 from mcurl.objectives.base import Objective
 from mcurl.objectives.contrast import Curl, CurlSettings
-from mcurl.objectives.masked import MaskedContrast, MaskedSettings
+from mcurl.objectives.masked import MCurl, MCurlSettings
 from mcurl.replay.batch import Batch, Contrast, Transitions
 
 SHAPE, ACTIONS = (2, 28, 28), 3
@@ -42,11 +43,11 @@ def transitions(n: int = 8) -> Transitions:
     )
 
 
-def masked(features: FeatureChoice = "head", **settings: Any) -> MaskedContrast:
-    return MaskedContrast(MaskedSettings(length=4, batch=3, **settings), contrast_width(SHAPE, features))
+def masked(features: FeatureChoice = "head", **settings: Any) -> MCurl:
+    return MCurl(MCurlSettings(length=4, batch=3, **settings), contrast_width(SHAPE, features))
 
 
-def masked_views(objective: MaskedContrast) -> Contrast:
+def masked_views(objective: MCurl) -> Contrast:
     plan = objective.plan(np.zeros((3, 4), bool), np.random.default_rng(0))
     shown = pixels(1 + len(plan.encoded))
     shown[0] = 0
@@ -95,7 +96,9 @@ def test_total_is_the_weighted_mean_plus_lambda_times_the_contrastive_loss() -> 
 
 def test_curls_released_weighting_of_the_contrastive_loss() -> None:
     objective = masked(dropout=0.0)
-    agent = build(objective, replace(SMALL, importance_weighted_contrast=True, contrast_in_priorities=True), contrast_weight=0.3)
+    agent = build(
+        objective, replace(SMALL, importance_weighted_contrast=True, contrast_in_priorities=True), contrast_weight=0.3
+    )
     batch = Batch(transitions(), masked_views(objective))
     noise = agent.online.head.draw_noise()
     loss, priority, metrics = agent._losses(batch, noise, noise)
@@ -175,7 +178,10 @@ def test_evaluation_is_greedy_on_the_mean_network_and_leaves_the_noise_alone() -
     assert first.dtype == np.int64
     assert first.shape == (16,)
     assert np.array_equal(first, agent.act(stacks.numpy(), explore=False))
-    q = (torch.softmax(agent.online(agent.online.encoder.patches(stacks), agent.online.head.weights(None)), -1) * agent.support).sum(-1)
+    q = (
+        torch.softmax(agent.online(agent.online.encoder.patches(stacks), agent.online.head.weights(None)), -1)
+        * agent.support
+    ).sum(-1)
     assert np.array_equal(first, q.argmax(1).numpy())
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(noise, agent.noise)
@@ -183,8 +189,8 @@ def test_evaluation_is_greedy_on_the_mean_network_and_leaves_the_noise_alone() -
 
 def test_is_an_agent() -> None:
     agent: Agent = build()  # what mypy holds it to
-    assert (agent.learns_before_step, agent.explores_at_random, agent.learn_from) == (False, False, 1600)
-    assert (agent.clip_reward, agent.importance_start, agent.evaluation_epsilon) == (1.0, 0.4, 0.001)
+    assert (agent.learns_before_step, agent.explores_at_random, agent.learning_starts) == (False, False, 1600)
+    assert (agent.clip_reward, agent.priority_beta_start, agent.evaluation_epsilon) == (1.0, 0.4, 0.001)
 
 
 def test_the_policys_state_is_all_that_acting_needs() -> None:
@@ -198,7 +204,7 @@ def test_the_policys_state_is_all_that_acting_needs() -> None:
 
 
 def test_target_is_copied_on_agent_steps() -> None:
-    agent = build(settings=replace(SMALL, learn_from=6, target_every=4, updates_per_step=2))
+    agent = build(settings=replace(SMALL, learning_starts=6, target_every=4, updates_per_step=2))
     batch = Batch(transitions())
     copies = []
     for update in range(1, 17):
@@ -230,7 +236,7 @@ def test_the_schedule_is_the_transformers_alone() -> None:
 
 
 def test_the_gradient_is_clipped_over_all_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = build(settings=replace(SMALL, gradient_norm=1e-3))
+    agent = build(settings=replace(SMALL, max_grad_norm=1e-3))
     seen: list[Tensor] = []
 
     def record() -> None:
@@ -276,7 +282,14 @@ def test_bfloat16_is_close_to_float32() -> None:
         state = frozen(agent)
         loss, _, metrics = agent._losses(batch, agent.noise, agent.noise)
         loss.backward()
-        results.append((state, loss.item(), metrics["contrast/loss"].item(), torch.cat([p.grad.flatten() for p in trained(agent) if p.grad is not None])))
+        results.append(
+            (
+                state,
+                loss.item(),
+                metrics["contrast/loss"].item(),
+                torch.cat([p.grad.flatten() for p in trained(agent) if p.grad is not None]),
+            )
+        )
     (_, loss, contrast, gradient), (_, rounded, rounded_contrast, rounded_gradient) = results
     assert rounded == pytest.approx(loss, rel=2e-2)
     assert rounded_contrast == pytest.approx(contrast, rel=2e-2)
@@ -286,7 +299,7 @@ def test_bfloat16_is_close_to_float32() -> None:
 def test_a_loaded_state_gives_the_same_next_updates() -> None:
     def fresh() -> tuple[Rainbow, Callable[[], Contrast]]:
         objective = masked()
-        agent = build(objective, replace(SMALL, learn_from=0, target_every=3))
+        agent = build(objective, replace(SMALL, learning_starts=0, target_every=3))
         return agent, lambda: masked_views(objective)
 
     def go_on(agent: Rainbow, views: Callable[[], Contrast]) -> list[Tensor]:
@@ -294,8 +307,8 @@ def test_a_loaded_state_gives_the_same_next_updates() -> None:
         for step in range(3):
             agent.act(pixels(1).numpy(), explore=True)
             update = agent.update(Batch(transitions(), views()), 10 + step)
-        assert update.td_error is not None
-        return [update.td_error, *trained(agent), *agent.target.parameters(), agent.noise]
+        assert update.priorities is not None
+        return [update.priorities, *trained(agent), *agent.target.parameters(), agent.noise]
 
     first, views = fresh()
     go_on(first, views)
@@ -308,9 +321,10 @@ def test_a_loaded_state_gives_the_same_next_updates() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_learns_which_action_an_image_rewards(dtype: torch.dtype) -> None:
-    """A one-step problem: the brighter half of the image says which of two actions is worth 1; the other is worth -1."""
+    """A one-step problem: the brighter half of the image says which of two actions is worth 1; the other is worth
+    -1."""
     torch.manual_seed(0)
-    settings = replace(RainbowSettings(), learning_rate=1e-3, hidden=64, learn_from=0, target_every=20)
+    settings = replace(RainbowSettings(), learning_rate=1e-3, hidden=64, learning_starts=0, target_every=20)
     agent = Rainbow(settings, (1, 28, 28), 2, device=CPU, dtype=dtype)
 
     def images(n: int) -> tuple[Tensor, Tensor]:
@@ -324,7 +338,9 @@ def test_learns_which_action_an_image_rewards(dtype: torch.dtype) -> None:
         obs, brighter = images(32)
         action = torch.from_numpy(agent.act(obs.numpy(), explore=True))
         reward = (action == brighter).float() * 2 - 1
-        agent.update(Batch(Transitions(obs, action, reward, obs, torch.zeros(32), torch.arange(32), torch.ones(32))), step)
+        agent.update(
+            Batch(Transitions(obs, action, reward, obs, torch.zeros(32), torch.arange(32), torch.ones(32))), step
+        )
     test_images, answers = images(200)
     assert np.mean(agent.act(test_images.numpy(), explore=False) == answers.numpy()) > 0.95
     logits = agent.online(agent.online.encoder.patches(test_images), agent.online.head.weights(None))

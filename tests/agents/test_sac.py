@@ -1,4 +1,5 @@
-"""SAC with a contrastive objective: the order of Algorithm 1, who is trained by what, and a state that goes on exactly."""
+"""SAC with a contrastive objective: the order of Algorithm 1, who is trained by what, and a state that goes on
+exactly."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from mcurl.errors import UserError
 from mcurl.networks.heads import squashed_sample
 from mcurl.objectives.base import Objective
 from mcurl.objectives.contrast import Curl, CurlSettings
-from mcurl.objectives.masked import MaskedContrast, MaskedSettings
+from mcurl.objectives.masked import MCurl, MCurlSettings
 from mcurl.replay.batch import Batch, Contrast, Transitions
 
 CPU = torch.device("cpu")
@@ -29,14 +30,25 @@ def transitions(seed: int = 0, n: int = 8) -> Transitions:
     pixels = [torch.randint(0, 256, (n, 9, CROP, CROP), dtype=torch.uint8, generator=g) for _ in range(2)]
     discount = torch.full((n,), 0.99)
     discount[0] = 0
-    return Transitions(pixels[0], torch.rand(n, ACTIONS, generator=g) * 2 - 1, torch.rand(n, generator=g), pixels[1], discount, torch.arange(n), torch.ones(n))
+    return Transitions(
+        pixels[0],
+        torch.rand(n, ACTIONS, generator=g) * 2 - 1,
+        torch.rand(n, generator=g),
+        pixels[1],
+        discount,
+        torch.arange(n),
+        torch.ones(n),
+    )
 
 
-def views(objective: MaskedContrast, seed: int = 0) -> Contrast:
+def views(objective: MCurl, seed: int = 0) -> Contrast:
     g = torch.Generator().manual_seed(seed + 1)
     s = objective.settings
     plan = objective.plan(np.zeros((s.batch, s.length), bool), np.random.default_rng(seed))
-    key, query = (torch.randint(0, 256, (n, 9, CROP, CROP), dtype=torch.uint8, generator=g) for n in (s.batch * s.length, 1 + len(plan.encoded)))
+    key, query = (
+        torch.randint(0, 256, (n, 9, CROP, CROP), dtype=torch.uint8, generator=g)
+        for n in (s.batch * s.length, 1 + len(plan.encoded))
+    )
     query[0] = 0
     return Contrast(query, key, plan.on(CPU))
 
@@ -46,7 +58,7 @@ def agent(method: str = "mcurl", *, seed: int = 0, dtype: torch.dtype = torch.fl
     objective: Objective | None = None
     settings = SacSettings(**(SMALL | changes))
     if method == "mcurl":
-        objective = MaskedContrast(MaskedSettings(length=4, batch=3), settings.features)
+        objective = MCurl(MCurlSettings(length=4, batch=3), settings.features)
     elif method == "curl":
         objective = Curl(CurlSettings(), settings.features)
     return SAC(settings, SHAPE, ACTIONS, objective, device=CPU, dtype=dtype)
@@ -92,7 +104,12 @@ def test_log_probability_is_that_of_a_squashed_gaussian() -> None:
 
 def test_actor_loss_trains_neither_convolutions_nor_critic() -> None:
     sac = agent("none")
-    encoder, critic, actor, own = snapshot(sac.encoder), snapshot(sac.critic), snapshot(sac.actor), snapshot(sac.actor_features)
+    encoder, critic, actor, own = (
+        snapshot(sac.encoder),
+        snapshot(sac.critic),
+        snapshot(sac.actor),
+        snapshot(sac.actor_features),
+    )
     alpha = sac.log_alpha.item()
     sac._update_actor(transitions())
     assert not moved(encoder, sac.encoder)
@@ -104,19 +121,28 @@ def test_actor_loss_trains_neither_convolutions_nor_critic() -> None:
 
 def test_contrastive_loss_trains_encoder_and_transformer_but_no_policy() -> None:
     sac = agent()
-    assert isinstance(sac.objective, MaskedContrast)
-    parts = {"encoder": sac.encoder, "objective": sac.objective, "critic": sac.critic, "actor": sac.actor, "target": sac.target_encoder}
+    assert isinstance(sac.objective, MCurl)
+    parts = {
+        "encoder": sac.encoder,
+        "objective": sac.objective,
+        "critic": sac.critic,
+        "actor": sac.actor,
+        "target": sac.target_encoder,
+    }
     before = {name: snapshot(part) for name, part in parts.items()}
     sac._update_contrast(views(sac.objective))
     assert moved(before["encoder"], sac.encoder) == set(before["encoder"])
-    assert moved(before["objective"], sac.objective) >= {"transformer.blocks.0.qkv.weight", "transformer.blocks.1.ffn2.weight"}
+    assert moved(before["objective"], sac.objective) >= {
+        "transformer.blocks.0.qkv.weight",
+        "transformer.blocks.1.ffn2.weight",
+    }
     assert not any(moved(before[name], parts[name]) for name in ("critic", "actor", "target"))
 
 
 def test_order_and_clocks_are_algorithm_1() -> None:
     """Critic, then (every second update) actor and targets, then the contrastive loss."""
     sac = agent()
-    assert isinstance(sac.objective, MaskedContrast)
+    assert isinstance(sac.objective, MCurl)
     calls: list[str] = []
     for name in ("_update_critic", "_update_actor", "_update_targets", "_update_contrast"):
         original = getattr(sac, name)
@@ -134,16 +160,23 @@ def test_targets_follow_with_their_own_momentum() -> None:
     sac._update_critic(Batch(transitions()))
     old_q, old_e = snapshot(sac.target_critic), snapshot(sac.target_encoder)
     sac._update_targets()
-    for old, online, target, tau in ((old_q, sac.critic, sac.target_critic, 0.01), (old_e, sac.encoder, sac.target_encoder, 0.05)):
+    for old, online, target, tau in (
+        (old_q, sac.critic, sac.target_critic, 0.01),
+        (old_e, sac.encoder, sac.target_encoder, 0.05),
+    ):
         for name, p in target.named_parameters():
-            torch.testing.assert_close(p, (1 - tau) * old[name] + tau * dict(online.named_parameters())[name], rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(
+                p, (1 - tau) * old[name] + tau * dict(online.named_parameters())[name], rtol=1e-5, atol=1e-7
+            )
 
 
 def test_learning_rates_of_the_contrastive_optimizer() -> None:
     sac = agent()
-    assert isinstance(sac.objective, MaskedContrast)
+    assert isinstance(sac.objective, MCurl)
     sac.update(Batch(transitions(), views(sac.objective)), 96_000)
-    assert {g["name"]: g["lr"] for g in sac.optimizers["contrast"].param_groups} == pytest.approx({"encoder": 1e-3, "objective": 0.5e-3})
+    assert {g["name"]: g["lr"] for g in sac.optimizers["contrast"].param_groups} == pytest.approx(
+        {"encoder": 1e-3, "objective": 0.5e-3}
+    )
     assert sac.optimizers["critic"].param_groups[0]["lr"] == 1e-3
 
 
@@ -165,7 +198,7 @@ def test_without_a_sequence_the_rest_still_learns() -> None:
 @pytest.mark.parametrize("joint", [False, True])
 def test_state_goes_on_exactly(joint: bool) -> None:
     sac = agent(joint_optimizer=joint)
-    assert isinstance(sac.objective, MaskedContrast)
+    assert isinstance(sac.objective, MCurl)
     batches = [Batch(transitions(i), views(sac.objective, i)) for i in range(4)]
     for i in range(2):
         sac.update(batches[i], 4 * i + 4)
@@ -236,9 +269,16 @@ def test_states_need_no_encoder() -> None:
 
 def test_a_setting_without_effect_is_refused() -> None:
     def made(joint: bool, **keywords: float) -> SAC:
-        return SAC(SacSettings(crop=20, features=10, joint_optimizer=joint), SHAPE, ACTIONS, Curl(CurlSettings(), 10), device=CPU, **keywords)
+        return SAC(
+            SacSettings(crop=20, features=10, joint_optimizer=joint),
+            SHAPE,
+            ACTIONS,
+            Curl(CurlSettings(), 10),
+            device=CPU,
+            **keywords,
+        )
 
-    for joint, keyword in ((False, "contrast_weight"), (True, "encoder_gradient_norm")):
+    for joint, keyword in ((False, "contrast_weight"), (True, "contrast_max_grad_norm")):
         with pytest.raises(UserError, match="joint_optimizer"):
             made(joint, **{keyword: 0.5})
         made(not joint, **{keyword: 0.5})

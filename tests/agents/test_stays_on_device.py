@@ -1,4 +1,5 @@
-"""A step never waits for the device: it reads no value of a tensor on the host and makes no shape depend on one. So it can be recorded as a CUDA graph."""
+"""A step never waits for the device: it reads no value of a tensor on the host and makes no shape depend on one. So it
+can be recorded as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -13,16 +14,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mcurl import native
 from mcurl.batches import draw
 from mcurl.bench.update import build
-from mcurl.device import Compute
-from mcurl.objectives.masked import MaskedContrast
+from mcurl.objectives.masked import MCurl
 from mcurl.replay.batch import Batch
-from mcurl.seeding import Generators
+from mcurl.runtime.device import Compute
+from mcurl.runtime.seeding import Generators
 
 WAITS = {
     *("_local_scalar_dense", "is_nonzero", "equal", "lift_fresh"),
     *("nonzero", "nonzero_numpy", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount"),
 }
-"""Operations that bring a value to the host, size their result by one, or upload one. A boolean index is a nonzero in disguise."""
+"""Operations that bring a value to the host, size their result by one, or upload one. A boolean index is a nonzero in
+disguise."""
 
 
 class Watch(TorchDispatchMode):
@@ -44,7 +46,9 @@ class Watch(TorchDispatchMode):
 def shapes(batch: Batch) -> list[torch.Size]:
     tensors = [getattr(batch.transitions, name) for name in batch.transitions.__dataclass_fields__]
     assert batch.contrast is None or batch.contrast.query is not None
-    return [t.shape for t in tensors] + ([] if batch.contrast is None else [batch.contrast.query.shape, batch.contrast.key.shape])
+    return [t.shape for t in tensors] + (
+        [] if batch.contrast is None else [batch.contrast.query.shape, batch.contrast.key.shape]
+    )
 
 
 @pytest.mark.parametrize("method", ["mcurl", "curl", "none"])
@@ -53,7 +57,7 @@ def test_a_step_waits_for_nothing_and_shapes_stay(suite: str, method: str, monke
     monkeypatch.setattr(native, "unused", native.ALL)  # as on a GPU
     agent, replay, _ = build(suite, method, Compute(torch.device("cpu"), torch.float32, graphs=False))
     agent.views = dataclasses.replace(agent.views, batch=8)
-    if isinstance(agent.objective, MaskedContrast):
+    if isinstance(agent.objective, MCurl):
         agent.objective.compact = False  # as on a GPU
         agent.objective.views = dataclasses.replace(agent.objective.views, batch=2)
     step, watch = agent.step, Watch()

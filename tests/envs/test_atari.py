@@ -46,7 +46,9 @@ def random_actions(env: atari.AtariEnv, steps: int, seed: int = 0) -> np.ndarray
 # Names
 
 
-@pytest.mark.parametrize("name", ["RoadRunner", "road_runner", "road-runner", "roadrunner", "Road Runner", "ROAD_RUNNER"])
+@pytest.mark.parametrize(
+    "name", ["RoadRunner", "road_runner", "road-runner", "roadrunner", "Road Runner", "ROAD_RUNNER"]
+)
 def test_a_game_is_found_in_any_spelling(name: str) -> None:
     assert atari.resolve(name) == "RoadRunner"
 
@@ -59,7 +61,11 @@ def test_names_of_the_benchmark_are_games() -> None:
 def test_tasks_are_the_games_that_ale_plays_alone() -> None:
     import ale_py
 
-    playable = [rom for rom in ale_py.roms.get_all_rom_ids() if ale_py.ALEInterface.isSupportedROM(ale_py.roms.get_rom_path(rom))]
+    playable = [
+        rom
+        for rom in ale_py.roms.get_all_rom_ids()
+        if ale_py.ALEInterface.isSupportedROM(ale_py.roms.get_rom_path(rom))
+    ]
     assert {task.lower() for task in atari.tasks()} == {rom.replace("_", "") for rom in playable}
     assert len(atari.tasks()) == len(playable) > 100
 
@@ -71,7 +77,16 @@ def test_an_unknown_game_is_one_line_with_a_suggestion() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("frame_skip", 0), ("frame_stack", 0), ("image_size", 0), ("max_noops", -1), ("max_frames", -1), ("sticky", 1.0), ("resize", "area"), ("life_loss", "x")],
+    [
+        ("frame_skip", 0),
+        ("frame_stack", 0),
+        ("image_size", 0),
+        ("max_noops", -1),
+        ("max_frames", -1),
+        ("sticky", 1.0),
+        ("resize", "area"),
+        ("life_loss", "x"),
+    ],
 )
 def test_wrong_settings_are_refused_in_one_line(name: str, value: Any) -> None:
     with pytest.raises(UserError, match=name) as caught:
@@ -166,7 +181,10 @@ def test_no_ops_are_drawn_from_0_to_the_most_of_them() -> None:
 
 
 def test_a_game_is_truncated_at_its_most_frames_with_a_frame_of_its_own() -> None:
-    env, single = atari.make(replace(FROM_THE_START, max_frames=10), 0), atari.make(replace(FROM_THE_START, frame_skip=1), 0)
+    env, single = (
+        atari.make(replace(FROM_THE_START, max_frames=10), 0),
+        atari.make(replace(FROM_THE_START, frame_skip=1), 0),
+    )
     single.reset()
     frames = [single.step(1)[0][-1] for _ in range(10)]
     for _ in range(2):
@@ -247,7 +265,9 @@ def play_from(settings: atari.AtariSettings, state: dict[str, Any], actions: Any
     return play(env, actions)
 
 
-def play_from_in_a_fresh_process(settings: atari.AtariSettings, state: dict[str, Any], actions: Any) -> list[tuple[Any, ...]]:
+def play_from_in_a_fresh_process(
+    settings: atari.AtariSettings, state: dict[str, Any], actions: Any
+) -> list[tuple[Any, ...]]:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(play_from, (settings, state, actions))
 
@@ -325,7 +345,9 @@ def test_saving_changes_nothing_and_gives_plain_leaves() -> None:
     before = [digest(leaf) for leaf in leaves(state) if isinstance(leaf, np.ndarray)]
     actions = random_actions(watched, 50)
     assert play(watched, actions) == play(other, actions)
-    assert [digest(leaf) for leaf in leaves(state) if isinstance(leaf, np.ndarray)] == before  # the state shares no memory with the game
+    assert [
+        digest(leaf) for leaf in leaves(state) if isinstance(leaf, np.ndarray)
+    ] == before  # the state shares no memory with the game
 
 
 def test_a_state_that_does_not_fit_is_refused() -> None:

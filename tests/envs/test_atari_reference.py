@@ -1,4 +1,5 @@
-"""Frame for frame against two independent ways to the same preprocessing, both on ale-py's own Gymnasium environment."""
+"""Frame for frame against two independent ways to the same preprocessing, both on ale-py's own Gymnasium
+environment."""
 
 from __future__ import annotations
 
@@ -20,8 +21,14 @@ MOST_FRAMES = 1500
 
 
 def raw_game(game: str, ours: atari.AtariEnv) -> gymnasium.Env[Any, Any]:
-    """The game with single gray frames and no sticky actions, its ROM loaded under the seed that our environment drew for ALE."""
-    options = {"frameskip": 1, "repeat_action_probability": 0.0, "obs_type": "grayscale", "max_num_frames_per_episode": MOST_FRAMES}
+    """The game with single gray frames and no sticky actions, its ROM loaded under the seed that our environment drew
+    for ALE."""
+    options = {
+        "frameskip": 1,
+        "repeat_action_probability": 0.0,
+        "obs_type": "grayscale",
+        "max_num_frames_per_episode": MOST_FRAMES,
+    }
     env = gymnasium.make(f"ALE/{game}-v5", disable_env_checker=True, **options)
     env.unwrapped.ale.setInt("random_seed", ours._ale.getInt("random_seed"))
     env.unwrapped.load_game()
@@ -30,7 +37,8 @@ def raw_game(game: str, ours: atari.AtariEnv) -> gymnasium.Env[Any, Any]:
 
 @pytest.mark.parametrize("game", GAMES)
 def test_max_then_area_is_gymnasiums_atari_preprocessing(game: str) -> None:
-    """Stacks, rewards, flags and lives agree; a game's last frame doesn't, since Gymnasium stops before it takes the last screens."""
+    """Stacks, rewards, flags and lives agree; a game's last frame doesn't, since Gymnasium stops before it takes the
+    last screens."""
     ours = atari.make(atari.AtariSettings(task=game, resize="max-then-area", max_noops=0, max_frames=MOST_FRAMES), 3)
     theirs = gymnasium.wrappers.AtariPreprocessing(raw_game(game, ours), noop_max=0, frame_skip=4)
     stacked = gymnasium.wrappers.FrameStackObservation(theirs, 4, padding_type="zero")

@@ -65,7 +65,10 @@ def test_pictures_are_dm_control_s_own() -> None:
 
 
 def test_shadows_are_a_choice() -> None:
-    seen = {shadows: make_env(DmcSettings("finger-spin", image_size=48, shadows=shadows), seed=5).reset()[0] for shadows in ("full", "1024", "512", "off")}  # type: ignore[arg-type]
+    seen = {
+        shadows: make_env(DmcSettings("finger-spin", image_size=48, shadows=shadows), seed=5).reset()[0]
+        for shadows in ("full", "1024", "512", "off")
+    }  # type: ignore[arg-type]
     changed = {shadows: float((np.abs(seen["full"].astype(int) - seen[shadows]) > 8).mean()) for shadows in seen}
     assert changed["1024"] < 0.02
     assert changed["512"] < 0.03
@@ -73,7 +76,10 @@ def test_shadows_are_a_choice() -> None:
 
 
 def test_rewards_are_summed_over_the_repeat() -> None:
-    once, often = make_env(state("finger-turn_easy", action_repeat=1), 2), make_env(state("finger-turn_easy", action_repeat=8), 2)
+    once, often = (
+        make_env(state("finger-turn_easy", action_repeat=1), 2),
+        make_env(state("finger-turn_easy", action_repeat=8), 2),
+    )
     once.reset()
     often.reset()
     for _ in range(20):
@@ -103,7 +109,9 @@ def test_tasks_without_a_limit_have_one() -> None:
 
 
 @pytest.mark.parametrize(("discount", "terminated"), [(0.0, True), (1.0, False)])
-def test_termination_is_told_from_truncation(monkeypatch: pytest.MonkeyPatch, discount: float, terminated: bool) -> None:
+def test_termination_is_told_from_truncation(
+    monkeypatch: pytest.MonkeyPatch, discount: float, terminated: bool
+) -> None:
     env = make_env(state(action_repeat=4), seed=0)
     env.reset()
     steps = iter([dm_env.StepType.MID, dm_env.StepType.LAST])
@@ -125,7 +133,12 @@ def test_actions_reach_the_task_s_bounds() -> None:
     env.reset()
     spec = env._env.action_spec()
     assert not np.array_equal(-spec.minimum, spec.maximum)
-    for action, expected in ((-1, spec.minimum), (1, spec.maximum), (0, (spec.minimum + spec.maximum) / 2), (5, spec.maximum)):
+    for action, expected in (
+        (-1, spec.minimum),
+        (1, spec.maximum),
+        (0, (spec.minimum + spec.maximum) / 2),
+        (5, spec.maximum),
+    ):
         env.step(np.full(12, action, np.float32))
         assert np.allclose(env._physics.data.ctrl, expected)
 
@@ -187,18 +200,22 @@ def test_attributes_of_tasks_become_leaves() -> None:
 
 
 def test_closing_twice_and_at_exit_is_quiet() -> None:
-    code = "from mcurl.envs import make_env; from mcurl.envs.dmc import DmcSettings; envs = [make_env(DmcSettings(image_size=16), 0) for _ in range(2)]; " + (
-        "[env.reset() for env in envs]; envs[0].close(); envs[0].close()"
+    code = (
+        "from mcurl.envs import make_env; from mcurl.envs.dmc import DmcSettings; envs = [make_env(DmcSettings(image_size=16), 0) for _ in range(2)]; "
+        + ("[env.reset() for env in envs]; envs[0].close(); envs[0].close()")
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""
 
 
 def test_states_need_no_opengl() -> None:
-    code = "from mcurl.envs import opengl, make_env; from mcurl.envs.dmc import DmcSettings; opengl._find = lambda: None; " + (
-        "make_env(DmcSettings(observation='state'), 0).reset(); make_env(DmcSettings(), 0)"
+    code = (
+        "from mcurl.envs import opengl, make_env; from mcurl.envs.dmc import DmcSettings; opengl._find = lambda: None; "
+        + ("make_env(DmcSettings(observation='state'), 0).reset(); make_env(DmcSettings(), 0)")
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=_without_opengl())
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=_without_opengl()
+    )
     assert done.stderr.splitlines()[-1].startswith("mcurl.errors.UserError: MUJOCO_GL=off turns pictures off")
 
 
@@ -206,7 +223,9 @@ def test_an_opengl_that_does_not_load_is_one_line() -> None:
     code = "from mcurl.envs import make_env; from mcurl.envs.dmc import DmcSettings; make_env(DmcSettings(), 0)"
     broken = _without_opengl() | {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "31"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=broken)
-    assert done.stderr.splitlines()[-1].startswith("mcurl.errors.UserError: dm_control does not load with MUJOCO_GL=egl")
+    assert done.stderr.splitlines()[-1].startswith(
+        "mcurl.errors.UserError: dm_control does not load with MUJOCO_GL=egl"
+    )
 
 
 def _without_opengl() -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""A saved environment, restored in another process into an environment of another seed, goes on exactly as the first one does."""
+"""A saved environment, restored in another process into an environment of another seed, goes on exactly as the first
+one does."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def digest(observation: np.ndarray) -> str:
 
 
 def play(env: Any, steps: int, *, fresh: bool) -> Log:
-    """What an environment shows and says while it is played with actions that are always the same; ``fresh``: begin with a reset."""
+    """What an environment shows and says while it is played with actions that are always the same; ``fresh``: begin
+    with a reset."""
     env.action_space.seed(7)
     log: Log = []
     over = fresh
@@ -69,9 +71,12 @@ def elsewhere(folder: Path, cases: list[tuple[Any, ...]]) -> list[Log]:
 
 
 def check(folder: Path, plans: list[tuple[Any, int, int, bool]]) -> None:
-    """Each plan: settings, steps before the state is saved, steps after, whether it is restored into an environment that was used."""
+    """Each plan: settings, steps before the state is saved, steps after, whether it is restored into an environment
+    that was used."""
     saved = [save_and_go_on(settings, before, after) for settings, before, after, _ in plans]
-    logs = elsewhere(folder, [(plan[0], state, plan[2], plan[3]) for plan, (state, _) in zip(plans, saved, strict=True)])
+    logs = elsewhere(
+        folder, [(plan[0], state, plan[2], plan[3]) for plan, (state, _) in zip(plans, saved, strict=True)]
+    )
     different = [plan for plan, (_, expected), log in zip(plans, saved, logs, strict=True) if log != expected]
     assert not different
 
@@ -95,13 +100,22 @@ def states(task: str) -> DmcSettings:
 
 
 def test_restored_exactly(tmp_path: Path) -> None:
-    plans = [(states(task), 70, 120, False) for task in ("cartpole-swingup", "reacher-easy", "walker-walk", "finger-turn_hard")]
-    plans += [(small(task, action_repeat=8), 120, 20, True) for task in ("cartpole-swingup", "finger-turn_hard", "reacher-easy")]
+    plans = [
+        (states(task), 70, 120, False)
+        for task in ("cartpole-swingup", "reacher-easy", "walker-walk", "finger-turn_hard")
+    ]
+    plans += [
+        (small(task, action_repeat=8), 120, 20, True)
+        for task in ("cartpole-swingup", "finger-turn_hard", "reacher-easy")
+    ]
     plans += [(small("reacher-easy"), before, 5, True) for before in (-1, 0)]
     plans += [(small("cartpole-swingup", action_repeat=100), 10, 5, False)]  # at an episode's end
     plans += [(states("lqr-lqr_2_1"), 20, 20, False), (states("point_mass-hard"), 10, 20, True)]
     plans += [
-        (ToySettings(task, observation), before, 60, True) for task in ("reach", "catch") for observation in ("pixels", "state") for before in (-1, 0, 30)
+        (ToySettings(task, observation), before, 60, True)
+        for task in ("reach", "catch")
+        for observation in ("pixels", "state")
+        for before in (-1, 0, 30)
     ]
     check(tmp_path, plans)
 
@@ -115,7 +129,9 @@ def test_all_tasks_restored_exactly(tmp_path: Path, group: int) -> None:
     check(tmp_path, plans[group::6])
 
 
-@pytest.mark.parametrize("settings", [small("reacher-easy"), states("manipulator-bring_ball"), ToySettings("reach"), ToySettings("catch")])
+@pytest.mark.parametrize(
+    "settings", [small("reacher-easy"), states("manipulator-bring_ball"), ToySettings("reach"), ToySettings("catch")]
+)
 def test_state_has_only_leaves(settings: Any) -> None:
     env = make_env(settings, seed=0)
     assert has_only_leaves(env.state_dict())
@@ -127,4 +143,6 @@ def test_state_has_only_leaves(settings: Any) -> None:
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     cases = pickle.loads((folder / "cases").read_bytes())
-    (folder / "logs").write_bytes(pickle.dumps([restore_and_go_on(settings, state, after, used=used) for settings, state, after, used in cases]))
+    (folder / "logs").write_bytes(
+        pickle.dumps([restore_and_go_on(settings, state, after, used=used) for settings, state, after, used in cases])
+    )

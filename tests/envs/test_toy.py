@@ -71,7 +71,12 @@ def test_ends() -> None:
 
 def test_attributes() -> None:
     reach = make_env(ToySettings("reach"), seed=0)
-    assert (reach.frame_shape, reach.frame_stack, reach.action_repeat, reach.stack_start) == ((3, 28, 28), 3, 1, "repeat")
+    assert (reach.frame_shape, reach.frame_stack, reach.action_repeat, reach.stack_start) == (
+        (3, 28, 28),
+        3,
+        1,
+        "repeat",
+    )
     assert reach.observation_space == gymnasium.spaces.Box(0, 255, (9, 28, 28), np.uint8)
     assert reach.action_space == gymnasium.spaces.Box(-1, 1, (2,), np.float32)
     catch = make_env(ToySettings("catch", "state"), seed=0)

@@ -1,4 +1,5 @@
-"""Nothing is read past the end of what was given, nor written past that of the room: the next page is forbidden. In processes of their own: that kills."""
+"""Nothing is read past the end of what was given, nor written past that of the room: the next page is forbidden. In
+processes of their own: that kills."""
 
 from __future__ import annotations
 
@@ -7,13 +8,15 @@ import sys
 
 import pytest
 
-from mcurl.native import encoder, frames
+from mcurl.native import frames
+from mcurl.native.amx import encoder
 
 AT_THE_END = """
 import ctypes, mmap
 import numpy as np
 import torch
-from mcurl.native import encoder, frames
+from mcurl.native import frames
+from mcurl.native.amx import encoder
 
 PAGE = mmap.PAGESIZE
 libc = ctypes.CDLL(None, use_errno=True)
@@ -72,7 +75,7 @@ print("inside")
 """
 
 LAYERS = """
-from mcurl.native import dueling, head, transformer
+from mcurl.native.amx import dueling, head, transformer
 
 def numbers(*shape):
     '''Float32 that are small, right before the page.'''
@@ -112,8 +115,12 @@ print("inside")
     [
         pytest.param(CUT, id="cut", marks=pytest.mark.skipif(not frames.available(), reason="no compiler")),
         pytest.param(GATHER, id="gather", marks=pytest.mark.skipif(not frames.available(), reason="no compiler")),
-        pytest.param(ENCODE, id="encode", marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX")),
-        pytest.param(LAYERS, id="layers", marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX")),
+        pytest.param(
+            ENCODE, id="encode", marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX")
+        ),
+        pytest.param(
+            LAYERS, id="layers", marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX")
+        ),
     ],
 )
 def test_reads_nothing_behind_the_end(work: str) -> None:

@@ -1,4 +1,5 @@
-"""Both convolutions on the matrix units against float64, step by step with the roundings that they promise, and against the plain layers."""
+"""Both convolutions on the matrix units against float64, step by step with the roundings that they promise, and against
+the plain layers."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mcurl.native import encoder as on_tiles
+from mcurl.native.amx import encoder as on_tiles
 from mcurl.networks.atari import DataEfficientEncoder
 
 pytestmark = pytest.mark.skipif(not on_tiles.available(), reason="no processor with AMX, or no compiler")
@@ -103,7 +104,9 @@ def test_weights_may_lie_in_any_order() -> None:
     patches, parameters = case((4, 84, 84), 3)
     plain = tuple(parameter.contiguous() for parameter in parameters)
     assert plain[2].stride() != parameters[2].stride()
-    assert torch.equal(on_tiles.forward(patches, parameters, keep=False)[0], on_tiles.forward(patches, plain, keep=False)[0])  # type: ignore[arg-type]
+    assert torch.equal(
+        on_tiles.forward(patches, parameters, keep=False)[0], on_tiles.forward(patches, plain, keep=False)[0]
+    )  # type: ignore[arg-type]
 
 
 def test_what_it_does_not_take_is_refused() -> None:

@@ -1,4 +1,5 @@
-"""Transformer, contrastive head and dueling head on the matrix units against the same layers in float64, forward and every gradient."""
+"""Transformer, contrastive head and dueling head on the matrix units against the same layers in float64, forward and
+every gradient."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mcurl import native
-from mcurl.native import dueling, head, transformer
+from mcurl.native.amx import dueling, head, transformer
 from mcurl.networks.atari import ContrastHead
 from mcurl.networks.noisy import DuelingHead
 from mcurl.networks.transformer import Transformer
@@ -86,7 +87,9 @@ def padding(batch: int, length: int) -> Tensor:
     ("batch", "length", "width", "hidden"),
     [(16, 16, 128, 256), (1, 1, 32, 32), (5, 10, 96, 64), (3, 33, 32, 160), (2, 32, 64, 64), (7, 5, 64, 32)],
 )
-def test_the_transformer_in_float64(batch: int, length: int, width: int, hidden: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_transformer_in_float64(
+    batch: int, length: int, width: int, hidden: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(batch)
     module = randomised(Transformer(width, 2, hidden, bias=bias, dropout=0.2))
     work = through_transformer(padding(batch, length))
@@ -137,9 +140,12 @@ def test_the_contrastive_head_in_float64(rows: int, features: int, monkeypatch: 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("noisy", [True, False])
 @pytest.mark.parametrize(
-    ("rows", "actions", "features", "hidden", "atoms"), [(32, 18, 576, 256, 51), (1, 2, 32, 64, 5), (37, 6, 64, 128, 51), (64, 3, 576, 64, 64)]
+    ("rows", "actions", "features", "hidden", "atoms"),
+    [(32, 18, 576, 256, 51), (1, 2, 32, 64, 5), (37, 6, 64, 128, 51), (64, 3, 576, 64, 64)],
 )
-def test_the_dueling_head_in_float64(rows: int, actions: int, features: int, hidden: int, atoms: int, noisy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dueling_head_in_float64(
+    rows: int, actions: int, features: int, hidden: int, atoms: int, noisy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(rows)
     module = DuelingHead(features, actions, atoms, hidden)
     randomised(module)

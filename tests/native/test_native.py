@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mcurl import native
-from mcurl.native import adam, dueling, encoder, frames, head, transformer
+from mcurl.native import adam, frames
+from mcurl.native.amx import dueling, encoder, head, transformer
 
 SOURCES = sorted(Path(native.__file__).parent.glob("*.c"))
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -30,7 +31,10 @@ def test_what_compiles_is_used() -> None:
     assert frames.available()
     assert adam.available()
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    on_tiles = all(flag in flags for flag in ("amx_tile", "amx_int8", "amx_bf16", "avx512_bf16", "avx512bw", "avx512dq", "avx512vl"))
+    on_tiles = all(
+        flag in flags
+        for flag in ("amx_tile", "amx_int8", "amx_bf16", "avx512_bf16", "avx512bw", "avx512dq", "avx512vl")
+    )
     for module in (encoder, transformer, head, dueling):
         assert module.available() == on_tiles
 

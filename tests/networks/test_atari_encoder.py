@@ -125,7 +125,12 @@ def test_bfloat16_is_close_and_gives_float32() -> None:
 
 def test_parameters_are_those_of_the_convolutions() -> None:
     shapes = {name: tuple(value.shape) for name, value in DataEfficientEncoder((4, 84, 84)).state_dict().items()}
-    assert shapes == {"conv1.weight": (32, 4, 5, 5), "conv1.bias": (32,), "conv2.weight": (64, 32, 5, 5), "conv2.bias": (64,)}
+    assert shapes == {
+        "conv1.weight": (32, 4, 5, 5),
+        "conv1.bias": (32,),
+        "conv2.weight": (64, 32, 5, 5),
+        "conv2.bias": (64,),
+    }
 
 
 def test_observations_too_small_are_refused() -> None:

@@ -38,7 +38,11 @@ def test_equals_the_textbook(channels_last: bool, chunk: int) -> None:
     with torch.no_grad():
         torch.testing.assert_close(encoder(pixels), slow, rtol=1e-4, atol=1e-5)
     parameters = list(encoder.parameters())
-    for f, s in zip(torch.autograd.grad((fast * weight).sum(), parameters), torch.autograd.grad((slow * weight).sum(), parameters), strict=True):
+    for f, s in zip(
+        torch.autograd.grad((fast * weight).sum(), parameters),
+        torch.autograd.grad((slow * weight).sum(), parameters),
+        strict=True,
+    ):
         torch.testing.assert_close(f, s, rtol=1e-3, atol=1e-4)
 
 

@@ -38,7 +38,10 @@ def test_equals_the_materialised_matrix(noisy: bool) -> None:
     upstream = torch.randn(3, 5, dtype=torch.float64)
     fast, plain = F.linear(x, *layer.weights(noise)), materialised(layer, x, noise)
     torch.testing.assert_close(fast, plain)
-    for a, b in zip(*(torch.autograd.grad(y, list(layer.parameters()), upstream, allow_unused=True) for y in (fast, plain)), strict=True):
+    for a, b in zip(
+        *(torch.autograd.grad(y, list(layer.parameters()), upstream, allow_unused=True) for y in (fast, plain)),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b)
 
 

@@ -1,4 +1,5 @@
-"""The Transformer's matrix products in bfloat16 against those in float32. Its formula is tested with the objective, against loops."""
+"""The Transformer's matrix products in bfloat16 against those in float32. Its formula is tested with the objective,
+against loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""M-CURL's loss written as plainly as possible: loops over sequences, positions and features, in float64. What the fast path must equal."""
+"""M-CURL's loss written as plainly as possible: loops over sequences, positions and features, in float64. What the fast
+path must equal."""
 
 from __future__ import annotations
 
@@ -21,9 +22,14 @@ def block(hs: list[Tensor], visible: list[bool], p: dict[str, Tensor], scale: fl
     bq, bk, bv = p["qkv.bias"][:d], p["qkv.bias"][d : 2 * d], p["qkv.bias"][2 * d :]
     out = []
     for h in hs:
-        scores = [torch.exp((Wq @ h + bq) @ (Wk @ other + bk) * scale) if seen else None for other, seen in zip(hs, visible, strict=True)]
+        scores = [
+            torch.exp((Wq @ h + bq) @ (Wk @ other + bk) * scale) if seen else None
+            for other, seen in zip(hs, visible, strict=True)
+        ]
         Z = sum(score for score in scores if score is not None)
-        attended = sum(score / Z * (Wv @ other + bv) for score, other in zip(scores, hs, strict=True) if score is not None)
+        attended = sum(
+            score / Z * (Wv @ other + bv) for score, other in zip(scores, hs, strict=True) if score is not None
+        )
         h1 = layer_norm(h + attended, p["norm1.weight"], p["norm1.bias"])
         ffn = p["ffn2.weight"] @ torch.clamp(p["ffn1.weight"] @ h1 + p["ffn1.bias"], min=0) + p["ffn2.bias"]
         out.append(layer_norm(h1 + ffn, p["norm2.weight"], p["norm2.bias"]))
@@ -32,7 +38,9 @@ def block(hs: list[Tensor], visible: list[bool], p: dict[str, Tensor], scale: fl
 
 def position(k: int, d: int) -> Tensor:
     """Equation 7, rounded to float32 as the constant in the code is."""
-    return torch.tensor([math.sin(k / 10_000 ** (j / d)) if j % 2 == 0 else math.cos(k / 10_000 ** ((j - 1) / d)) for j in range(d)]).double()
+    return torch.tensor(
+        [math.sin(k / 10_000 ** (j / d)) if j % 2 == 0 else math.cos(k / 10_000 ** ((j - 1) / d)) for j in range(d)]
+    ).double()
 
 
 def masked_loss(
@@ -47,8 +55,8 @@ def masked_loss(
 ) -> Tensor:
     """Equation 4, as a mean over the selected positions.
 
-    ``shown[b][t]``: features of what stands at position t of sequence b (the zero observation's where zeroed). ``keys[b][t]``: momentum features of the
-    position's own observation.
+    ``shown[b][t]``: features of what stands at position t of sequence b (the zero observation's where zeroed).
+    ``keys[b][t]``: momentum features of the position's own observation.
     """
     terms = []
     for b, hs in enumerate(shown):

@@ -31,9 +31,13 @@ def test_curl_uses_the_bilinear_similarity_and_trains_no_key() -> None:
     x, y = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
     loss = objective.loss(x, y, None, query, key)
     q, k = query(x), key(y)
-    terms = [-torch.log_softmax(torch.stack([0.5 * (q[i] @ objective.W @ k[j]) for j in range(5)]), 0)[i] for i in range(5)]
+    terms = [
+        -torch.log_softmax(torch.stack([0.5 * (q[i] @ objective.W @ k[j]) for j in range(5)]), 0)[i] for i in range(5)
+    ]
     assert loss.value.item() == pytest.approx(sum(terms).item() / 5)  # type: ignore[union-attr]
-    gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss.value, [objective.W, query.weight, key.weight], allow_unused=True)
+    gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+        loss.value, [objective.W, query.weight, key.weight], allow_unused=True
+    )
     assert gradients[0] is not None
     assert gradients[1] is not None
     assert gradients[2] is None

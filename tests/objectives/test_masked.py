@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mcurl.networks.ema import momentum_copy
 from mcurl.networks.transformer import sinusoids
 from mcurl.objectives.mask import ROWS_AT_ONCE, Mask, draw_mask
-from mcurl.objectives.masked import MaskedContrast, MaskedSettings
+from mcurl.objectives.masked import MCurl, MCurlSettings
 
 sys.path.insert(0, str(Path(__file__).parent))
 import plain
@@ -41,8 +41,8 @@ def build(padded: np.ndarray, *, compact: bool = True, seed: int = 0, **changes:
     """An objective, its plan, the pixels that the plan asks for, and two encoders."""
     torch.manual_seed(seed)
     B, T = padded.shape
-    settings = MaskedSettings(length=T, batch=B, **({"dropout": 0.0} | changes))  # type: ignore[arg-type]
-    objective = MaskedContrast(settings, D, compact=compact).double()
+    settings = MCurlSettings(length=T, batch=B, **({"dropout": 0.0} | changes))  # type: ignore[arg-type]
+    objective = MCurl(settings, D, compact=compact).double()
     plan = objective.plan(padded, np.random.default_rng(seed))
     own = torch.randint(0, 256, (B * T, *PIXELS), dtype=torch.uint8)
     spares = torch.randint(0, 256, (B * T, *PIXELS), dtype=torch.uint8)
@@ -62,7 +62,9 @@ PADDINGS = {
 @pytest.mark.parametrize("compact", [True, False], ids=["compact", "fixed"])
 @pytest.mark.parametrize("negatives", ["batch", "sequence"])
 def test_loss_and_gradients_equal_the_plain_twin(padded: np.ndarray, compact: bool, negatives: str) -> None:
-    objective, plan, own, stand_in, query, online, momentum = build(padded, compact=compact, negatives=negatives, temperature=0.7, seed=3)
+    objective, plan, own, stand_in, query, online, momentum = build(
+        padded, compact=compact, negatives=negatives, temperature=0.7, seed=3
+    )
     assert plan.selected.any()
     loss = objective.loss(query, own, plan.on(torch.device("cpu")), online, momentum).value
     parameters = [*online.parameters(), *objective.parameters()]
@@ -72,7 +74,9 @@ def test_loss_and_gradients_equal_the_plain_twin(padded: np.ndarray, compact: bo
     shown = [[online(zero if plan.zeroed[b, t] else stand_in[b * T + t][None])[0] for t in range(T)] for b in range(B)]
     keys = [[momentum(own[b * T + t][None])[0] for t in range(T)] for b in range(B)]
     blocks = [dict(b.named_parameters()) for b in objective.transformer.blocks]
-    plainly = plain.masked_loss(shown, keys, plan.selected.tolist(), padded.tolist(), blocks, 0.7, own_sequence=negatives == "sequence")
+    plainly = plain.masked_loss(
+        shown, keys, plan.selected.tolist(), padded.tolist(), blocks, 0.7, own_sequence=negatives == "sequence"
+    )
     slow = torch.autograd.grad(plainly, parameters)
     assert loss.item() == pytest.approx(plainly.item(), rel=1e-10)
     for f, s in zip(fast, slow, strict=True):
@@ -80,7 +84,9 @@ def test_loss_and_gradients_equal_the_plain_twin(padded: np.ndarray, compact: bo
 
 
 def test_sinusoids_are_equation_7() -> None:
-    torch.testing.assert_close(sinusoids(7, 6).double(), torch.stack([plain.position(k, 6) for k in range(7)]), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        sinusoids(7, 6).double(), torch.stack([plain.position(k, 6) for k in range(7)]), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_positions_work_at_any_length() -> None:
@@ -119,7 +125,9 @@ def test_unselected_positions_are_not_in_the_loss() -> None:
         terms.append(objective.loss(query, own, Mask(mask.source, selected, mask.padded), online, momentum).value)
     both = torch.zeros(B, T, dtype=torch.bool)
     both[0, 0] = both[2, 3] = True
-    assert objective.loss(query, own, Mask(mask.source, both, mask.padded), online, momentum).value.item() == pytest.approx((sum(terms) / 2).item(), rel=1e-12)
+    assert objective.loss(
+        query, own, Mask(mask.source, both, mask.padded), online, momentum
+    ).value.item() == pytest.approx((sum(terms) / 2).item(), rel=1e-12)
 
 
 def test_nothing_selected_gives_zero_and_no_gradient() -> None:
@@ -133,7 +141,8 @@ def test_nothing_selected_gives_zero_and_no_gradient() -> None:
 
 
 def test_positions_attend_only_within_their_sequence() -> None:
-    """Changing sequence 1 leaves what the Transformer rebuilds in sequence 0 as it was, and changes sequence 1 itself."""
+    """Changing sequence 1 leaves what the Transformer rebuilds in sequence 0 as it was, and changes sequence 1
+    itself."""
     objective, *_ = build(PADDINGS["whole"])
     h = torch.randn(B, T, D, dtype=torch.float64)
     padded = torch.zeros(B, T, dtype=torch.bool)

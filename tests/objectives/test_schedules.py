@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mcurl.objectives.masked import MaskedContrast, MaskedSettings
+from mcurl.objectives.masked import MCurl, MCurlSettings
 from mcurl.objectives.schedules import constant, constant_then_inverse_sqrt, inverse_sqrt_with_warmup, released_warmup
 
 WARMUP = 1000
@@ -33,8 +33,10 @@ def test_values(schedule: Callable[[float, float], float], expected: dict[int, f
         ("constant", {250: 1.0, 4000: 1.0}, {250: 3.0, 4000: 1.5}),
     ],
 )
-def test_an_objective_has_the_schedule_of_its_settings(name: str, transformer: dict[int, float], encoder: dict[int, float]) -> None:
-    objective = MaskedContrast(MaskedSettings(schedule=name, warmup=WARMUP, encoder_rate=3.0, length=4, batch=2), features=8)  # type: ignore[arg-type]
+def test_an_objective_has_the_schedule_of_its_settings(
+    name: str, transformer: dict[int, float], encoder: dict[int, float]
+) -> None:
+    objective = MCurl(MCurlSettings(schedule=name, warmup=WARMUP, encoder_rate=3.0, length=4, batch=2), features=8)  # type: ignore[arg-type]
     rates = {step: objective.learning_rate(step) for step in transformer}
     assert {step: rate["objective"] for step, rate in rates.items()} == pytest.approx(transformer)
     assert {step: rate["encoder"] for step, rate in rates.items()} == pytest.approx(encoder)

@@ -1,4 +1,5 @@
-"""The obvious replay: all rows ever stored in a list, every rule written out one row at a time. And histories to feed both with."""
+"""The obvious replay: all rows ever stored in a list, every rule written out one row at a time. And histories to feed
+both with."""
 
 from __future__ import annotations
 
@@ -32,7 +33,13 @@ class Row:
 
 class Twin:
     def __init__(self, capacity: int, frame_stack: int, stack_start: str, n_step: int, discount: float) -> None:
-        self.capacity, self.frame_stack, self.stack_start, self.n_step, self.discount = capacity, frame_stack, stack_start, n_step, discount
+        self.capacity, self.frame_stack, self.stack_start, self.n_step, self.discount = (
+            capacity,
+            frame_stack,
+            stack_start,
+            n_step,
+            discount,
+        )
         self.rows: list[Row] = []
         self.open = False
 
@@ -40,7 +47,9 @@ class Twin:
         self.rows.append(Row(frame, self.rows[-1].episode + 1 if self.rows else 0, 0))
         self.open = True
 
-    def append(self, action: np.ndarray, reward: float, frame: np.ndarray, terminated: bool, truncated: bool, life_lost: bool) -> None:
+    def append(
+        self, action: np.ndarray, reward: float, frame: np.ndarray, terminated: bool, truncated: bool, life_lost: bool
+    ) -> None:
         newest = self.rows[-1]
         newest.after = Step(action, reward, terminated, truncated, life_lost)
         self.rows.append(Row(frame, newest.episode, newest.step + 1))
@@ -137,7 +146,11 @@ def histories(draw: st.DrawFn) -> list[str]:
 
 def play(event: str, rng: np.random.Generator, *stores: Replay | Twin) -> None:
     """One event, told to all stores alike; where no episode is open, one begins first."""
-    frame, action, reward = rng.integers(1, 256, FRAME, dtype=np.uint8), rng.random(2, np.float32), float(np.float32(rng.normal()))
+    frame, action, reward = (
+        rng.integers(1, 256, FRAME, dtype=np.uint8),
+        rng.random(2, np.float32),
+        float(np.float32(rng.normal())),
+    )
     for store in stores:
         is_open = store.open if isinstance(store, Twin) else store.records.open
         if event == "close":
@@ -148,7 +161,9 @@ def play(event: str, rng: np.random.Generator, *stores: Replay | Twin) -> None:
         elif event == "begin" or not is_open:
             store.begin(frame)
         else:
-            store.append(action, reward, frame, event == "terminated", event.endswith("truncated"), event.startswith("life lost"))
+            store.append(
+                action, reward, frame, event == "terminated", event.endswith("truncated"), event.startswith("life lost")
+            )
 
 
 def fill(rows: int, episode: int, *stores: Replay | Twin, seed: int = 0) -> None:

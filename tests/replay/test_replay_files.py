@@ -42,13 +42,16 @@ def assert_same(a: Replay, b: Replay) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(setups(), st.lists(histories(), min_size=1, max_size=4), st.integers(0, 1000))
-def test_round_trips_and_goes_on(tmp_path_factory: pytest.TempPathFactory, setup: Setup, parts: list[list[str]], seed: int) -> None:
-    """After each part: saved, written beyond by a process that was killed, restored into a fresh replay, which goes on."""
+def test_round_trips_and_goes_on(
+    tmp_path_factory: pytest.TempPathFactory, setup: Setup, parts: list[list[str]], seed: int
+) -> None:
+    """After each part: saved, written beyond by a process that was killed, restored into a fresh replay, which goes
+    on."""
     folder = tmp_path_factory.mktemp("replay")
     rng = np.random.default_rng(seed)
 
     def fresh() -> Replay:
-        return setup.replay(priority_exponent=0.5)
+        return setup.replay(priority_alpha=0.5)
 
     saved, straight = fresh(), fresh()  # `straight` is never saved
     for events in parts:
@@ -76,25 +79,25 @@ def test_round_trips_and_goes_on(tmp_path_factory: pytest.TempPathFactory, setup
 
 def test_old_states_stay_readable_until_pruned(tmp_path: Path) -> None:
     setup = Setup(20, 3, "repeat", 3)
-    replay = setup.replay(priority_exponent=0.5)
+    replay = setup.replay(priority_alpha=0.5)
     states: list[dict[str, Any]] = []
     copies: list[Replay] = []
     for i in range(6):
         fill(13, 9, replay, seed=i)
         states.append(replay.write(tmp_path))
-        copies.append(setup.replay(priority_exponent=0.5))
+        copies.append(setup.replay(priority_alpha=0.5))
         copies[-1].read(tmp_path, states[-1])
         assert_same(copies[-1], replay)
     for state, copy in zip(states, copies, strict=True):
-        again = setup.replay(priority_exponent=0.5)
+        again = setup.replay(priority_alpha=0.5)
         again.read(tmp_path, state)
         assert_same(again, copy)
     prune(tmp_path, states[3]["oldest"])
     assert not (tmp_path / "frames-00000.bin").exists()
     for state in states[3:]:
-        setup.replay(priority_exponent=0.5).read(tmp_path, state)
+        setup.replay(priority_alpha=0.5).read(tmp_path, state)
     with pytest.raises(UserError, match="is missing"):
-        setup.replay(priority_exponent=0.5).read(tmp_path, states[0])
+        setup.replay(priority_alpha=0.5).read(tmp_path, states[0])
 
 
 def test_files_only_grow(tmp_path: Path) -> None:
@@ -110,7 +113,7 @@ def test_files_only_grow(tmp_path: Path) -> None:
 
 def test_more_rows_than_the_ring_between_two_writes(tmp_path: Path) -> None:
     setup = Setup(20, 3, "repeat", 3)
-    replay, restored = setup.replay(priority_exponent=0.5), setup.replay(priority_exponent=0.5)
+    replay, restored = setup.replay(priority_alpha=0.5), setup.replay(priority_alpha=0.5)
     fill(5, 9, replay)
     replay.write(tmp_path)
     fill(100, 9, replay)
@@ -143,7 +146,7 @@ def test_states_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="laid out"):
         Setup(21, 1, "repeat", 3).replay().read(tmp_path, state)
     with pytest.raises(UserError, match="prioritised"):
-        setup.replay(priority_exponent=0.5).read(tmp_path, state)
+        setup.replay(priority_alpha=0.5).read(tmp_path, state)
     (tmp_path / "rows-00001.bin").write_bytes(b"")
     with pytest.raises(UserError, match="shorter"):
         setup.replay().read(tmp_path, state)

@@ -12,7 +12,15 @@ from replay_twin import FRAME, Setup, histories, play, setups
 from mcurl.errors import UserError
 from mcurl.replay import Crop, Replay, Shift, Window
 
-WINDOWS = [Crop(5), Crop(3), Crop(1), Shift(crop=3, pad=2, size=5), Shift(crop=4, pad=0, size=3), Shift(crop=2, pad=2, size=3), Shift(crop=5, pad=1, size=5)]
+WINDOWS = [
+    Crop(5),
+    Crop(3),
+    Crop(1),
+    Shift(crop=3, pad=2, size=5),
+    Shift(crop=4, pad=0, size=3),
+    Shift(crop=2, pad=2, size=3),
+    Shift(crop=5, pad=1, size=5),
+]
 
 
 def pixels(stack: np.ndarray, window: Window) -> np.ndarray:
@@ -70,7 +78,14 @@ def test_shift_draws_every_offset() -> None:
 def test_shift_is_crop_pad_crop() -> None:
     """Against torch's own replication padding."""
     replay = Replay(
-        capacity=20, frame_shape=(1, 84, 84), frame_dtype="uint8", frame_stack=4, stack_start="blank", action_shape=(), action_dtype="int64", n_step=1
+        capacity=20,
+        frame_shape=(1, 84, 84),
+        frame_dtype="uint8",
+        frame_stack=4,
+        stack_start="blank",
+        action_shape=(),
+        action_dtype="int64",
+        n_step=1,
     )
     rng = np.random.default_rng(0)
     replay.begin(rng.integers(256, size=(1, 84, 84), dtype=np.uint8))
@@ -101,7 +116,15 @@ def test_windows_that_do_not_fit() -> None:
 
 
 def test_states() -> None:
-    replay = Replay(capacity=20, frame_shape=(3,), frame_dtype="float32", frame_stack=1, stack_start="repeat", action_shape=(2,), action_dtype="float32")
+    replay = Replay(
+        capacity=20,
+        frame_shape=(3,),
+        frame_dtype="float32",
+        frame_stack=1,
+        stack_start="repeat",
+        action_shape=(2,),
+        action_dtype="float32",
+    )
     states = np.random.default_rng(0).normal(size=(31, 3)).astype(np.float32)
     replay.begin(states[0])
     for state in states[1:]:

@@ -12,7 +12,9 @@ from mcurl.replay import Crop, Replay, Shift
 needs_compiler = pytest.mark.skipif(not native.available(), reason="no C compiler here")
 
 
-def filled(channels: int, stack: int, start: str, *, layout: str = "channels_last", size: tuple[int, int] = (12, 14)) -> Replay:
+def filled(
+    channels: int, stack: int, start: str, *, layout: str = "channels_last", size: tuple[int, int] = (12, 14)
+) -> Replay:
     replay = Replay(
         capacity=60,
         frame_shape=(channels, *size),
@@ -88,7 +90,9 @@ def patches(stacks: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("channels", "stack", "start", "size"), [(1, 4, "blank", 54), (3, 2, "repeat", 28)])
 @pytest.mark.parametrize("window", ["whole", "crop", "shift", "cut off on both sides", "repeated on both sides"])
-def test_cuts_the_patches_of_any_window(window: str, channels: int, stack: int, start: str, size: int, threads: int) -> None:
+def test_cuts_the_patches_of_any_window(
+    window: str, channels: int, stack: int, start: str, size: int, threads: int
+) -> None:
     cut, plain = (filled(channels, stack, start, layout=layout, size=(size, size)) for layout in ("patches", "planes"))
     rng = np.random.default_rng(1)
     rows = cut.observations(70, rng)

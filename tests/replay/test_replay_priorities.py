@@ -14,7 +14,9 @@ from mcurl.replay.priorities import SumTree
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 70), st.lists(st.lists(st.tuples(st.integers(0, 69), st.integers(0, 2**40)), min_size=1), max_size=5))
+@given(
+    st.integers(1, 70), st.lists(st.lists(st.tuples(st.integers(0, 69), st.integers(0, 2**40)), min_size=1), max_size=5)
+)
 def test_sum_tree_is_an_array(size: int, assignments: list[list[tuple[int, int]]]) -> None:
     tree, array = SumTree(size), [0] * size
     for assignment in assignments:
@@ -39,7 +41,7 @@ def in_the_tree(replay: Replay) -> dict[int, int]:
 @given(setups(), histories(), st.integers(0, 100))
 def test_the_tree_holds_what_may_be_drawn(setup: Setup, events: list[str], seed: int) -> None:
     """At every step, at the write position too: n up to 20, most episodes shorter."""
-    rng, replay, twin = np.random.default_rng(seed), setup.replay(priority_exponent=0.5), setup.twin()
+    rng, replay, twin = np.random.default_rng(seed), setup.replay(priority_alpha=0.5), setup.twin()
     assert replay.priorities is not None
     known: dict[int, int] = {}
     largest = 1 << 24
@@ -68,7 +70,7 @@ def test_the_tree_holds_what_may_be_drawn(setup: Setup, events: list[str], seed:
 
 
 def test_distribution_and_weights() -> None:
-    replay = Setup(200, 3, "repeat", 3).replay(priority_exponent=0.5)
+    replay = Setup(200, 3, "repeat", 3).replay(priority_alpha=0.5)
     fill(270, 30, replay)
     rng = np.random.default_rng(0)
     rows = np.array(sorted(in_the_tree(replay)))
@@ -88,14 +90,14 @@ def test_distribution_and_weights() -> None:
 
 
 def test_one_of_each_part() -> None:
-    replay = Setup(60, 1, "repeat", 1).replay(priority_exponent=0.5)
+    replay = Setup(60, 1, "repeat", 1).replay(priority_alpha=0.5)
     fill(33, 100, replay)
     rows, _ = replay.prioritised(32, np.random.default_rng(0), 1.0)
     assert rows.tolist() == list(range(32))
 
 
 def test_priorities_that_are_no_numbers() -> None:
-    replay = Setup(60, 1, "repeat", 1).replay(priority_exponent=0.5)
+    replay = Setup(60, 1, "repeat", 1).replay(priority_alpha=0.5)
     fill(10, 100, replay)
     with pytest.raises(ValueError, match="not finite"):
         replay.reprioritise(np.array([3]), np.array([np.nan]))

@@ -159,7 +159,9 @@ def test_one_step_by_hand() -> None:
     frames = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 5, 6), np.uint8)
     replay.begin(frames[0])
     for i in range(4):
-        replay.append(np.zeros(2, np.float32), 10.0**i, frames[i + 1], terminated=False, truncated=i == 3, life_lost=i == 2)
+        replay.append(
+            np.zeros(2, np.float32), 10.0**i, frames[i + 1], terminated=False, truncated=i == 3, life_lost=i == 2
+        )
     batch = replay.transitions(np.arange(4))
     assert batch.reward.tolist() == pytest.approx([1 + 9 + 81, 10 + 90, 100, 1000])
     assert batch.discount.tolist() == pytest.approx([0, 0, 0, 0.9])

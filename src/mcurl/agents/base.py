@@ -1,4 +1,5 @@
-"""What every agent is: a batch goes in, metrics and priorities come out. It never sees the environment, the replay or the logger."""
+"""What every agent is: a batch goes in, metrics and priorities come out. It never sees the environment, the replay or
+the logger."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ class Update(NamedTuple):
 
     metrics: dict[str, Tensor]
     """Named scalars, detached; they stay on the device until they are logged."""
-    td_error: Tensor | None = None
+    priorities: Tensor | None = None
     """``float32 [B]``, new priorities of the batch's rows; None where the replay is uniform."""
 
 
@@ -47,7 +48,7 @@ class Agent(Protocol):
 
     views: Views
     objective: Objective | None
-    learn_from: int
+    learning_starts: int
     """Agent steps before the first update."""
     updates: int
     """Updates so far."""
@@ -56,10 +57,10 @@ class Agent(Protocol):
     learns_before_step: bool
     """SAC: act, update, step, store; the update does not see the new transition. Rainbow: act, step, store, update."""
     explores_at_random: bool
-    """Uniform actions until ``learn_from``."""
+    """Uniform actions until ``learning_starts``."""
     clip_reward: float
     """Rewards are clipped to ± this before they are stored; 0: not."""
-    importance_start: float
+    priority_beta_start: float
     """First exponent of the importance weights of prioritised batches."""
 
     evaluation_epsilon: float

@@ -1,4 +1,5 @@
-"""Distributional Q-learning (C51; Bellemare et al., 2017) with double-Q action choice (van Hasselt et al., 2016), as pure functions in float32."""
+"""Distributional Q-learning (C51; Bellemare et al., 2017) with double-Q action choice (van Hasselt et al., 2016), as
+pure functions in float32."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ def expected(logits: Tensor, support: Tensor) -> Tensor:
 
 
 def project(probabilities: Tensor, rewards: Tensor, discounts: Tensor, support: Tensor) -> Tensor:
-    """Φ T Z: the distribution of R + γ Z on the atoms of Z. Each atom's mass goes to its two neighbours by their nearness; beyond the ends it stays at the end.
+    """Φ T Z: the distribution of R + γ Z on the atoms of Z. Each atom's mass goes to its two neighbours by their
+    nearness; beyond the ends it stays at the end.
 
     Args:
         probabilities: ``[B, atoms]`` of Z at the next observation.
@@ -31,8 +33,11 @@ def project(probabilities: Tensor, rewards: Tensor, discounts: Tensor, support: 
     return (share @ probabilities[:, :, None])[:, :, 0]
 
 
-def double_q_target(online_logits: Tensor, target_logits: Tensor, rewards: Tensor, discounts: Tensor, support: Tensor) -> Tensor:
-    """The distribution ``[B, atoms]`` to learn: the online network chooses the next action, the target network says what it is worth.
+def double_q_target(
+    online_logits: Tensor, target_logits: Tensor, rewards: Tensor, discounts: Tensor, support: Tensor
+) -> Tensor:
+    """The distribution ``[B, atoms]`` to learn: the online network chooses the next action, the target network says
+    what it is worth.
 
     Args:
         online_logits, target_logits: ``[B, A, atoms]`` at the next observation.
@@ -43,7 +48,8 @@ def double_q_target(online_logits: Tensor, target_logits: Tensor, rewards: Tenso
 
 
 def cross_entropy(logits: Tensor, actions: Tensor, target: Tensor) -> Tensor:
-    """−Σ m log p(a) for each sample ``[B]``: logits ``[B, A, atoms]``, actions ``int64 [B]``, target distribution m ``[B, atoms]``."""
+    """−Σ m log p(a) for each sample ``[B]``: logits ``[B, A, atoms]``, actions ``int64 [B]``, target distribution m
+    ``[B, atoms]``."""
     return -(target * torch.log_softmax(of_action(logits, actions), -1)).sum(-1)
 
 

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from mcurl.native import adam as native_adam
 
 
-def adam(groups: list[dict[str, Any]], rate: float, device: torch.device, *, beta1: float = 0.9, eps: float = 1e-8) -> torch.optim.Adam:
-    """Adam over named groups, in one kernel where the device has it. On a GPU the learning rate is a tensor, so that captured graphs see its changes."""
+def adam(
+    groups: list[dict[str, Any]], rate: float, device: torch.device, *, beta1: float = 0.9, eps: float = 1e-8
+) -> torch.optim.Adam:
+    """Adam over named groups, in one kernel where the device has it. On a GPU the learning rate is a tensor, so that
+    captured graphs see its changes."""
     groups = [group for group in groups if group["params"]]
     cuda = device.type == "cuda"
     for group in groups:
@@ -59,11 +62,14 @@ def _native_step(optimizer: torch.optim.Adam, max_norm: float) -> Tensor | None:
     if given is None:
         return None
     group = optimizer.param_groups[0]
-    return native_adam.step(given, beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"], max_norm=max_norm)
+    return native_adam.step(
+        given, beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"], max_norm=max_norm
+    )
 
 
 def _for_native(optimizer: torch.optim.Adam) -> list[native_adam.Parameter] | None:
-    """What the compiled step takes: parameters with a gradient, on the CPU; None if there are others, or before the first step, which makes the moments."""
+    """What the compiled step takes: parameters with a gradient, on the CPU; None if there are others, or before the
+    first step, which makes the moments."""
     if not native_adam.available():
         return None
     given = []
@@ -72,14 +78,24 @@ def _for_native(optimizer: torch.optim.Adam) -> list[native_adam.Parameter] | No
             state, gradient = optimizer.state.get(value), value.grad
             if gradient is None:
                 continue
-            if not state or value.device.type != "cpu" or value.dtype != torch.float32 or gradient.stride() != value.stride():
+            if (
+                not state
+                or value.device.type != "cpu"
+                or value.dtype != torch.float32
+                or gradient.stride() != value.stride()
+            ):
                 return None
-            given.append(native_adam.Parameter(value, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"], group["lr"]))
+            given.append(
+                native_adam.Parameter(
+                    value, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"], group["lr"]
+                )
+            )
     return given
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a state whose tensors are in plain memory order: moments take their parameter's layout again, which the fused kernel counts on.
+    """Load a state whose tensors are in plain memory order: moments take their parameter's layout again, which the
+    fused kernel counts on.
 
     Before the first update only: a captured graph would go on with the moments that it was recorded with.
     """

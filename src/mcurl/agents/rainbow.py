@@ -1,4 +1,5 @@
-"""Data-efficient Rainbow (van Hasselt et al., 2019) on 100k agent steps of Atari, with a contrastive objective joined as L_rl + λ·L_ct (eq. 6).
+"""Data-efficient Rainbow (van Hasselt et al., 2019) on 100k agent steps of Atari, with a contrastive objective joined
+as L_rl + λ·L_ct (eq. 6).
 
 Distributional, double, dueling, n-step and prioritised Q-learning that explores by noise in its weights.
 One update is one weighted sum of losses and one step of one Adam.
@@ -17,7 +18,7 @@ from mcurl.agents.base import Update, Views
 from mcurl.agents.distributional import cross_entropy, double_q_target, expected, make_support, of_action
 from mcurl.agents.optim import adam, clip_and_step, load_optimizer, set_learning_rates
 from mcurl.networks.atari import HEAD_WIDTH, ContrastHead, DataEfficientEncoder, encoder_width
-from mcurl.networks.ema import follow, momentum_copy
+from mcurl.networks.ema import ema_update, momentum_copy
 from mcurl.networks.noisy import DuelingHead, HeadWeights
 from mcurl.objectives.base import Objective
 from mcurl.replay.batch import Batch, Contrast, Shift, Transitions
@@ -31,7 +32,7 @@ class RainbowSettings:
     """Adam's learning rate."""
     adam_eps: float = 1.5e-4
     """Adam's ε (CURL's Atari release; the paper's appendix gives DMControl's)."""
-    gradient_norm: float = 10.0
+    max_grad_norm: float = 10.0
     """Clip the gradient of all parameters together to this norm."""
     batch_size: int = 32
     """Transitions in an update."""
@@ -40,16 +41,17 @@ class RainbowSettings:
     discount: float = 0.99
     """γ per agent step."""
     clip_reward: float = 1.0
-    """Rewards are clipped to ± this before they are stored, so before n of them are summed; 0 is off. Evaluation counts real rewards."""
-    priority_exponent: float = 0.5
+    """Rewards are clipped to ± this before they are stored, so before n of them are summed; 0 is off. Evaluation counts
+    real rewards."""
+    priority_alpha: float = 0.5
     """Transitions are drawn in proportion to their priority to this power."""
-    importance_start: float = 0.4
+    priority_beta_start: float = 0.4
     """Exponent of the importance weights when learning begins; rises linearly to 1 at the end of the run."""
-    learn_from: int = 1600
+    learning_starts: int = 1600
     """Agent steps before the first update."""
     random_start: bool = False
-    """Uniform actions until learning begins, as SAC's: a way to a first reward where the noise alone, which hardly changes a fresh network's choice, finds
-    none."""
+    """Uniform actions until learning begins, as SAC's: a way to a first reward where the noise alone, which hardly
+    changes a fresh network's choice, finds none."""
     updates_per_step: int = 1
     """Updates in an agent step."""
     target_every: int = 2000
@@ -81,14 +83,18 @@ FeatureChoice = Literal["head", "conv"]
 
 
 def contrast_width(observation_shape: tuple[int, int, int], features: FeatureChoice) -> int:
-    """d, the width of the features that an objective on Rainbow compares: 128 on a head of its own, 576 (at 84 × 84) on the convolutions."""
+    """d, the width of the features that an objective on Rainbow compares: 128 on a head of its own, 576 (at 84 × 84) on
+    the convolutions."""
     return HEAD_WIDTH if features == "head" else encoder_width(observation_shape)
 
 
 class QNetwork(nn.Module):
-    """Encoder and dueling head: patches as the encoder cuts them -> logits ``float32 [N, A, atoms]``. Online and target network read the same patches."""
+    """Encoder and dueling head: patches as the encoder cuts them -> logits ``float32 [N, A, atoms]``. Online and target
+    network read the same patches."""
 
-    def __init__(self, settings: RainbowSettings, observation_shape: tuple[int, int, int], actions: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, settings: RainbowSettings, observation_shape: tuple[int, int, int], actions: int, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.encoder = DataEfficientEncoder(observation_shape, dtype=dtype)
         self.head = DuelingHead(self.encoder.width, actions, settings.atoms, settings.hidden, settings.sigma)
@@ -98,7 +104,8 @@ class QNetwork(nn.Module):
 
 
 class ContrastFeatures(nn.Module):
-    """The policy's encoder and a head of the contrastive loss's own: pixels ``uint8 [N, K*C, H, W]`` -> ``float32 [N, d]``."""
+    """The policy's encoder and a head of the contrastive loss's own: pixels ``uint8 [N, K*C, H, W]`` -> ``float32 [N,
+    d]``."""
 
     def __init__(self, encoder: DataEfficientEncoder, head: nn.Module) -> None:
         super().__init__()
@@ -109,14 +116,16 @@ class ContrastFeatures(nn.Module):
 
 
 class Rainbow:
-    """Online and target network, the features of the contrastive loss with their momentum copies, the optimizer, and when each steps.
+    """Online and target network, the features of the contrastive loss with their momentum copies, the optimizer, and
+    when each steps.
 
     Args:
         settings: see :class:`RainbowSettings`.
         observation_shape: ``(K*C, H, W)``.
         actions: number of actions.
         objective: the contrastive loss, built for :func:`contrast_width` features; None trains on the RL loss alone.
-        features: which features the objective compares: a 576-256-128 head on the convolutions, or the convolutions' own, which the policy reads.
+        features: which features the objective compares: a 576-256-128 head on the convolutions, or the convolutions'
+            own, which the policy reads.
         head_init: the head's first weights: ``"standard"`` (M-CURL here) or ``"uniform"`` from U[0, 1) (CURL).
         contrast_weight: λ of eq. 6.
         device: where the parameters live.
@@ -141,9 +150,9 @@ class Rainbow:
         self.settings, self.objective, self.contrast_weight, self.device = settings, objective, contrast_weight, device
         side = min(observation_shape[1:])
         self.views = Views(settings.batch_size, prioritised=True, contrast=Shift(side - VIEW_PAD, VIEW_PAD, side))
-        self.learn_from, self.updates_per_step = settings.learn_from, settings.updates_per_step
+        self.learning_starts, self.updates_per_step = settings.learning_starts, settings.updates_per_step
         self.explores_at_random = settings.random_start
-        self.clip_reward, self.importance_start = settings.clip_reward, settings.importance_start
+        self.clip_reward, self.priority_beta_start = settings.clip_reward, settings.priority_beta_start
         self.evaluation_epsilon = settings.evaluation_epsilon
         self.updates = 0
         self.support = make_support(settings.atoms, settings.v_min, settings.v_max, device)
@@ -183,7 +192,9 @@ class Rainbow:
         if explore:
             self.reset_noise()
         patches = self.online.encoder.patches(torch.as_tensor(stacks, device=self.device))
-        q = expected(self.online(patches, self.online.head.weights(self.noise if explore else None)), self.support)  # [N, A]
+        q = expected(
+            self.online(patches, self.online.head.weights(self.noise if explore else None)), self.support
+        )  # [N, A]
         action: np.ndarray = q.argmax(1).cpu().numpy()
         return action
 
@@ -198,13 +209,19 @@ class Rainbow:
         """One update of everything that is due.
 
         Args:
-            batch: transitions with their importance weights, and the contrastive views where the objective wants any (None: no sequence could be drawn yet).
-            env_steps: simulator steps learned from, counted from the first update; drives the schedule of the Transformer (eq. 10).
+            batch: transitions with their importance weights, and the contrastive views where the objective wants any
+                (None: no sequence could be drawn yet).
+            env_steps: simulator steps learned from, counted from the first update; drives the schedule of the
+                Transformer (eq. 10).
         """
         if self._noise_spent:
             self.reset_noise()
         if self.objective is not None:
-            set_learning_rates(self.optimizer, self.settings.learning_rate, {"objective": self.objective.learning_rate(env_steps)["objective"]})
+            set_learning_rates(
+                self.optimizer,
+                self.settings.learning_rate,
+                {"objective": self.objective.learning_rate(env_steps)["objective"]},
+            )
         update = self.step(batch)
         self._noise_spent = True
         self.updates += 1
@@ -213,19 +230,19 @@ class Rainbow:
         return update
 
     def _target_due(self) -> bool:
-        """Agent steps count from the start of the run, and the first update is that of step ``learn_from``."""
+        """Agent steps count from the start of the run, and the first update is that of step ``learning_starts``."""
         s = self.settings
         steps, rest = divmod(self.updates, s.updates_per_step)
-        return rest == 0 and (s.learn_from + steps - 1) % s.target_every == 0
+        return rest == 0 and (s.learning_starts + steps - 1) % s.target_every == 0
 
     def copy_target(self) -> None:
-        follow(self.target.parameters(), self.online.parameters(), 1.0)
+        ema_update(self.target.parameters(), self.online.parameters(), 1.0)
 
     def step(self, batch: Batch) -> Update:
         """Losses and one step, on the device alone: no synchronisation, no branch on a tensor."""
         loss, priority, metrics = self._losses(batch, self.noise, self.target.head.draw_noise())
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = clip_and_step(self.optimizer, self.settings.gradient_norm)
+        norm = clip_and_step(self.optimizer, self.settings.max_grad_norm)
         self._follow()
         return Update(metrics | {"gradient/norm": norm}, priority)
 
@@ -243,7 +260,8 @@ class Rainbow:
         return loss, priority, metrics
 
     def _rl_loss(self, t: Transitions, noise: Tensor, target_noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The cross-entropy between the projected n-step target and the online distribution of the action taken, for each transition ``[B]``."""
+        """The cross-entropy between the projected n-step target and the online distribution of the action taken, for
+        each transition ``[B]``."""
         online, target_network, weights = self.online, self.target, self.online.head.weights(noise)
         following = online.encoder.patches(t.next_obs)
         with torch.no_grad():
@@ -254,7 +272,12 @@ class Rainbow:
         target = double_q_target(next_logits, target_logits, t.reward, t.discount, self.support)
         each = cross_entropy(logits, t.action, target)
         q = expected(of_action(logits.detach(), t.action), self.support)
-        return each, {"rl/loss": each.detach().mean(), "rl/q": q.mean(), "rl/target": (target @ self.support).mean(), "batch/reward": t.reward.mean()}
+        return each, {
+            "rl/loss": each.detach().mean(),
+            "rl/q": q.mean(),
+            "rl/target": (target @ self.support).mean(),
+            "batch/reward": t.reward.mean(),
+        }
 
     def _contrast_loss(self, views: Contrast) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.objective is not None
@@ -264,9 +287,10 @@ class Rainbow:
         return loss.value, loss.metrics
 
     def _follow(self) -> None:
-        """The key encoder and its head follow what the step left, and so does whatever the objective has that follows."""
+        """The key encoder and its head follow what the step left, and so does whatever the objective has that
+        follows."""
         if self.objective is not None and self.query is not None and self.key is not None:
-            follow(self.key.parameters(), self.query.parameters(), self.settings.key_momentum)
+            ema_update(self.key.parameters(), self.query.parameters(), self.settings.key_momentum)
             self.objective.after_step()
 
     # State
@@ -284,7 +308,12 @@ class Rainbow:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later update depends on but torch's generator, from which noise is drawn."""
         state: dict[str, Any] = {name: module.state_dict() for name, module in self._modules().items()}
-        return state | {"optimizer": self.optimizer.state_dict(), "updates": self.updates, "noise": self.noise.clone(), "noise_spent": self._noise_spent}
+        return state | {
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+            "noise": self.noise.clone(),
+            "noise_spent": self._noise_spent,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, module in self._modules().items():

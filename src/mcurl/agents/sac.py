@@ -1,7 +1,9 @@
 """Soft Actor-Critic from pixels, as CURL's, with the contrastive objective joined as in Algorithm 1.
 
-One update: critic, actor and temperature, targets, contrastive loss. Each is a loss and a step of its own: the actor sees the critic's new weights, the
-contrastive loss sees the convolutions that the critic's step left. The actor shares the critic's convolutions, which its loss does not train.
+One update: critic, actor and temperature, targets, contrastive loss. Each is a loss and a step of its own: the actor
+    sees the critic's new weights, the
+contrastive loss sees the convolutions that the critic's step left. The actor shares the critic's convolutions, which
+its loss does not train.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from torch import Tensor, nn
 from mcurl.agents.base import Update, Views
 from mcurl.agents.optim import adam, load_optimizer, set_learning_rates, step
 from mcurl.errors import UserError
-from mcurl.networks.ema import follow, momentum_copy
-from mcurl.networks.encoders import Convolutions, Features, Flat, PixelEncoder, centre_crop
+from mcurl.networks.ema import ema_update, momentum_copy
+from mcurl.networks.encoders import Convolutions, FeatureHead, Flat, PixelEncoder, centre_crop
 from mcurl.networks.heads import GaussianActor, TwinQ, squashed_sample
 from mcurl.objectives.base import Objective
 from mcurl.replay.batch import Batch, Contrast, Crop, Transitions
@@ -30,7 +32,8 @@ class SacSettings:
     """SAC's networks, losses and clocks (CURL's values unless said otherwise)."""
 
     learning_rate: float = 1e-3
-    """Base learning rate of actor, critic and contrastive loss (released code; the paper's appendix says 1e-4; cheetah 2e-4)."""
+    """Base learning rate of actor, critic and contrastive loss (released code; the paper's appendix says 1e-4; cheetah
+    2e-4)."""
     batch_size: int = 128
     """Transitions in an update (cheetah 512)."""
     discount: float = 0.99
@@ -45,11 +48,11 @@ class SacSettings:
     """Updates between steps of actor and temperature."""
     initial_temperature: float = 0.1
     """α at the start."""
-    temperature_rate: float = 1e-4
+    temperature_lr: float = 1e-4
     """Learning rate of log α."""
     temperature_beta: float = 0.5
     """Adam's β1 for log α."""
-    learn_from: int = 1000
+    learning_starts: int = 1000
     """Agent steps with random actions before the first update."""
     updates_per_step: int = 1
     """Updates in an agent step."""
@@ -66,7 +69,8 @@ class SacSettings:
     hidden: int = 1024
     """Width of the hidden layers of actor and critic."""
     joint_optimizer: bool = False
-    """One Adam over J_Q + λ·L_ct for encoder, critic and objective (eq. 6 to the letter) instead of one for each loss."""
+    """One Adam over J_Q + λ·L_ct for encoder, critic and objective (eq. 6 to the letter) instead of one for each
+    loss."""
 
 
 class SAC:
@@ -78,7 +82,8 @@ class SAC:
         actions: size of the action, each in [-1, 1].
         objective: the contrastive loss, built for ``settings.features`` features; None trains on the RL loss alone.
         contrast_weight: λ of eq. 6, with ``joint_optimizer`` only.
-        encoder_gradient_norm: clip the encoder's gradient of the contrastive loss to this norm, without ``joint_optimizer`` only; 0 is off.
+        contrast_max_grad_norm: clip the encoder's gradient of the contrastive loss to this norm, without
+            ``joint_optimizer`` only; 0 is off.
         device: where the parameters live.
         dtype: arithmetic of the convolutions and of the linear layer on them; everything else is float32.
 
@@ -89,7 +94,7 @@ class SAC:
     learns_before_step = True
     explores_at_random = True
     clip_reward = 0.0
-    importance_start = 1.0
+    priority_beta_start = 1.0
     evaluation_epsilon = 0.0
 
     def __init__(
@@ -100,13 +105,13 @@ class SAC:
         objective: Objective | None = None,
         *,
         contrast_weight: float = 1.0,
-        encoder_gradient_norm: float = 0.0,
+        contrast_max_grad_norm: float = 0.0,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.settings, self.objective, self.device = settings, objective, device
-        self.contrast_weight, self.encoder_gradient_norm = contrast_weight, encoder_gradient_norm
-        self.learn_from, self.updates_per_step = settings.learn_from, settings.updates_per_step
+        self.contrast_weight, self.contrast_max_grad_norm = contrast_weight, contrast_max_grad_norm
+        self.learning_starts, self.updates_per_step = settings.learning_starts, settings.updates_per_step
         self.updates = 0
         self.pixels = len(observation_shape) == 3
         crop = Crop(settings.crop) if self.pixels else None
@@ -125,11 +130,17 @@ class SAC:
     def _check(self, observation_shape: tuple[int, ...]) -> None:
         s = self.settings
         if self.pixels and s.crop > min(observation_shape[1:]):
-            raise UserError(f"sac.crop={s.crop} is larger than the frames ({observation_shape[1]}×{observation_shape[2]})")
+            raise UserError(
+                f"sac.crop={s.crop} is larger than the frames ({observation_shape[1]}×{observation_shape[2]})"
+            )
         if self.contrast_weight != 1.0 and not s.joint_optimizer:
-            raise UserError("a contrastive weight has no effect with an Adam of its own: set sac.joint_optimizer=true, or leave the weight at 1")
-        if self.encoder_gradient_norm and s.joint_optimizer:
-            raise UserError("mcurl.encoder_gradient_norm has no effect with sac.joint_optimizer=true: the gradients are one there; leave it at 0")
+            raise UserError(
+                "a contrastive weight has no effect with an Adam of its own: set sac.joint_optimizer=true, or leave the weight at 1"
+            )
+        if self.contrast_max_grad_norm and s.joint_optimizer:
+            raise UserError(
+                "mcurl.contrast_max_grad_norm has no effect with sac.joint_optimizer=true: the gradients are one there; leave it at 0"
+            )
 
     def _build_optimizers(self) -> None:
         s = self.settings
@@ -138,20 +149,31 @@ class SAC:
         objective = list(self.objective.parameters()) if self.objective is not None else []
         joint = [{"params": objective, "name": "objective"}] if s.joint_optimizer and objective else []
         self.optimizers = {
-            "critic": adam([{"params": self.critic_parameters, "name": "critic"}, *joint], s.learning_rate, self.device),
+            "critic": adam(
+                [{"params": self.critic_parameters, "name": "critic"}, *joint], s.learning_rate, self.device
+            ),
             "actor": adam([{"params": self.actor_parameters, "name": "actor"}], s.learning_rate, self.device),
-            "temperature": adam([{"params": [self.log_alpha], "name": "temperature"}], s.temperature_rate, self.device, beta1=s.temperature_beta),
+            "temperature": adam(
+                [{"params": [self.log_alpha], "name": "temperature"}],
+                s.temperature_lr,
+                self.device,
+                beta1=s.temperature_beta,
+            ),
         }
         if self.objective is not None and not s.joint_optimizer:
             # The encoder stands in the critic's optimizer too: one for each loss, as in the released code.
-            groups = [{"params": list(self.encoder.parameters()), "name": "encoder"}, {"params": objective, "name": "objective"}]
+            groups = [
+                {"params": list(self.encoder.parameters()), "name": "encoder"},
+                {"params": objective, "name": "objective"},
+            ]
             self.optimizers["contrast"] = adam(groups, s.learning_rate, self.device)
 
     # Acting
 
     @torch.no_grad()
     def act(self, stacks: np.ndarray, *, explore: bool) -> np.ndarray:
-        """Actions ``float32 [N, A]`` for ``uint8 [N, K*C, H, W]`` (or states ``float32 [N, D]``): sampled to explore, else the mean."""
+        """Actions ``float32 [N, A]`` for ``uint8 [N, K*C, H, W]`` (or states ``float32 [N, D]``): sampled to explore,
+        else the mean."""
         observation = torch.as_tensor(stacks, device=self.device)
         if self.pixels:
             observation = centre_crop(observation, self.settings.crop)
@@ -171,7 +193,8 @@ class SAC:
         """One update of everything that is due.
 
         Args:
-            batch: transitions, and the contrastive views where the objective wants any (None: no sequence could be drawn yet).
+            batch: transitions, and the contrastive views where the objective wants any (None: no sequence could be
+                drawn yet).
             env_steps: simulator steps learned from, counted from the first update; drives the schedules.
         """
         self.updates += 1
@@ -179,7 +202,9 @@ class SAC:
         if self.objective is not None:
             rates = self.objective.learning_rate(env_steps)
             set_learning_rates(self.optimizers["critic" if s.joint_optimizer else "contrast"], s.learning_rate, rates)
-        return Update(self.step(batch, actor=self.updates % s.actor_every == 0, targets=self.updates % s.target_every == 0))
+        return Update(
+            self.step(batch, actor=self.updates % s.actor_every == 0, targets=self.updates % s.target_every == 0)
+        )
 
     def step(self, batch: Batch, *, actor: bool, targets: bool) -> dict[str, Tensor]:
         """Algorithm 1, lines 12 to 19, on the device alone: no synchronisation, no branch on a tensor."""
@@ -210,7 +235,12 @@ class SAC:
             target = t.reward + t.discount * value
         q1, q2 = self.critic(self.encoder(t.obs), t.action)
         loss = F.mse_loss(q1, target) + F.mse_loss(q2, target)
-        return loss, {"critic/loss": loss.detach(), "critic/q": q1.detach().mean(), "critic/target": target.mean(), "batch/reward": t.reward.mean()}
+        return loss, {
+            "critic/loss": loss.detach(),
+            "critic/q": q1.detach().mean(),
+            "critic/target": target.mean(),
+            "batch/reward": t.reward.mean(),
+        }
 
     def _update_actor(self, t: Transitions) -> dict[str, Tensor]:
         """Line 14: ω_1 descends J_π, then the temperature follows its target entropy."""
@@ -229,15 +259,16 @@ class SAC:
         return {"actor/loss": actor_loss.detach(), "actor/entropy": entropy, "actor/temperature": alpha.detach()}
 
     def _update_targets(self) -> None:
-        """Lines 18 and 19. The target encoder is the key encoder, and follows the encoder as the step before left it."""
-        follow(self.target_encoder.parameters(), self.encoder.parameters(), self.settings.encoder_tau)
-        follow(self.target_critic.parameters(), self.critic.parameters(), self.settings.critic_tau)
+        """Lines 18 and 19. The target encoder is the key encoder, and follows the encoder as the step before left
+        it."""
+        ema_update(self.target_encoder.parameters(), self.encoder.parameters(), self.settings.encoder_tau)
+        ema_update(self.target_critic.parameters(), self.critic.parameters(), self.settings.critic_tau)
 
     def _update_contrast(self, views: Contrast) -> dict[str, Tensor]:
         """Lines 16 and 17: φ and θ descend L_ct."""
         assert self.objective is not None
         loss, metrics = self._contrast_loss(views)
-        self._descend(loss, "contrast", clip=self.encoder_gradient_norm)
+        self._descend(loss, "contrast", clip=self.contrast_max_grad_norm)
         self.objective.after_step()
         return metrics
 
@@ -250,7 +281,9 @@ class SAC:
         """One step of one optimizer on one loss; gradients of other parameters are neither computed nor kept."""
         optimizer = self.optimizers[name]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+        for parameter, gradient in zip(
+            parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
+        ):
             parameter.grad = gradient
         if clip > 0:
             nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], clip)
@@ -269,7 +302,11 @@ class SAC:
 
     def policy_state(self) -> dict[str, Any]:
         """What acting needs: convolutions and actor."""
-        return {"convolutions": self.encoder.convolutions.state_dict(), "actor_features": self.actor_features.state_dict(), "actor": self.actor.state_dict()}
+        return {
+            "convolutions": self.encoder.convolutions.state_dict(),
+            "actor_features": self.actor_features.state_dict(),
+            "actor": self.actor.state_dict(),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later update depends on, in plain memory order once saved."""
@@ -287,7 +324,9 @@ class SAC:
         self.updates = state["updates"]
 
 
-def _encoders(s: SacSettings, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[PixelEncoder | Flat, Features | Flat]:
+def _encoders(
+    s: SacSettings, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[PixelEncoder | Flat, FeatureHead | Flat]:
     """The critic's encoder, and the actor's own features on the shared convolutions."""
     if len(shape) == 1:
         return Flat(shape[0]), Flat(shape[0])
@@ -295,4 +334,4 @@ def _encoders(s: SacSettings, shape: tuple[int, ...], dtype: torch.dtype, device
     if convolutions.output_size(s.crop) < 1:
         raise UserError(f"sac.layers={s.layers} convolutions leave nothing of a crop of {s.crop} × {s.crop}")
     encoder = PixelEncoder(convolutions, s.crop, s.features).to(device)
-    return encoder, Features(s.filters, convolutions.output_size(s.crop), s.features).to(device)
+    return encoder, FeatureHead(s.filters, convolutions.output_size(s.crop), s.features).to(device)

@@ -13,16 +13,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mcurl import provenance
 from mcurl.bench import parts
 from mcurl.bench.memory import time_memory
 from mcurl.bench.profile import picture, shares
 from mcurl.bench.runs import time_runs
 from mcurl.bench.timing import Timing, ceilings
 from mcurl.bench.update import resolve, time_update
-from mcurl.device import Compute, ComputeSettings, prepare
 from mcurl.errors import UserError
-from mcurl.provenance import available_cores
+from mcurl.run import provenance
+from mcurl.run.provenance import available_cores
+from mcurl.runtime.device import Compute, ComputeSettings, prepare
 
 PARTS = ("update", "run", "memory", "replay", "render", "env", "checkpoint", "profile")
 TAKE_SETTINGS = ("update", "profile")
@@ -41,7 +41,8 @@ def run(
     target: Path | None,
     draw: Path,
 ) -> None:
-    """Time the named parts and print a table; with ``plain`` the textbook's update beside ours, in a process of its own.
+    """Time the named parts and print a table; with ``plain`` the textbook's update beside ours, in a process of its
+    own.
 
     Raises:
         UserError: ``overrides`` are given for a part that takes none, or are none of a method's.
@@ -90,7 +91,12 @@ def run(
     for suite, method in pairs if "profile" in what else ():
         _profile(suite, method, overrides, compute, draw)
     if target is not None:
-        about = provenance.facts() | {"compute": compute.name, "timings": [t.to_json() for t in found], "times_slower": ratios, "peak_gigabytes": peaks}
+        about = provenance.run_metadata() | {
+            "compute": compute.name,
+            "timings": [t.to_json() for t in found],
+            "times_slower": ratios,
+            "peak_gigabytes": peaks,
+        }
         target.write_text(json.dumps(about, indent=1, default=str) + "\n")
 
 
@@ -115,7 +121,14 @@ def textbook(suite: str, method: str, overrides: list[str], threads: int, repeat
     """Print the textbook's timing as JSON: float32 on the processor, or on the GPU where there is one."""
     torch.set_num_threads(threads or available_cores())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    timing = time_update(suite, method, Compute(device, torch.float32, graphs=False), overrides=overrides, plain=True, repeats=max(repeats // 4, 4))
+    timing = time_update(
+        suite,
+        method,
+        Compute(device, torch.float32, graphs=False),
+        overrides=overrides,
+        plain=True,
+        repeats=max(repeats // 4, 4),
+    )
     print(json.dumps(timing.to_json()))
 
 

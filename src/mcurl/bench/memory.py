@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mcurl import config
-from mcurl.assemble import build_agent, build_env, build_replay
 from mcurl.batches import draw
 from mcurl.bench.timing import Timing, measure
 from mcurl.bench.update import TASKS
-from mcurl.checkpoint import save_tree
-from mcurl.device import ComputeSettings, prepare
+from mcurl.build import build_agent, build_env, build_replay
+from mcurl.config import resolve as config
 from mcurl.evaluate import evaluate
 from mcurl.replay.buffer import Replay
-from mcurl.seeding import Generators
+from mcurl.run.checkpoint import save_tree
+from mcurl.runtime.device import ComputeSettings, prepare
+from mcurl.runtime.seeding import Generators
 
 LONG, SHORT = 1000, 100
 """Agent steps in an episode, and of the evaluation's first steps that are played."""

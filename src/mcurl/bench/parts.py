@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mcurl import config
-from mcurl.assemble import build_env
 from mcurl.bench.timing import Timing, measure
 from mcurl.bench.update import TASKS, build
-from mcurl.checkpoint import load_tree, save_tree
-from mcurl.device import Compute
+from mcurl.build import build_env
+from mcurl.config import resolve as config
 from mcurl.replay import Crop, Shift
+from mcurl.run.checkpoint import load_tree, save_tree
+from mcurl.runtime.device import Compute
 
 RENDERED = ("cartpole-swingup", "cheetah-run", "finger-spin", "walker-walk", "reacher-easy")
 
@@ -31,7 +31,9 @@ def time_replay(compute: Compute, repeats: int) -> list[Timing]:
         def gather(replay=replay, rows=rows, window=window, out=out) -> None:  # type: ignore[no-untyped-def]
             replay.stacks(rows, window, out=out)
 
-        found.append(measure(f"{n} {suite} stacks, gathered and cropped", gather, repeats=repeats, megabytes=out.nbytes / 1e6))
+        found.append(
+            measure(f"{n} {suite} stacks, gathered and cropped", gather, repeats=repeats, megabytes=out.nbytes / 1e6)
+        )
     return found
 
 
@@ -43,7 +45,9 @@ def time_render(repeats: int) -> list[Timing]:
             env = build_env(config.resolve(f"dmc/{task}", "none", overrides=[f"env.shadows={shadows}"]), 0)
             env.reset(seed=0)
             action = np.zeros(env.action_space.shape or (), np.float32)
-            found.append(measure(f"{task}, shadows {shadows}", lambda env=env, action=action: env.step(action), repeats=repeats))  # type: ignore[misc]
+            found.append(
+                measure(f"{task}, shadows {shadows}", lambda env=env, action=action: env.step(action), repeats=repeats)
+            )  # type: ignore[misc]
             env.close()
     return found
 
@@ -73,9 +77,13 @@ def time_checkpoint(compute: Compute, repeats: int) -> list[Timing]:
         folder = Path(scratch)
         state = agent.state_dict()
         (folder / "agent").mkdir()
-        found.append(measure("save an M-CURL agent", lambda: save_tree(folder / "agent", state), warm_up=1, repeats=repeats))
+        found.append(
+            measure("save an M-CURL agent", lambda: save_tree(folder / "agent", state), warm_up=1, repeats=repeats)
+        )
         size = sum(path.stat().st_size for path in (folder / "agent").iterdir())
-        found.append(measure("load it", lambda: load_tree(folder / "agent"), warm_up=1, repeats=repeats, megabytes=size / 1e6))
+        found.append(
+            measure("load it", lambda: load_tree(folder / "agent"), warm_up=1, repeats=repeats, megabytes=size / 1e6)
+        )
         frame = np.zeros(replay.frame_shape, np.uint8)
 
         def grow() -> None:
@@ -84,5 +92,13 @@ def time_checkpoint(compute: Compute, repeats: int) -> list[Timing]:
                 replay.append(np.zeros(1, np.float32), 0.0, frame, False, step == 499)
             replay.write(folder / "replay")
 
-        found.append(measure("store 500 frames and append them to the files", grow, warm_up=1, repeats=repeats, megabytes=500 * frame.nbytes / 1e6))
+        found.append(
+            measure(
+                "store 500 frames and append them to the files",
+                grow,
+                warm_up=1,
+                repeats=repeats,
+                megabytes=500 * frame.nbytes / 1e6,
+            )
+        )
     return found

@@ -14,25 +14,42 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from mcurl.batches import draw
 from mcurl.bench.update import build
-from mcurl.device import Compute
 from mcurl.errors import UserError
 from mcurl.native import adam
-from mcurl.seeding import Generators
+from mcurl.runtime.device import Compute
+from mcurl.runtime.seeding import Generators
 
 GROUPS = {
-    "convolutions, forward": ("mkldnn::_convolution_pointwise", "aten::mkldnn_convolution", "aten::cudnn_convolution", "_OnTiles"),
+    "convolutions, forward": (
+        "mkldnn::_convolution_pointwise",
+        "aten::mkldnn_convolution",
+        "aten::cudnn_convolution",
+        "_OnTiles",
+    ),
     "convolutions, backward": ("aten::convolution_backward", "_OnTilesBackward"),
     "heads and Transformer, forward": ("_CompiledTransformer", "_CompiledDueling", "_CompiledContrastHead"),
-    "heads and Transformer, backward": ("_CompiledTransformerBackward", "_CompiledDuelingBackward", "_CompiledContrastHeadBackward"),
+    "heads and Transformer, backward": (
+        "_CompiledTransformerBackward",
+        "_CompiledDuelingBackward",
+        "_CompiledContrastHeadBackward",
+    ),
     "ReLU, backward": ("aten::threshold_backward",),
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise"),
     "copies and casts": ("aten::copy_", "aten::cat"),
-    "optimizers and momentum": ("aten::_fused_adam_", "aten::lerp_", "aten::_foreach_lerp_", "aten::_foreach_add_", "compiled Adam"),
+    "optimizers and momentum": (
+        "aten::_fused_adam_",
+        "aten::lerp_",
+        "aten::_foreach_lerp_",
+        "aten::_foreach_add_",
+        "compiled Adam",
+    ),
 }
 GATHER, OTHER = "drawing the batch", "everything else"
 
 
-def shares(suite: str, method: str, compute: Compute, *, overrides: list[str] | None = None, updates: int = 6) -> dict[str, float]:
+def shares(
+    suite: str, method: str, compute: Compute, *, overrides: list[str] | None = None, updates: int = 6
+) -> dict[str, float]:
     """Milliseconds of one update by group, the largest first; the processor's own time of each operation."""
     agent, replay, _ = build(suite, method, compute, overrides=overrides)
     generators = Generators(0)
@@ -83,7 +100,9 @@ def picture(parts: dict[str, float], title: str, target: Path) -> None:
     total, names = sum(parts.values()), list(reversed(parts))
     bars = axes.barh(names, [parts[name] for name in names], color="#1f5fa8")
     digits = 0 if total > 100 else 1
-    axes.bar_label(bars, [f"{parts[name]:.{digits}f} ms, {parts[name] / total:.0%}" for name in names], padding=4, fontsize=8)
+    axes.bar_label(
+        bars, [f"{parts[name]:.{digits}f} ms, {parts[name] / total:.0%}" for name in names], padding=4, fontsize=8
+    )
     axes.set_xlim(0, 1.2 * max(parts.values()))
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("ms of an update")

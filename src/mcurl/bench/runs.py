@@ -12,23 +12,26 @@ from pathlib import Path
 
 from mcurl.bench.timing import Timing
 from mcurl.bench.update import TASKS
-from mcurl.provenance import available_cores
+from mcurl.run.provenance import available_cores
 
 STRETCH = {"dmc": 80, "atari": 300}
 """Agent steps between two checkpoints. The first stretch, with what is done once, does not count."""
 ACTION_REPEAT = {"dmc": 8, "atari": 4}
-SOON = {"dmc": "sac.learn_from=60", "atari": "rainbow.learn_from=200"}
+SOON = {"dmc": "sac.learning_starts=60", "atari": "rainbow.learning_starts=200"}
 
 
 def time_runs(suite: str, method: str, threads: int, repeats: int) -> tuple[Timing, Timing]:
-    """Time per agent step of training, everything but evaluation included: of one run, and of as many as there are cores, each step of each counted.
+    """Time per agent step of training, everything but evaluation included: of one run, and of as many as there are
+    cores, each step of each counted.
 
     The second is below the first where runs side by side finish sooner than one after the other.
     """
     cores = available_cores()
     alone = _stretches(suite, method, threads, 1, repeats)
     together = _stretches(suite, method, threads if cores == 1 else 0, cores, repeats)
-    return _timing(f"{suite} {method}, a run", suite, alone, 1), _timing(f"{suite} {method}, {cores} runs at once, per run", suite, together, cores)
+    return _timing(f"{suite} {method}, a run", suite, alone, 1), _timing(
+        f"{suite} {method}, {cores} runs at once, per run", suite, together, cores
+    )
 
 
 def _timing(name: str, suite: str, seconds: list[float], runs: int) -> Timing:
@@ -43,9 +46,27 @@ def _stretches(suite: str, method: str, threads: int, runs: int, repeats: int) -
     """Seconds between two checkpoints, of every run."""
     with tempfile.TemporaryDirectory() as scratch:
         seeds = ",".join(map(str, range(1, runs + 1)))
-        command = [sys.executable, "-m", "mcurl", "train", TASKS[suite], "--method", method, "--seed", seeds, "--out", scratch]
+        command = [
+            sys.executable,
+            "-m",
+            "mcurl",
+            "train",
+            TASKS[suite],
+            "--method",
+            method,
+            "--seed",
+            seeds,
+            "--out",
+            scratch,
+        ]
         command += ["--threads", str(threads)] if threads else []
-        command += ["--set", SOON[suite], f"checkpoint.every={STRETCH[suite] * ACTION_REPEAT[suite]}", "evaluation.every=0", "evaluation.episodes=1"]
+        command += [
+            "--set",
+            SOON[suite],
+            f"checkpoint.every={STRETCH[suite] * ACTION_REPEAT[suite]}",
+            "evaluation.every=0",
+            "evaluation.episodes=1",
+        ]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
                 return _wait(process, Path(scratch), runs, max(repeats // 10, 1))

@@ -41,7 +41,15 @@ class Timing:
         return asdict(self) | {"gflop_per_second": self.gflops, "gigabytes_per_second": self.gigabytes_per_second}
 
 
-def measure(name: str, work: Callable[[], Any], *, warm_up: int = 5, repeats: int = 20, gflop: float = 0.0, megabytes: float = 0.0) -> Timing:
+def measure(
+    name: str,
+    work: Callable[[], Any],
+    *,
+    warm_up: int = 5,
+    repeats: int = 20,
+    gflop: float = 0.0,
+    megabytes: float = 0.0,
+) -> Timing:
     """Time ``work``; on a GPU until the device has finished it."""
     for _ in range(warm_up):
         work()
@@ -63,7 +71,8 @@ def synchronize() -> None:
 
 
 def ceilings(device: torch.device) -> list[Timing]:
-    """A large matrix product in both precisions, and a large copy: what the machine can do, measured in the same run."""
+    """A large matrix product in both precisions, and a large copy: what the machine can do, measured in the same
+    run."""
     n = 8192 if device.type == "cuda" else 2048
     found = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -72,5 +81,7 @@ def ceilings(device: torch.device) -> list[Timing]:
         found.append(measure(name, lambda a=a, b=b: a @ b, warm_up=3, repeats=9, gflop=2 * n**3 / 1e9))  # type: ignore[misc]
     source = torch.randn(64 * 2**20, device=device)
     target = torch.empty_like(source)
-    found.append(measure("copy of 256 MB", lambda: target.copy_(source), warm_up=3, repeats=9, megabytes=2 * source.nbytes / 1e6))
+    found.append(
+        measure("copy of 256 MB", lambda: target.copy_(source), warm_up=3, repeats=9, megabytes=2 * source.nbytes / 1e6)
+    )
     return found

@@ -10,20 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mcurl import config, native
+from mcurl import native
 from mcurl.agents.rainbow import Rainbow
 from mcurl.agents.sac import SAC
-from mcurl.assemble import build_agent, build_replay
 from mcurl.batches import draw
 from mcurl.bench.timing import Timing, measure
-from mcurl.config import TrainSettings
-from mcurl.device import Compute
-from mcurl.graphs import Captured
+from mcurl.build import build_agent, build_replay
+from mcurl.config import resolve as config
+from mcurl.config.resolve import TrainSettings
 from mcurl.networks import encoders
 from mcurl.networks.atari import DataEfficientEncoder
-from mcurl.objectives.masked import MaskedContrast
+from mcurl.objectives.masked import MCurl
 from mcurl.replay.buffer import Replay
-from mcurl.seeding import Generators
+from mcurl.runtime.cuda_graphs import CudaGraphStep
+from mcurl.runtime.device import Compute
+from mcurl.runtime.seeding import Generators
 
 TASKS = {"dmc": "dmc/cartpole-swingup", "atari": "atari/RoadRunner"}
 
@@ -50,7 +51,9 @@ def resolve(suite: str, method: str, overrides: list[str]) -> TrainSettings:
     return config.resolve(TASKS[suite], method, overrides=["replay.capacity=6000", *overrides])
 
 
-def build(suite: str, method: str, compute: Compute, *, overrides: list[str] | None = None, plain: bool = False) -> tuple[SAC | Rainbow, Replay, TrainSettings]:
+def build(
+    suite: str, method: str, compute: Compute, *, overrides: list[str] | None = None, plain: bool = False
+) -> tuple[SAC | Rainbow, Replay, TrainSettings]:
     """An agent and a replay of random episodes, as a run has them."""
     settings = resolve(suite, method, overrides or [])
     shapes: Any = Shapes(suite)
@@ -77,12 +80,13 @@ def fill(replay: Replay, *, continuous: bool, episodes: int = 40, length: int = 
 def as_the_textbook(agent: SAC | Rainbow, replay: Replay) -> None:
     """Undo what makes it fast, in place, for the rest of this process.
 
-    Contiguous layouts, convolution and ReLU apart, every observation encoded wherever the algorithm names it, pixels gathered as bytes.
+    Contiguous layouts, convolution and ReLU apart, every observation encoded wherever the algorithm names it, pixels
+    gathered as bytes.
     """
     native.unused = native.ALL
     replay._layout = "planes"
     objective = agent.objective
-    if isinstance(objective, MaskedContrast):
+    if isinstance(objective, MCurl):
         objective.compact = False
     if isinstance(agent, Rainbow):
         for network in (agent.online, agent.target):
@@ -96,7 +100,7 @@ def as_the_textbook(agent: SAC | Rainbow, replay: Replay) -> None:
         for module in encoder.modules():
             if isinstance(module, encoders.Convolutions):
                 module.memory_format = torch.contiguous_format
-            if isinstance(module, encoders.Features):
+            if isinstance(module, encoders.FeatureHead):
                 module._last = False
         for parameter in encoder.parameters():
             parameter.data = parameter.data.contiguous()
@@ -111,11 +115,20 @@ def _plain_atari(encoder: Any) -> None:
     encoder.patches, encoder.encode = lambda pixels: pixels.float() / 255, encode
 
 
-def time_update(suite: str, method: str, compute: Compute, *, overrides: list[str] | None = None, plain: bool = False, repeats: int = 20) -> Timing:
-    """Draw a batch and learn from it; the mean of two updates in a row, since SAC's actor learns at every second one."""
+def time_update(
+    suite: str,
+    method: str,
+    compute: Compute,
+    *,
+    overrides: list[str] | None = None,
+    plain: bool = False,
+    repeats: int = 20,
+) -> Timing:
+    """Draw a batch and learn from it; the mean of two updates in a row, since SAC's actor learns at every second
+    one."""
     agent, replay, _ = build(suite, method, compute, overrides=overrides, plain=plain)
     if compute.graphs and not plain:
-        agent.step = Captured(agent.step)  # type: ignore[method-assign]
+        agent.step = CudaGraphStep(agent.step)  # type: ignore[method-assign]
     generators = Generators(0)
 
     def two() -> None:
@@ -125,12 +138,19 @@ def time_update(suite: str, method: str, compute: Compute, *, overrides: list[st
 
     # Four pairs to warm up: the fourth is where a GPU records its graphs.
     gflop = _gflop(agent, two) if compute.device.type == "cpu" else 0.0
-    pair = measure(" ".join([suite, method, *(overrides or []), *(["(textbook)"] if plain else [])]), two, warm_up=4, repeats=max(repeats // 2, 2), gflop=gflop)
+    pair = measure(
+        " ".join([suite, method, *(overrides or []), *(["(textbook)"] if plain else [])]),
+        two,
+        warm_up=4,
+        repeats=max(repeats // 2, 2),
+        gflop=gflop,
+    )
     return Timing(pair.name, pair.milliseconds / 2, pair.low / 2, pair.high / 2, 2 * pair.repeats, gflop / 2)
 
 
 def _gflop(agent: SAC | Rainbow, work: Callable[[], None]) -> float:
-    """Floating-point operations, in 1e9. The counter knows PyTorch's products and convolutions only, so while it counts nothing is fused."""
+    """Floating-point operations, in 1e9. The counter knows PyTorch's products and convolutions only, so while it counts
+    nothing is fused."""
     rounded = [module for module in _modules(agent) if isinstance(module, DataEfficientEncoder)]
     kept, fused, unused = [module.dtype for module in rounded], encoders.FUSED, native.unused
     encoders.FUSED, native.unused = False, unused | native.LAYERS

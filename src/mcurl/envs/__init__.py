@@ -1,6 +1,7 @@
 """Environments: every suite's tasks as Gymnasium environments that stack frames, repeat actions, and can be saved.
 
-A task is written ``suite/name``: ``dmc/cartpole-swingup``, ``atari/Pong``, ``toy/reach``, ``gym/CartPole-v1``. Libraries are imported when first used.
+A task is written ``suite/name``: ``dmc/cartpole-swingup``, ``atari/Pong``, ``toy/reach``, ``gym/CartPole-v1``.
+Libraries are imported when first used.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from typing import Any
 
 import gymnasium
 
-from mcurl.errors import UserError, nearest
+from mcurl.errors import UserError, suggest
 
-SUITES = {"dmc": "mcurl.envs.dmc", "atari": "mcurl.envs.atari", "toy": "mcurl.envs.toy", "gym": "mcurl.envs.pixels"}
+SUITES = {"dmc": "mcurl.envs.dmc", "atari": "mcurl.envs.atari", "toy": "mcurl.envs.toy", "gym": "mcurl.envs.gym"}
 """Suite -> its module, which has ``<Suite>Settings``, ``tasks()``, ``resolve(name)``, ``make(settings, seed)``."""
 
 
@@ -24,7 +25,8 @@ class CannotSave(Exception):  # noqa: N818 (it reads as what it says)
 def parse_task(name: str) -> tuple[str, str]:
     """Suite and task, as the suite spells it, of ``suite/task``.
 
-    Raises UserError, in one line that says what was meant, where the suite or the task is unknown or the slash is missing.
+    Raises UserError, in one line that says what was meant, where the suite or the task is unknown or the slash is
+    missing.
 
     >>> parse_task("dmc/Cartpole_Swingup")
     ('dmc', 'cartpole-swingup')
@@ -48,12 +50,13 @@ def _with_suite(task: str) -> str:
 def suite_module(suite: str) -> ModuleType:
     """The module of a suite. Raises UserError for an unknown one."""
     if suite.lower() not in SUITES:
-        raise UserError(f"unknown suite {suite!r}: {nearest(suite, SUITES)}")
+        raise UserError(f"unknown suite {suite!r}: {suggest(suite, SUITES)}")
     return import_module(SUITES[suite.lower()])
 
 
 def settings_class(suite: str) -> type[Any]:
-    """The frozen dataclass of a suite's settings, whose first field is ``task``. Raises UserError for an unknown suite."""
+    """The frozen dataclass of a suite's settings, whose first field is ``task``. Raises UserError for an unknown
+    suite."""
     found: type[Any] = getattr(suite_module(suite), f"{suite.capitalize()}Settings")
     return found
 
@@ -61,8 +64,9 @@ def settings_class(suite: str) -> type[Any]:
 def make_env(settings: Any, seed: int) -> gymnasium.Env[Any, Any]:
     """The environment that a suite's settings describe; its random numbers come from the seed.
 
-    Beside Gymnasium's attributes it has ``frame_shape``, ``frame_stack``, ``action_repeat``, ``stack_start``, ``state_dict()`` and ``load_state_dict(state)``
-    (see docs/architecture.md). Raises UserError where a task is unknown or the suite's library is not installed, TypeError for what are no settings.
+    ThreadedEnv Gymnasium's attributes it has ``frame_shape``, ``frame_stack``, ``action_repeat``, ``stack_start``,
+    ``state_dict()`` and ``load_state_dict(state)`` (see docs/architecture.md). Raises UserError where a task is unknown
+    or the suite's library is not installed, TypeError for what are no settings.
     """
     module = type(settings).__module__
     if module not in SUITES.values():

@@ -1,20 +1,24 @@
 """Atari games as the Atari-100k benchmark plays them, on ale-py's own ``ALEInterface``.
 
-A step repeats its action for ``frame_skip`` frames and sums their raw rewards. The frame it gives is the maximum of its last two screens, gray, each resized
-bilinearly to 84 x 84 first. Observations are stacks of frames, oldest first, with zeros before a game's first frame.
+A step repeats its action for ``frame_skip`` frames and sums their raw rewards. The frame it gives is the maximum of its
+last two screens, gray, each resized bilinearly to 84 x 84 first. Observations are stacks of frames, oldest first, with
+zeros before a game's first frame.
 
 What differs from the environment of CURL's Atari release:
 
-* A loss of life is only reported (``info["life_lost"]``): the game goes on and the stack is kept. There it ends the episode, and the "reset" after it plays one
-  no-op frame and pushes that screen onto the stack. A life is lost here under the same rule: the count fell and is not zero.
-* Where a game ends before a step's last frame, the step's frame is the game's last screen. There it is black where the game ends in the step's first half:
+* A loss of life is only reported (``info["life_lost"]``): the game goes on and the stack is kept. There it ends the
+episode, and the "reset" after it plays one
+  no-op frame and pushes that screen onto the stack. A life is lost here under the same rule: the count fell and is not
+  zero.
+* Where a game ends before a step's last frame, the step's frame is the game's last screen. There it is black where the
+game ends in the step's first half:
   a truncated game would bootstrap from a black frame.
 * The 108,000 frames' end is ``truncated``, not the end of the game.
 
 What differs from Gymnasium's ``AtariPreprocessing``, when set to ``resize = "max-then-area"``:
 
-* its frame at a game's end is made of screens of the step before (it stops before it takes the new ones), ours of the game's last screens;
-* it draws 1 to ``noop_max`` no-ops, we draw 0 to ``max_noops``.
+* its frame at a game's end is made of screens of the step before (it stops before it takes the new ones), ours of the
+game's last screens; * it draws 1 to ``noop_max`` no-ops, we draw 0 to ``max_noops``.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcurl.envs.stack import FrameStack, StackStart, check_settings
-from mcurl.errors import UserError, nearest
+from mcurl.errors import UserError, suggest
 
 # fmt: off
 ATARI_26 = (
@@ -41,7 +45,8 @@ ATARI_26 = (
 # fmt: on
 """The games of the Atari-100k benchmark."""
 
-# ALE ships these ROMs for its two-player interface only; loading one with the interface for one player ends the process.
+# ALE ships these ROMs for its two-player interface only; loading one with the interface for one player ends the
+# process.
 _TWO_PLAYERS_ONLY = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
 Resize = Literal["bilinear-then-max", "max-then-area"]
@@ -70,9 +75,11 @@ class AtariSettings:
     full_action_set: bool = False
     """offer all 18 actions instead of those that the game knows"""
     resize: Resize = "bilinear-then-max"
-    """resize each of the last two screens bilinearly, then take their maximum (CURL), or take their maximum, then average over areas (Gymnasium)"""
+    """resize each of the last two screens bilinearly, then take their maximum (CURL), or take their maximum, then
+    average over areas (Gymnasium)"""
     life_loss: LifeLoss = "ends-return"
-    """whether losing a life is reported, so that it ends the return that is learned from; the game itself always goes on"""
+    """whether losing a life is reported, so that it ends the return that is learned from; the game itself always goes
+    on"""
 
     def __post_init__(self) -> None:
         least = {"frame_skip": 1, "frame_stack": 1, "image_size": 1, "max_noops": 0, "max_frames": 0}
@@ -101,12 +108,14 @@ def _roms() -> dict[str, str]:
 
 
 def tasks() -> tuple[str, ...]:
-    """The names of all games that come with ale-py, such as RoadRunner, sorted. Raises ``UserError`` where ale-py is not installed."""
+    """The names of all games that come with ale-py, such as RoadRunner, sorted. Raises ``UserError`` where ale-py is
+    not installed."""
     return tuple(_roms())
 
 
 def resolve(name: str) -> str:
-    """The game's own name for any spelling of it: case, spaces and punctuation don't matter. Raises ``UserError`` for an unknown game.
+    """The game's own name for any spelling of it: case, spaces and punctuation don't matter. Raises ``UserError`` for
+    an unknown game.
 
     >>> resolve("road_runner"), resolve("Up 'n Down"), resolve("ms-pacman")
     ('RoadRunner', 'UpNDown', 'MsPacman')
@@ -115,16 +124,18 @@ def resolve(name: str) -> str:
     for task in tasks():
         if task.lower() == plain:
             return task
-    raise UserError(f"there is no Atari game {name!r}: {nearest(plain, tasks())}")
+    raise UserError(f"there is no Atari game {name!r}: {suggest(plain, tasks())}")
 
 
 def make(settings: AtariSettings, seed: int) -> AtariEnv:
-    """The game that the settings name, seeded. Raises ``UserError`` for an unknown game or where ale-py or OpenCV is missing."""
+    """The game that the settings name, seeded. Raises ``UserError`` for an unknown game or where ale-py or OpenCV is
+    missing."""
     return AtariEnv(settings, seed)
 
 
 class AtariEnv(gymnasium.Env[Frame, np.int64]):
-    """One game. Observations: uint8 [frame_stack, image_size, image_size], oldest frame first. Rewards: the game's own points, neither clipped nor scaled.
+    """One game. Observations: uint8 [frame_stack, image_size, image_size], oldest frame first. Rewards: the game's own
+    points, neither clipped nor scaled.
 
     ``info`` holds ``lives`` (int) and ``life_lost`` (bool).
     """
@@ -162,7 +173,8 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         self._playing = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
-        """A new game: no-ops, then a stack of its current screen after blank frames. Without a seed the generators go on from where they are."""
+        """A new game: no-ops, then a stack of its current screen after blank frames. Without a seed the generators go
+        on from where they are."""
         if seed is not None:
             self._seed(seed)
         self._ale.reset_game()
@@ -179,16 +191,17 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
     def step(self, action: int | np.int64) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
         """Plays the action for ``frame_skip`` frames, fewer where the game ends.
 
-        ``action`` indexes the action set. ``terminated``: the game is over; ``truncated``: it was cut off at ``max_frames``.
-        Raises ``gymnasium.error.ResetNeeded`` where no game is going on.
+        ``action`` indexes the action set. ``terminated``: the game is over; ``truncated``: it was cut off at
+        ``max_frames``. Raises ``gymnasium.error.ResetNeeded`` where no game is going on.
         """
         if not self._playing:
             raise gymnasium.error.ResetNeeded("the game is over or has not begun: call reset()")
-        reward, screens = self._play(self._actions[action])
+        reward, screens = self._evaluate_policy(self._actions[action])
         observation = self._stack.push(self._make_frame(screens))
         lives = self._ale.lives()
         terminated = bool(self._ale.game_over(with_truncation=False))
-        # CURL's rule. The count of some games (Qbert) falls to zero a little before the game is over: that end is reported once, by ``terminated``.
+        # CURL's rule. The count of some games (Qbert) falls to zero a little before the game is over: that end is
+        # reported once, by ``terminated``.
         life_lost = 0 < lives < self._lives and not terminated and self.settings.life_loss == "ends-return"
         self._lives = lives
         truncated = bool(self._ale.game_truncated()) and not terminated
@@ -196,7 +209,8 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         return observation, reward, terminated, truncated, self._info(life_lost)
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """The screen in colour, uint8 [H, W, 3], 210 x 160 for most games. Right after ``load_state_dict`` it is off by a frame or two; no observation is."""
+        """The screen in colour, uint8 [H, W, 3], 210 x 160 for most games. Right after ``load_state_dict`` it is off by
+        a frame or two; no observation is."""
         screen: npt.NDArray[np.uint8] = self._ale.getScreenRGB()
         return screen
 
@@ -217,7 +231,8 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on exactly where the state was saved, in this process or another. Raises ``UserError`` where the state is another game's or is damaged."""
+        """Goes on exactly where the state was saved, in this process or another. Raises ``UserError`` where the state
+        is another game's or is damaged."""
         if state["game"] != self.game:
             raise UserError(f"the saved state is of {state['game']}, not of {self.game}")
         self._stack.load_state_dict(state["frames"])
@@ -237,8 +252,9 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
             raise UserError(f"the ROM of {self.game} that ale-py finds is not one that it can play")
         self._ale.loadROM(path)
 
-    def _play(self, action: int) -> tuple[float, int]:
-        """Plays ``frame_skip`` frames -> the sum of rewards, and how many (1 or 2) of the last two screens were taken, oldest first, into ``_screens``."""
+    def _evaluate_policy(self, action: int) -> tuple[float, int]:
+        """Plays ``frame_skip`` frames -> the sum of rewards, and how many (1 or 2) of the last two screens were taken,
+        oldest first, into ``_screens``."""
         reward, screens, last = 0, 0, self.settings.frame_skip - 1
         for frame in range(self.settings.frame_skip):
             # As in ALE, every frame of a step draws anew.
@@ -254,7 +270,8 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         return float(reward), screens
 
     def _make_frame(self, screens: int) -> Frame:
-        """One frame, uint8 [1, image_size, image_size], of the first ``screens`` (1 or 2) of ``_screens``: a buffer that the next call overwrites."""
+        """One frame, uint8 [1, image_size, image_size], of the first ``screens`` (1 or 2) of ``_screens``: a buffer
+        that the next call overwrites."""
         frame = self._frame[0]
         if self.settings.resize == "max-then-area":
             if screens == 2:
@@ -276,7 +293,8 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
             self._ale.restoreState(state)
         except (SystemError, RuntimeError) as error:
             raise UserError(f"the saved state of {self.game} is damaged, or of another version of ale-py") from error
-        # ALE's state lacks the picture buffers. Some games (Qbert) leave lines of a picture as they were two pictures ago: draw both buffers once.
+        # ALE's state lacks the picture buffers. Some games (Qbert) leave lines of a picture as they were two pictures
+        # ago: draw both buffers once.
         for _ in range(2):
             self._ale.act(self._noop)
         self._ale.restoreState(state)

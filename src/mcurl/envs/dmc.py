@@ -1,7 +1,8 @@
 """DeepMind Control: the tasks of dm_control's suite, from pixels or states.
 
-All 51 tasks of the suite are offered. `lqr-*` has neither bounds nor a time limit of its own: its controls are taken from [-1, 1] and its episodes end after
-1000 steps, as everywhere else; its springs come from the seed that the environment is made with. `quadruped-escape` needs OpenGL even for states.
+All 51 tasks of the suite are offered. `lqr-*` has neither bounds nor a time limit of its own: its controls are taken
+from [-1, 1] and its episodes end after 1000 steps, as everywhere else; its springs come from the seed that the
+environment is made with. `quadruped-escape` needs OpenGL even for states.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from mcurl.envs import CannotSave
 from mcurl.envs.opengl import choose
 from mcurl.envs.stack import Rescaling, StackedEnv, check_settings
-from mcurl.errors import UserError, nearest
+from mcurl.errors import UserError, suggest
 
 Observation = Literal["pixels", "state"]
 Shadows = Literal["full", "1024", "512", "off"]
@@ -70,7 +71,8 @@ class DmcSettings:
     camera: int = 0
     """which of the task's cameras looks on; -1 is a free one, off to the side"""
     shadows: Shadows = "full"
-    """size of the shadow map; full is MuJoCo's 2048, which takes most of the time in software rendering. Others change the pictures"""
+    """size of the shadow map; full is MuJoCo's 2048, which takes most of the time in software rendering. Others change
+    the pictures"""
 
     def __post_init__(self) -> None:
         least = {"image_size": 1, "frame_stack": 1, "action_repeat": 1}
@@ -83,7 +85,8 @@ def tasks() -> list[str]:
 
 
 def resolve(name: str) -> str:
-    """A task's own name for any spelling of it: case, dashes and underscores don't matter. Raises UserError for an unknown task.
+    """A task's own name for any spelling of it: case, dashes and underscores don't matter. Raises UserError for an
+    unknown task.
 
     >>> resolve("Finger_TurnHard")
     'finger-turn_hard'
@@ -91,7 +94,7 @@ def resolve(name: str) -> str:
     for task in tasks():
         if _plain(task) == _plain(name):
             return task
-    raise UserError(f"there is no DMControl task {name!r}: {nearest(name, tasks())}")
+    raise UserError(f"there is no DMControl task {name!r}: {suggest(name, tasks())}")
 
 
 def _plain(name: str) -> str:
@@ -99,14 +102,16 @@ def _plain(name: str) -> str:
 
 
 def make(settings: DmcSettings, seed: int) -> DmcEnv:
-    """The task that the settings name. Raises UserError for an unknown task or camera, and where dm_control or OpenGL is missing."""
+    """The task that the settings name. Raises UserError for an unknown task or camera, and where dm_control or OpenGL
+    is missing."""
     return DmcEnv(settings, seed)
 
 
 class DmcEnv(StackedEnv):
     """One task of the suite. Actions: float32 ``[A]`` in ``[-1, 1]``.
 
-    Observations: pixels uint8 ``[3 * frame_stack, image_size, image_size]`` or states float32 ``[D]``. The suite's time limit truncates; nothing but `lqr`
+    Observations: pixels uint8 ``[3 * frame_stack, image_size, image_size]`` or states float32 ``[D]``. The suite's time
+        limit truncates; nothing but `lqr`
     terminates. dm_control raises PhysicsError where a simulation diverges.
     """
 
@@ -123,13 +128,18 @@ class DmcEnv(StackedEnv):
         self._last: Any = None
 
         size, repeat = settings.image_size, settings.action_repeat
-        shape = (3, size, size) if pixels else (sum(int(np.prod(part.shape)) for part in self._env.observation_spec().values()),)
+        shape = (
+            (3, size, size)
+            if pixels
+            else (sum(int(np.prod(part.shape)) for part in self._env.observation_spec().values()),)
+        )
         super().__init__(shape, settings.frame_stack, repeat, 1 / (self._env.control_timestep() * repeat))
         self._to_bounds = _rescaling(self._env.action_spec())
         self.action_space = self._to_bounds.space
 
     def render(self, width: int | None = None) -> NDArray[np.uint8]:  # type: ignore[override]
-        """What the camera sees now, uint8 ``[width, width, 3]``; ``image_size`` wide by default. Raises UserError where there is no OpenGL."""
+        """What the camera sees now, uint8 ``[width, width, 3]``; ``image_size`` wide by default. Raises UserError where
+        there is no OpenGL."""
         if self.settings.observation == "state":
             _import_dm_control(pictures=True)
         return self._picture(width or self.settings.image_size).copy()
@@ -194,7 +204,9 @@ class DmcEnv(StackedEnv):
     def _check_camera(self) -> None:
         last = int(self._physics.model.ncam) - 1
         if not -1 <= self.settings.camera <= last:
-            raise UserError(f"camera must be from 0 to {last} for {self.task} (or -1, a free one), not {self.settings.camera}")
+            raise UserError(
+                f"camera must be from 0 to {last} for {self.task} (or -1, a free one), not {self.settings.camera}"
+            )
 
     # State
 
@@ -204,7 +216,9 @@ class DmcEnv(StackedEnv):
             "task": self.task,
             "physics": self._physics.get_state(_everything()),
             "model": _changes(self.task, self._physics.model.ptr),
-            "attributes": {name: _to_leaf(value, name) for name, value in vars(task).items() if value is not task.random},
+            "attributes": {
+                name: _to_leaf(value, name) for name, value in vars(task).items() if value is not task.random
+            },
             "random": task.random.get_state(legacy=False),
             "step_count": self._env._step_count,
             "reset_next_step": self._env._reset_next_step,
@@ -227,7 +241,8 @@ class DmcEnv(StackedEnv):
 
         model, data = self._physics.model.ptr, self._physics.data.ptr
         self._physics.set_state(saved, _everything())
-        # Fills in what follows from the state, such as contacts; it may overwrite what the solver starts from, hence once more.
+        # Fills in what follows from the state, such as contacts; it may overwrite what the solver starts from, hence
+        # once more.
         mujoco.mj_forward(model, data)
         self._physics.set_state(saved, _everything())
         if model.nhfield and self._physics._contexts:
@@ -238,7 +253,8 @@ class DmcEnv(StackedEnv):
 
 
 def _import_dm_control(*, pictures: bool) -> Any:
-    """dm_control's suite. Raises UserError where it is not installed or, if pictures are wanted, where nothing can draw them."""
+    """dm_control's suite. Raises UserError where it is not installed or, if pictures are wanted, where nothing can draw
+    them."""
     chosen = choose(required=pictures)
     # Unset or empty, on a machine without OpenGL, dm_control would try a window system, and fail.
     os.environ["MUJOCO_GL"] = chosen
@@ -247,9 +263,13 @@ def _import_dm_control(*, pictures: bool) -> Any:
     except ModuleNotFoundError as error:
         raise UserError(f"DMControl tasks need dm_control ({error}): pip install 'mcurl[dmc]'") from error
     except (ImportError, AttributeError, RuntimeError) as error:
-        raise UserError(f"dm_control does not load with MUJOCO_GL={chosen} ({error}): unset MUJOCO_GL, or apt-get install libegl1 libgl1") from error
+        raise UserError(
+            f"dm_control does not load with MUJOCO_GL={chosen} ({error}): unset MUJOCO_GL, or apt-get install libegl1 libgl1"
+        ) from error
     if pictures and chosen in ("egl", "osmesa") and chosen != _render.BACKEND:
-        raise UserError(f"dm_control was imported before OpenGL was chosen: set MUJOCO_GL={chosen}, or import dm_control later")
+        raise UserError(
+            f"dm_control was imported before OpenGL was chosen: set MUJOCO_GL={chosen}, or import dm_control later"
+        )
     return suite
 
 
@@ -274,7 +294,8 @@ def _everything() -> int:
 
 @lru_cache(maxsize=4)
 def _fresh_model(task: str) -> Any:
-    """A task's model as it is loaded. Always from one seed: an environment of another seed, whose model was drawn from it, differs from this one."""
+    """A task's model as it is loaded. Always from one seed: an environment of another seed, whose model was drawn from
+    it, differs from this one."""
     return _load_task(task, seed=0).physics.model.ptr
 
 

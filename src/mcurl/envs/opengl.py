@@ -1,4 +1,5 @@
-"""Which OpenGL draws MuJoCo's pictures: chosen before MuJoCo is imported, because it reads the choice then and never again."""
+"""Which OpenGL draws MuJoCo's pictures: chosen before MuJoCo is imported, because it reads the choice then and never
+again."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ _MOST_DEVICES = 32
 def choose(*, required: bool = True) -> str:
     """Set MUJOCO_GL, unless it is set, to what works here: EGL, else OSMesa. Returns its value.
 
-    With ``required=False`` (states only) the answer on a machine without OpenGL is ``"off"``. Call it before dm_control or mujoco is imported.
-    Raises UserError, naming the packages to install, where nothing draws and pictures are required.
+    With ``required=False`` (states only) the answer on a machine without OpenGL is ``"off"``. Call it before dm_control
+    or mujoco is imported. Raises UserError, naming the packages to install, where nothing draws and pictures are
+    required.
     """
     wanted = os.environ.get("MUJOCO_GL", "").lower()
     if wanted in OFF and required:
@@ -54,13 +56,17 @@ def _find() -> str | None:
 
 
 def egl_works() -> bool:
-    """Whether EGL opens a display without a screen, as MuJoCo will: the library alone does not tell, its driver may be missing. Takes milliseconds."""
+    """Whether EGL opens a display without a screen, as MuJoCo will: the library alone does not tell, its driver may be
+    missing. Takes milliseconds."""
     try:
         egl = ctypes.CDLL("libEGL.so.1")
     except OSError:
         return False
     egl.eglGetProcAddress.restype = ctypes.c_void_p
-    query, open_display = egl.eglGetProcAddress(b"eglQueryDevicesEXT"), egl.eglGetProcAddress(b"eglGetPlatformDisplayEXT")
+    query, open_display = (
+        egl.eglGetProcAddress(b"eglQueryDevicesEXT"),
+        egl.eglGetProcAddress(b"eglGetPlatformDisplayEXT"),
+    )
     if not query or not open_display:
         return False
     handle, integer = ctypes.c_void_p, ctypes.c_int
@@ -69,7 +75,9 @@ def egl_works() -> bool:
     devices, count = (handle * _MOST_DEVICES)(), integer()
     if not query_devices(_MOST_DEVICES, devices, ctypes.byref(count)):
         return False
-    return any(_draws(egl, get_display(_PLATFORM_DEVICE, device, None)) for device in _allowed(list(devices[: count.value])))
+    return any(
+        _draws(egl, get_display(_PLATFORM_DEVICE, device, None)) for device in _allowed(list(devices[: count.value]))
+    )
 
 
 def _allowed(devices: list[int | None]) -> list[int | None]:

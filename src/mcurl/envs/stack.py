@@ -32,7 +32,8 @@ class FrameStack:
         return self._stack.shape
 
     def begin(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The stack at an episode's first frame, uint8 ``[C, H, W]`` (any strides): that frame repeated, or blanks before it."""
+        """The stack at an episode's first frame, uint8 ``[C, H, W]`` (any strides): that frame repeated, or blanks
+        before it."""
         channels = self._channels
         self._stack[-channels:] = frame
         older = self._stack[:-channels].reshape(-1, *frame.shape)
@@ -59,9 +60,9 @@ class FrameStack:
 class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
     """A Gymnasium environment built on one that shows single frames.
 
-    ``step`` repeats the action ``action_repeat`` times, sums the rewards, stops where the episode ends, and looks once, at the last of them.
-    A suite gives ``_begin``, ``_advance``, ``_look``, ``_save``, ``_load``. A three-dimensional ``frame_shape`` means pixels, which are stacked;
-    a one-dimensional one means a state, which is not.
+    ``step`` repeats the action ``action_repeat`` times, sums the rewards, stops where the episode ends, and looks once,
+    at the last of them. A suite gives ``_begin``, ``_advance``, ``_look``, ``_save``, ``_load``. A three-dimensional
+    ``frame_shape`` means pixels, which are stacked; a one-dimensional one means a state, which is not.
     """
 
     frame_shape: tuple[int, ...]
@@ -73,7 +74,9 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
     stack_start: StackStart
     """What stands before an episode's first frame."""
 
-    def __init__(self, frame_shape: tuple[int, ...], frame_stack: int, action_repeat: int, frames_per_second: float) -> None:
+    def __init__(
+        self, frame_shape: tuple[int, ...], frame_stack: int, action_repeat: int, frames_per_second: float
+    ) -> None:
         """``frames_per_second``: agent steps per second of the simulated world, for videos."""
         self.frame_shape = frame_shape
         self.frame_stack = frame_stack if len(frame_shape) == 3 else 1
@@ -117,8 +120,11 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
     def _info(self) -> dict[str, Any]:
         return {}
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Start an episode. Without a seed the random numbers go on where they were; at first they come from the seed the environment was made with."""
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Start an episode. Without a seed the random numbers go on where they were; at first they come from the seed
+        the environment was made with."""
         super().reset(seed=seed)
         self._begin(seed)
         self._over = False
@@ -141,7 +147,8 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
         return (seen if self._stack is None else self._stack.push(seen)), total, terminated, truncated, self._info()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides what comes next, random numbers included, as leaves: restored in another process, the same actions see the same.
+        """All that decides what comes next, random numbers included, as leaves: restored in another process, the same
+        actions see the same.
 
         Raises mcurl.envs.CannotSave where the simulator cannot be saved.
         """
@@ -153,7 +160,11 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where ``state_dict`` was called. Raises UserError where the state is another environment's."""
         if ("frames" in state) != (self._stack is not None):
-            raise UserError("the saved state is of an environment with pixels, not states" if "frames" in state else "the saved state has no pixels")
+            raise UserError(
+                "the saved state is of an environment with pixels, not states"
+                if "frames" in state
+                else "the saved state has no pixels"
+            )
         if self._stack is not None:
             self._stack.load_state_dict(state["frames"])
         self._load(state["simulator"])

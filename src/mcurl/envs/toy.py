@@ -1,7 +1,9 @@
-"""Two small games, drawn in NumPy, that an agent learns in minutes, and only by looking: where things are is drawn anew in each episode.
+"""Two small games, drawn in NumPy, that an agent learns in minutes, and only by looking: where things are is drawn anew
+in each episode.
 
-`reach`: a red dot is steered to a green one. Its reward grows from 0 to 1 as they come together; after 25 steps the time limit ends it.
-`catch`: a ball falls for 12 steps; the paddle below goes left, stays or goes right. The game ends with +1 if the paddle is under the ball, otherwise with -1.
+`reach`: a red dot is steered to a green one. Its reward grows from 0 to 1 as they come together; after 25 steps the
+time limit ends it. `catch`: a ball falls for 12 steps; the paddle below goes left, stays or goes right. The game ends
+with +1 if the paddle is under the ball, otherwise with -1.
 
 | mean score of 2000 episodes | random actions | blind: to the middle | best: straight to it |
 |---|---|---|---|
@@ -22,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcurl.envs.stack import StackedEnv, check_settings
-from mcurl.errors import UserError, nearest
+from mcurl.errors import UserError, suggest
 
 Observation = Literal["pixels", "state"]
 
@@ -43,7 +45,9 @@ class ToySettings:
     """steps of the game per agent step; rewards are summed over them"""
 
     def __post_init__(self) -> None:
-        check_settings(self, {"image_size": 14, "frame_stack": 1, "action_repeat": 1}, {"observation": get_args(Observation)})
+        check_settings(
+            self, {"image_size": 14, "frame_stack": 1, "action_repeat": 1}, {"observation": get_args(Observation)}
+        )
 
 
 def tasks() -> list[str]:
@@ -54,7 +58,7 @@ def tasks() -> list[str]:
 def resolve(name: str) -> str:
     """A game's own name for any spelling of it. Raises UserError for an unknown game."""
     if name.strip().lower() not in _GAMES:
-        raise UserError(f"there is no toy game {name!r}: {nearest(name, _GAMES)}")
+        raise UserError(f"there is no toy game {name!r}: {suggest(name, _GAMES)}")
     return name.strip().lower()
 
 
@@ -106,7 +110,8 @@ class ToyEnv(StackedEnv):
 
 
 class ReachEnv(ToyEnv):
-    """``toy/reach``. Actions: float32 ``[2]`` in ``[-1, 1]``, right and down. States: float32 ``[4]``, the dot and the target in ``[-1, 1]``."""
+    """``toy/reach``. Actions: float32 ``[2]`` in ``[-1, 1]``, right and down. States: float32 ``[4]``, the dot and the
+    target in ``[-1, 1]``."""
 
     channels = 3
     numbers = 4
@@ -146,7 +151,8 @@ class ReachEnv(ToyEnv):
 
 
 class CatchEnv(ToyEnv):
-    """``toy/catch``. Actions: 0 left, 1 stay, 2 right. States: float32 ``[3]``, the ball across and down and the paddle across, in ``[-1, 1]``."""
+    """``toy/catch``. Actions: 0 left, 1 stay, 2 right. States: float32 ``[3]``, the ball across and down and the paddle
+    across, in ``[-1, 1]``."""
 
     channels = 1
     numbers = 3

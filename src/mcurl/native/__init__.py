@@ -1,4 +1,5 @@
-"""What is written in C, built once where the machine has a compiler; where it has none, nobody is told and PyTorch or NumPy does it."""
+"""What is written in C, built once where the machine has a compiler; where it has none, nobody is told and PyTorch or
+NumPy does it."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ unused: frozenset[str] = frozenset()
 
 
 def library(name: str) -> ctypes.CDLL | None:
-    """The functions of ``name.c`` beside this file, built into the user's cache at first use; None where they cannot be.
+    """The functions of ``name.c`` beside this file, built into the user's cache at first use; None where they cannot
+    be.
 
     With threads, which are torch's own where its OpenMP can be found in the process; else without.
     """
@@ -37,7 +39,7 @@ def library(name: str) -> ctypes.CDLL | None:
 
 @cache
 def _library(name: str) -> ctypes.CDLL | None:
-    source = Path(__file__).with_name(f"{name}.c")
+    source = next(Path(__file__).parent.rglob(f"{name}.c"))
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcurl"
     text = b"".join(file.read_bytes() for file in [source, *sorted(source.parent.glob("*.h"))])
     stem = f"{name}-{hashlib.sha256(text).hexdigest()[:16]}-{platform.machine()}"
@@ -60,13 +62,17 @@ def _compile(source: Path, path: Path, *flags: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made, built = Path(scratch) / "made.o", Path(scratch) / path.name
-        for command in (["-O3", "-fno-math-errno", "-fPIC", *flags, "-c", str(source), "-o", str(made)], ["-shared", str(made), "-o", str(built)]):
+        for command in (
+            ["-O3", "-fno-math-errno", "-fPIC", *flags, "-c", str(source), "-o", str(made)],
+            ["-shared", str(made), "-o", str(built)],
+        ):
             subprocess.run([compiler, *command], check=True, capture_output=True, timeout=60)
         os.replace(built, path)  # whole or not at all: two runs may build it at once
 
 
 def layer(name: str, rooms: tuple[str, ...], *, forward: int, backward: int) -> ctypes.CDLL | None:
-    """The functions of a compiled layer: each takes a shape and so many pointers, those of its rooms the shape alone. None without matrix units."""
+    """The functions of a compiled layer: each takes a shape and so many pointers, those of its rooms the shape alone.
+    None without matrix units."""
     functions = library(name)
     return functions and _layer(functions, rooms, forward, backward)
 
@@ -78,13 +84,17 @@ def _layer(functions: ctypes.CDLL, rooms: tuple[str, ...], forward: int, backwar
     for numbers in rooms:
         function = getattr(functions, numbers)
         function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int64
-    functions.forward.argtypes, functions.backward.argtypes = [ctypes.c_void_p] * (1 + forward), [ctypes.c_void_p] * (1 + backward)
+    functions.forward.argtypes, functions.backward.argtypes = (
+        [ctypes.c_void_p] * (1 + forward),
+        [ctypes.c_void_p] * (1 + backward),
+    )
     functions.forward.restype = functions.backward.restype = None
     return functions
 
 
 def room(numbers: int, *, whole: bool) -> Tensor:
-    """Memory to work in. Zeros unless the rows are whole runs: what a run holds beyond them is multiplied too, and must be a number."""
+    """Memory to work in. Zeros unless the rows are whole runs: what a run holds beyond them is multiplied too, and must
+    be a number."""
     return (torch.empty if whole else torch.zeros)(numbers)
 
 

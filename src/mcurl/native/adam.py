@@ -1,4 +1,5 @@
-"""Adam on a clipped gradient in C: what ``clip_grad_norm_`` and a fused Adam do in four passes and some hundred small operations, in two passes."""
+"""Adam on a clipped gradient in C: what ``clip_grad_norm_`` and a fused Adam do in four passes and some hundred small
+operations, in two passes."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def available() -> bool:
 
 
 def step(parameters: Sequence[Parameter], *, beta1: float, beta2: float, eps: float, max_norm: float) -> Tensor:
-    """One step of Adam in place, in torch's own threads, on the gradient of all parameters together clipped to a norm. Denormal numbers become zero.
+    """One step of Adam in place, in torch's own threads, on the gradient of all parameters together clipped to a norm.
+    Denormal numbers become zero.
 
     Args:
         parameters: their gradients are left as they are.
@@ -50,7 +52,11 @@ def step(parameters: Sequence[Parameter], *, beta1: float, beta2: float, eps: fl
     addresses = np.array([tensor.data_ptr() for p in parameters for tensor in p[:5]], np.uint64)
     sizes = np.array([p.value.numel() for p in parameters], np.int64)
     rates = np.array([p.rate for p in parameters], np.float64)
-    return torch.tensor(functions.step(addresses.ctypes.data, sizes.ctypes.data, rates.ctypes.data, len(parameters), beta1, beta2, eps, max_norm))
+    return torch.tensor(
+        functions.step(
+            addresses.ctypes.data, sizes.ctypes.data, rates.ctypes.data, len(parameters), beta1, beta2, eps, max_norm
+        )
+    )
 
 
 def _functions() -> ctypes.CDLL | None:

@@ -1,4 +1,5 @@
-"""Stacks of frames gathered out of a ring in C: as crops for convolutions (``gather``), or as patches for matrix products (``cut``)."""
+"""Stacks of frames gathered out of a ring in C: as crops for convolutions (``gather``), or as patches for matrix
+products (``cut``)."""
 
 from __future__ import annotations
 
@@ -37,7 +38,16 @@ def gather(frames: Tensor, slots: Rows, top: Rows, left: Rows, out: Tensor) -> N
         raise RuntimeError("the compiled gather needs a compiler, and writes channels-last")
     slots, top, left = (np.ascontiguousarray(array, np.int64) for array in (slots, top, left))
     corners = (array.ctypes.data for array in (top, left))
-    if functions.gather(frames.data_ptr(), *frames.shape[1:], slots.ctypes.data, slots.shape[1], *corners, len(out), out.shape[-1], out.data_ptr()):
+    if functions.gather(
+        frames.data_ptr(),
+        *frames.shape[1:],
+        slots.ctypes.data,
+        slots.shape[1],
+        *corners,
+        len(out),
+        out.shape[-1],
+        out.data_ptr(),
+    ):
         raise RuntimeError(f"the compiled gather takes no stacks of shape {tuple(out.shape[1:])}")
 
 
@@ -46,8 +56,10 @@ def cut(frames: Tensor, slots: Rows, top: Rows, left: Rows, down: Rows, right: R
 
     Args:
         frames, slots: as for :func:`gather`.
-        top, left, down, right: ``[N]``, and crop: row r of a window is row ``top + clamp(r - down, 0, crop - 1)`` of the frame, columns likewise.
-        out: ``uint8 [N, Y, X, 5, 5, K*C, 5, 5]``, contiguous: patch (y, x) of the first convolution in patch (Y, X) of the second.
+        top, left, down, right: ``[N]``, and crop: row r of a window is row ``top + clamp(r - down, 0, crop - 1)`` of
+            the frame, columns likewise.
+        out: ``uint8 [N, Y, X, 5, 5, K*C, 5, 5]``, contiguous: patch (y, x) of the first convolution in patch (Y, X) of
+            the second.
 
     Raises:
         RuntimeError: it is not available, or the frames are too wide.
@@ -57,7 +69,18 @@ def cut(frames: Tensor, slots: Rows, top: Rows, left: Rows, down: Rows, right: R
         raise RuntimeError("the compiled cut needs a compiler, reads contiguous frames, and writes contiguous patches")
     arrays = [np.ascontiguousarray(array, np.int64) for array in (slots, top, left, down, right)]
     slots_at, *corners = (array.ctypes.data for array in arrays)
-    if functions.cut(frames.data_ptr(), *frames.shape[1:], slots_at, slots.shape[1], *corners, crop, len(out), out.shape[1], out.shape[2], out.data_ptr()):
+    if functions.cut(
+        frames.data_ptr(),
+        *frames.shape[1:],
+        slots_at,
+        slots.shape[1],
+        *corners,
+        crop,
+        len(out),
+        out.shape[1],
+        out.shape[2],
+        out.data_ptr(),
+    ):
         raise RuntimeError(f"the compiled cut takes no frames of {tuple(frames.shape[2:])} pixels")
 
 
@@ -69,7 +92,19 @@ def _functions() -> ctypes.CDLL | None:
 @cache
 def _typed(functions: ctypes.CDLL) -> ctypes.CDLL:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    functions.gather.argtypes = [pointer, number, number, number, pointer, number, pointer, pointer, number, number, pointer]
+    functions.gather.argtypes = [
+        pointer,
+        number,
+        number,
+        number,
+        pointer,
+        number,
+        pointer,
+        pointer,
+        number,
+        number,
+        pointer,
+    ]
     functions.cut.argtypes = [pointer, number, number, number, pointer, number, *[pointer] * 4, *[number] * 4, pointer]
     functions.gather.restype = functions.cut.restype = ctypes.c_int
     return functions

@@ -1,7 +1,8 @@
 """The data-efficient Atari encoder (van Hasselt et al., 2019) and the contrastive head on it (CURL's for Atari).
 
-The encoder's two convolutions have stride = kernel = 5, so each is one matrix product over patches that do not overlap, and only the top left
-75 × 75 of 84 × 84 pixels are ever seen. Parameters are those of the two convolutions, in the plain order.
+The encoder's two convolutions have stride = kernel = 5, so each is one matrix product over patches that do not overlap,
+and only the top left 75 × 75 of 84 × 84 pixels are ever seen. Parameters are those of the two convolutions, in the
+plain order.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcurl.errors import UserError
-from mcurl.native import encoder as on_tiles
 from mcurl.native import frames as native_frames
-from mcurl.native import head as native_head
+from mcurl.native.amx import encoder as on_tiles
+from mcurl.native.amx import head as native_head
 
 KERNEL = 5
 CHANNELS = on_tiles.CHANNELS
@@ -29,7 +30,8 @@ def encoder_width(shape: tuple[int, int, int]) -> int:
 
 
 class DataEfficientEncoder(nn.Module):
-    """Convolutions 32@5×5 and 64@5×5 with strides of 5 and ReLUs: ``uint8 [N, C, H, W]`` -> ``float32 [N, 64·Y·X]``, where Y·X is ⌊H/25⌋·⌊W/25⌋.
+    """Convolutions 32@5×5 and 64@5×5 with strides of 5 and ReLUs: ``uint8 [N, C, H, W]`` -> ``float32 [N, 64·Y·X]``,
+    where Y·X is ⌊H/25⌋·⌊W/25⌋.
 
     ``encode(patches(pixels))`` is the same for observations that two networks see.
 
@@ -43,7 +45,9 @@ class DataEfficientEncoder(nn.Module):
         channels, height, width = shape
         self.rows, self.columns = height // KERNEL**2, width // KERNEL**2  # Y, X
         if not self.rows * self.columns:
-            raise UserError(f"observations of {height} × {width} are smaller than the {KERNEL**2} × {KERNEL**2} pixels that a feature sees")
+            raise UserError(
+                f"observations of {height} × {width} are smaller than the {KERNEL**2} × {KERNEL**2} pixels that a feature sees"
+            )
         self.dtype = dtype
         self.width = encoder_width(shape)
         self.conv1 = nn.Conv2d(channels, CHANNELS[0], KERNEL, stride=KERNEL)
@@ -54,19 +58,29 @@ class DataEfficientEncoder(nn.Module):
         return self.encode(self.patches(pixels))
 
     def patches(self, pixels: Tensor) -> Tensor:
-        """What the first convolution multiplies: ``uint8 [N, Y·X·5·5, C·5·5]``; pixels that were gathered as such pass as they are.
+        """What the first convolution multiplies: ``uint8 [N, Y·X·5·5, C·5·5]``; pixels that were gathered as such pass
+        as they are.
 
         Patch (y, x) of the first convolution stands in patch (Y, X) of the second.
         """
         if pixels.dim() == 3:
             return pixels
         (n, channels, height, width), Y, X = pixels.shape, self.rows, self.columns
-        if pixels.device.type == "cpu" and pixels.dtype == torch.uint8 and height == width and native_frames.available():
+        if (
+            pixels.device.type == "cpu"
+            and pixels.dtype == torch.uint8
+            and height == width
+            and native_frames.available()
+        ):
             patches = torch.empty((n, Y, X, KERNEL, KERNEL, channels, KERNEL, KERNEL), dtype=torch.uint8)
             nothing = np.zeros(n, np.int64)
-            native_frames.cut(pixels.contiguous(), np.arange(n)[:, None], nothing, nothing, nothing, nothing, height, patches)
+            native_frames.cut(
+                pixels.contiguous(), np.arange(n)[:, None], nothing, nothing, nothing, nothing, height, patches
+            )
         else:
-            seen = pixels[:, :, : Y * KERNEL**2, : X * KERNEL**2].reshape(n, channels, Y, KERNEL, KERNEL, X, KERNEL, KERNEL)
+            seen = pixels[:, :, : Y * KERNEL**2, : X * KERNEL**2].reshape(
+                n, channels, Y, KERNEL, KERNEL, X, KERNEL, KERNEL
+            )
             patches = seen.permute(0, 2, 5, 3, 6, 1, 4, 7)
         return patches.reshape(n, Y * X * KERNEL**2, channels * KERNEL**2)
 
@@ -111,7 +125,8 @@ class _OnTiles(torch.autograd.Function):
 
 
 class _LinearReLU(torch.autograd.Function):
-    """oneDNN's matrix product with bias and ReLU applied before the result is written, with a gradient, which needs the output alone."""
+    """oneDNN's matrix product with bias and ReLU applied before the result is written, with a gradient, which needs the
+    output alone."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -135,9 +150,11 @@ def linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class ContrastHead(nn.Module):
-    """Features -> contrastive features: Linear 256, LayerNorm, ReLU, Linear 128, LayerNorm; the norms have no parameters.
+    """Features -> contrastive features: Linear 256, LayerNorm, ReLU, Linear 128, LayerNorm; the norms have no
+    parameters.
 
-    In float32: what early features, and all that CURL's matrices make of them, have in common is many times what tells them apart, and its rounding to
+    In float32: what early features, and all that CURL's matrices make of them, have in common is many times what tells
+        them apart, and its rounding to
     bfloat16 a tenth of that.
 
     Args:

@@ -18,8 +18,9 @@ def momentum_copy(module: M) -> M:
 
 
 @torch.no_grad()
-def follow(copies: Iterable[Tensor], online: Iterable[Tensor], momentum: float) -> None:
-    """θ_k ← m θ + (1 − m) θ_k, in float32 (a momentum of 0.001 vanishes in bf16), as one operation over all parameters."""
+def ema_update(copies: Iterable[Tensor], online: Iterable[Tensor], momentum: float) -> None:
+    """θ_k ← m θ + (1 − m) θ_k, in float32 (a momentum of 0.001 vanishes in bf16), as one operation over all
+    parameters."""
     following = list(copies)
     if following:
         torch._foreach_lerp_(following, list(online), momentum)

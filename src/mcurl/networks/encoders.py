@@ -1,6 +1,7 @@
 """The pixel encoder of SAC on DMControl: four 3×3 convolutions, then a linear layer and LayerNorm (section A.1.1).
 
-Layout: activations are channels-last. The linear layer's weight is kept as ``[features, filters, h, w]`` in the same memory format, so that flattening both
+Layout: activations are channels-last. The linear layer's weight is kept as ``[features, filters, h, w]`` in the same
+    memory format, so that flattening both
 is a view, while its logical order, which checkpoints store, stays the plain one.
 """
 
@@ -17,7 +18,8 @@ FUSED: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
 
 
 class _ConvReLU(torch.autograd.Function):
-    """ReLU(conv(x)) as one operation forward; backward needs only the output. What oneDNN fuses in inference, with a gradient."""
+    """ReLU(conv(x)) as one operation forward; backward needs only the output. What oneDNN fuses in inference, with a
+    gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
@@ -32,18 +34,23 @@ class _ConvReLU(torch.autograd.Function):
         through = torch.ops.aten.threshold_backward(gradients[0], y, 0)
         wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]]
         s = ctx.stride
-        dx, dw, db = torch.ops.aten.convolution_backward(through, x, weight, [len(weight)], [s, s], [0, 0], [1, 1], False, [0, 0], 1, wanted)
+        dx, dw, db = torch.ops.aten.convolution_backward(
+            through, x, weight, [len(weight)], [s, s], [0, 0], [1, 1], False, [0, 0], 1, wanted
+        )
         return dx, dw, db, None
 
 
 def fused_conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     """oneDNN's convolution with ReLU applied before the result is written."""
-    y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [0, 0], [stride, stride], [1, 1], 1, "relu", [], "")
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, [0, 0], [stride, stride], [1, 1], 1, "relu", [], ""
+    )
     return y
 
 
 class Convolutions(nn.Module):
-    """Pixels ``[N, C, H, W]``, 0 to 255 in uint8 (or already widened), -> feature maps ``[N, filters, h, w]`` in the compute dtype.
+    """Pixels ``[N, C, H, W]``, 0 to 255 in uint8 (or already widened), -> feature maps ``[N, filters, h, w]`` in the
+    compute dtype.
 
     Args:
         channels: C, all stacked frames together.
@@ -52,12 +59,22 @@ class Convolutions(nn.Module):
         channels_last: memory format of activations and weights.
     """
 
-    def __init__(self, channels: int, filters: int = 32, layers: int = 4, *, dtype: torch.dtype = torch.float32, channels_last: bool = True) -> None:
+    def __init__(
+        self,
+        channels: int,
+        filters: int = 32,
+        layers: int = 4,
+        *,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = True,
+    ) -> None:
         super().__init__()
         self.dtype = dtype
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.weights = nn.ParameterList(
-            _delta_orthogonal(torch.zeros(filters, channels if layer == 0 else filters, 3, 3)).contiguous(memory_format=self.memory_format)
+            _delta_orthogonal(torch.zeros(filters, channels if layer == 0 else filters, 3, 3)).contiguous(
+                memory_format=self.memory_format
+            )
             for layer in range(layers)
         )
         self.biases = nn.ParameterList(torch.zeros(filters) for _ in range(layers))
@@ -82,7 +99,7 @@ class Convolutions(nn.Module):
         return (size - 3) // 2 + 1 - 2 * (len(self.weights) - 1)
 
 
-class Features(nn.Module):
+class FeatureHead(nn.Module):
     """Feature maps -> ``float32 [N, d]``: a linear layer, then LayerNorm. No tanh after it."""
 
     def __init__(self, filters: int, side: int, features: int = 50, *, channels_last: bool = True) -> None:
@@ -104,17 +121,22 @@ class Features(nn.Module):
 
 
 class PixelEncoder(nn.Module):
-    """f_θ: ``uint8 [N, C, S, S]`` -> ``float32 [N, d]``: convolutions, which actor and critic share, and the features of one of them.
+    """f_θ: ``uint8 [N, C, S, S]`` -> ``float32 [N, d]``: convolutions, which actor and critic share, and the features
+    of one of them.
 
     Args:
-        chunk: on a CPU, encode at most this many observations at a time, to bound the memory of the activations (about 0.4 MB each in bfloat16).
+        chunk: on a CPU, encode at most this many observations at a time, to bound the memory of the activations (about
+            0.4 MB each in bfloat16).
     """
 
     def __init__(self, convolutions: Convolutions, side: int, features: int = 50, *, chunk: int = 512) -> None:
         super().__init__()
         self.convolutions = convolutions
-        self.features = Features(
-            len(convolutions.biases[0]), convolutions.output_size(side), features, channels_last=convolutions.memory_format == torch.channels_last
+        self.features = FeatureHead(
+            len(convolutions.biases[0]),
+            convolutions.output_size(side),
+            features,
+            channels_last=convolutions.memory_format == torch.channels_last,
         )
         self.width = features
         self.chunk = chunk
@@ -126,7 +148,8 @@ class PixelEncoder(nn.Module):
 
 
 class Flat(nn.Module):
-    """What stands in for an encoder, and for the features of one, where the observation is the simulator's state ``float32 [N, D]``."""
+    """What stands in for an encoder, and for the features of one, where the observation is the simulator's state
+    ``float32 [N, D]``."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -11,7 +11,9 @@ LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Three linear layers with ReLU between them; orthogonal weights, zero bias."""
-    layers = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+    layers = nn.Sequential(
+        nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
+    )
     for layer in layers:
         if isinstance(layer, nn.Linear):
             nn.init.orthogonal_(layer.weight)
@@ -39,7 +41,8 @@ class GaussianActor(nn.Module):
         self.trunk = mlp(features, hidden, 2 * actions)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation before the squashing, ``float32 [N, A]`` each; the latter in [-10, 2] by a tanh rescale."""
+        """Mean and log standard deviation before the squashing, ``float32 [N, A]`` each; the latter in [-10, 2] by a
+        tanh rescale."""
         mean, log_std = self.trunk(features).chunk(2, 1)
         return mean, LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(log_std) + 1)
 

@@ -1,6 +1,8 @@
-"""Noisy linear layers (Fortunato et al., 2018) and the dueling distributional head made of them (Wang et al., 2016; Bellemare et al., 2017).
+"""Noisy linear layers (Fortunato et al., 2018) and the dueling distributional head made of them (Wang et al., 2016;
+Bellemare et al., 2017).
 
-Noise is an argument: weights are made from a draw, and who calls a head says which weights it sees. Nothing here draws while it computes.
+Noise is an argument: weights are made from a draw, and who calls a head says which weights it sees. Nothing here draws
+    while it computes.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcurl.native import dueling as compiled
+from mcurl.native.amx import dueling as compiled
 
 
 def draw_noise(size: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
@@ -44,7 +46,8 @@ class NoisyLinear(nn.Module):
         self.bias_sigma = nn.Parameter(torch.full((outputs,), sigma / math.sqrt(outputs)))
 
     def weights(self, noise: Tensor | None) -> Weights:
-        """The layer's weight ``float32 [out, in]`` and bias ``[out]`` under a draw ``float32 [in + out]``, ε_in, then ε_out; None: the mean's."""
+        """The layer's weight ``float32 [out, in]`` and bias ``[out]`` under a draw ``float32 [in + out]``, ε_in, then
+        ε_out; None: the mean's."""
         if noise is None:
             return self.weight_mu, self.bias_mu
         noise_in, noise_out = noise[: self.inputs], noise[self.inputs :]
@@ -77,7 +80,8 @@ class HeadWeights(NamedTuple):
 
 
 class DuelingHead(nn.Module):
-    """Features -> the logits of every action's return distribution: a value and an advantage stream, each of two noisy layers.
+    """Features -> the logits of every action's return distribution: a value and an advantage stream, each of two noisy
+    layers.
 
     Args:
         features: width of the input (576).
@@ -94,16 +98,23 @@ class DuelingHead(nn.Module):
         self.value = NoisyLinear(hidden, atoms, sigma)
         self.advantage_hidden = NoisyLinear(features, hidden, sigma)
         self.advantage = NoisyLinear(hidden, actions * atoms, sigma)
-        self.noise_sizes = [layer.noise_size for layer in (self.value_hidden, self.value, self.advantage_hidden, self.advantage)]
+        self.noise_sizes = [
+            layer.noise_size for layer in (self.value_hidden, self.value, self.advantage_hidden, self.advantage)
+        ]
 
     def draw_noise(self, generator: torch.Generator | None = None) -> Tensor:
         """Independent noise for the four layers, one after the other in one vector."""
         return draw_noise(sum(self.noise_sizes), self.value.bias_mu.device, generator)
 
     def weights(self, noise: Tensor | None) -> HeadWeights:
-        """What :meth:`forward` multiplies under a draw; None: the mean network's. Made once for all that is seen under it."""
+        """What :meth:`forward` multiplies under a draw; None: the mean network's. Made once for all that is seen under
+        it."""
         layers = (self.value_hidden, self.value, self.advantage_hidden, self.advantage)
-        parameters = [parameter for layer in layers for parameter in (layer.weight_mu, layer.weight_sigma, layer.bias_mu, layer.bias_sigma)]
+        parameters = [
+            parameter
+            for layer in layers
+            for parameter in (layer.weight_mu, layer.weight_sigma, layer.bias_mu, layer.bias_sigma)
+        ]
         if compiled.takes(parameters):
             return HeadWeights(noise, parameters, None)
         parts = (None,) * 4 if noise is None else torch.split(noise, self.noise_sizes)
@@ -114,7 +125,8 @@ class DuelingHead(nn.Module):
         return self.both(features, features[:0], weights)[0]
 
     def both(self, features: Tensor, others: Tensor, weights: HeadWeights) -> tuple[Tensor, Tensor]:
-        """The logits of ``features`` [N, d], and those of ``others`` [M, d], through which no gradient flows, under the same draw."""
+        """The logits of ``features`` [N, d], and those of ``others`` [M, d], through which no gradient flows, under the
+        same draw."""
         if weights.layers is not None:
             with torch.no_grad():
                 other_logits = self._layers(others, weights.layers)
@@ -134,7 +146,9 @@ class _CompiledDueling(torch.autograd.Function):
     """All layers and all gradients as one operation each, which make the weights while they read them."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, learned: int, noise: Tensor | None, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, features: Tensor, learned: int, noise: Tensor | None, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
         logits, kept = compiled.forward(features, parameters, noise)
         ctx.learned, ctx.rows = learned, len(features)
         ctx.save_for_backward(kept, features, noise, *parameters)
@@ -146,5 +160,7 @@ class _CompiledDueling(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         kept, features, noise, *parameters = ctx.saved_tensors
         learned = slice(ctx.learned)
-        of_features, of_parameters = compiled.backward(gradients[0], kept[:, learned], features[learned], parameters, noise)
+        of_features, of_parameters = compiled.backward(
+            gradients[0], kept[:, learned], features[learned], parameters, noise
+        )
         return F.pad(of_features, (0, 0, 0, ctx.rows - ctx.learned)), None, None, *of_parameters

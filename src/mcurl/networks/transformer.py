@@ -1,4 +1,5 @@
-"""The auxiliary model φ: a small Transformer encoder over a sequence of features (eq. 7 to 9). Thrown away when acting."""
+"""The auxiliary model φ: a small Transformer encoder over a sequence of features (eq. 7 to 9). Thrown away when
+acting."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcurl.native import transformer as compiled
-from mcurl.native.transformer import Dropout
+from mcurl.native.amx import transformer as compiled
+from mcurl.native.amx.transformer import Dropout
 
 
 def sinusoids(length: int, width: int) -> Tensor:
@@ -24,10 +25,16 @@ def sinusoids(length: int, width: int) -> Tensor:
 def draw_dropout(shape: tuple[int, ...], p: float, device: torch.device | str = "cpu") -> Dropout:
     """What drops each number with probability p (in 65536ths), for :func:`dropout_scales`.
 
-    Four draws from one random word: PyTorch's dropout takes one of its own for each, and on a processor three times as long.
+    Four draws from one random word: PyTorch's dropout takes one of its own for each, and on a processor three times as
+        long.
     """
     dropped, size = round(p * 2**16), math.prod(shape)
-    words = torch.empty(-(-size // 4), dtype=torch.int64, device=device).random_(-(2**63), None).view(torch.int16)[:size].view(shape)
+    words = (
+        torch.empty(-(-size // 4), dtype=torch.int64, device=device)
+        .random_(-(2**63), None)
+        .view(torch.int16)[:size]
+        .view(shape)
+    )
     return Dropout(words, dropped - 2**15, 0.0 if dropped == 2**16 else 1 / (1 - dropped / 2**16))
 
 
@@ -37,7 +44,8 @@ def dropout_scales(dropout: Dropout) -> Tensor:
 
 
 class Block(nn.Module):
-    """One block of eq. 9: self-attention and a feed-forward layer, each with a residual connection and LayerNorm after it (post-norm)."""
+    """One block of eq. 9: self-attention and a feed-forward layer, each with a residual connection and LayerNorm after
+    it (post-norm)."""
 
     def __init__(self, width: int, ffn_width: int, *, bias: bool, scale: float) -> None:
         super().__init__()
@@ -53,7 +61,11 @@ class Block(nn.Module):
 
     def parameters_in_order(self) -> list[Tensor | None]:
         """As the compiled block reads them."""
-        return [tensor for layer in (self.qkv, self.norm1, self.norm2, self.ffn1, self.ffn2) for tensor in (layer.weight, layer.bias)]
+        return [
+            tensor
+            for layer in (self.qkv, self.norm1, self.norm2, self.ffn1, self.ffn2)
+            for tensor in (layer.weight, layer.bias)
+        ]
 
     def forward(self, h: Tensor, bias: Tensor, scales: Tensor | tuple[float, float]) -> Tensor:
         """``scales`` are those of the two branches: :func:`dropout_scales` ``[2, B, T, d]``, or ones."""
@@ -65,18 +77,27 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """L blocks over ``float32 [B, T, d]`` features. Padded positions are not attended to; what comes out at them means nothing.
+    """L blocks over ``float32 [B, T, d]`` features. Padded positions are not attended to; what comes out at them means
+    nothing.
 
     Args:
         width: d.
         layers: L.
         ffn_width: of the feed-forward layers.
-        bias, scale, dropout: see :class:`mcurl.objectives.masked.MaskedSettings`.
+        bias, scale, dropout: see :class:`mcurl.objectives.masked.MCurlSettings`.
         dtype: of the matrix products; softmax, residuals and norms are float32.
     """
 
     def __init__(
-        self, width: int, layers: int, ffn_width: int, *, bias: bool = True, scale: bool = True, dropout: float = 0.1, dtype: torch.dtype = torch.float32
+        self,
+        width: int,
+        layers: int,
+        ffn_width: int,
+        *,
+        bias: bool = True,
+        scale: bool = True,
+        dropout: float = 0.1,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.dtype, self.dropout = dtype, dropout
@@ -98,7 +119,9 @@ class Transformer(nn.Module):
     def _blocks(self, h: Tensor, padded: Tensor, scales: Tensor | None) -> Tensor:
         # A large finite number, so that a sequence of nothing but padding gives no NaN.
         bias = padded[:, None, :] * -1e9  # [B, 1, T]
-        for block, of_block in zip(self.blocks, [(1.0, 1.0)] * len(self.blocks) if scales is None else scales, strict=True):
+        for block, of_block in zip(
+            self.blocks, [(1.0, 1.0)] * len(self.blocks) if scales is None else scales, strict=True
+        ):
             h = block(h, bias, of_block)
         return h
 
@@ -107,7 +130,15 @@ class _CompiledTransformer(torch.autograd.Function):
     """Every block and every gradient as one operation each."""
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, padded: Tensor, dropout: Dropout | None, scale: float, rounded: bool, *parameters: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        h: Tensor,
+        padded: Tensor,
+        dropout: Dropout | None,
+        scale: float,
+        rounded: bool,
+        *parameters: Tensor | None,
+    ) -> Tensor:
         out, kept = compiled.forward(h, padded, dropout, parameters, scale, rounded=rounded)
         ctx.dropout, ctx.scale, ctx.rounded = dropout, scale, rounded
         ctx.save_for_backward(kept, *parameters)
@@ -116,5 +147,7 @@ class _CompiledTransformer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         kept, *parameters = ctx.saved_tensors
-        of_h, of_parameters = compiled.backward(gradients[0], kept, ctx.dropout, parameters, ctx.scale, rounded=ctx.rounded)
+        of_h, of_parameters = compiled.backward(
+            gradients[0], kept, ctx.dropout, parameters, ctx.scale, rounded=ctx.rounded
+        )
         return of_h, None, None, None, None, *of_parameters

@@ -1,6 +1,8 @@
-"""What every contrastive objective is: it says what data it wants, plans its random choices on the host, and computes a loss.
+"""What every contrastive objective is: it says what data it wants, plans its random choices on the host, and computes a
+loss.
 
-An objective sees neither the replay nor an optimizer nor the kind of agent, so each one works with SAC, with Rainbow and with an agent of your own.
+An objective sees neither the replay nor an optimizer nor the kind of agent, so each one works with SAC, with Rainbow
+and with an agent of your own.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ Encode = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class ViewSpec:
+class ContrastSpec:
     """The observations that an objective wants for one update.
 
-    ``"rl"``: two augmented views of the observations in the RL batch. ``"sequences"``: ``batch`` windows of ``length`` consecutive observations.
+    ``"rl"``: two augmented views of the observations in the RL batch. ``"sequences"``: ``batch`` windows of ``length``
+    consecutive observations.
     """
 
     source: Literal["rl", "sequences"]
@@ -43,15 +46,16 @@ class Loss(NamedTuple):
 class Objective(nn.Module, ABC):
     """A contrastive loss that trains the encoder beside the RL loss (eq. 6).
 
-    As a method of its own, ``--method module:Class``, it is made as ``Class(settings, features)``, and ``Class.Settings`` is the dataclass of its settings
-    (with a ``weight`` there, λ of eq. 6).
+    As a method of its own, ``--method module:Class``, it is made as ``Class(settings, features)``, and
+    ``Class.Settings`` is the dataclass of its settings (with a ``weight`` there, λ of eq. 6).
     """
 
     Settings: ClassVar[type[Any]]
-    views: ViewSpec
+    views: ContrastSpec
 
     def plan(self, padded: np.ndarray | None, generator: np.random.Generator) -> Any:
-        """This update's random choices, drawn on the host; asked for with ``views.source == "sequences"`` only, which takes an :class:`objectives.mask.Plan`.
+        """This update's random choices, drawn on the host; asked for with ``views.source == "sequences"`` only, which
+        takes an :class:`objectives.mask.Plan`.
 
         Args:
             padded: ``bool [B, T]``, positions of the windows outside their episode.
@@ -59,11 +63,14 @@ class Objective(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def loss(self, query_pixels: Tensor, key_pixels: Tensor, plan: Any, encode_query: Encode, encode_key: Encode) -> Loss:
+    def loss(
+        self, query_pixels: Tensor, key_pixels: Tensor, plan: Any, encode_query: Encode, encode_key: Encode
+    ) -> Loss:
         """The loss of one update. ``encode_key`` is called without gradient."""
 
     def learning_rate(self, env_steps: int) -> dict[str, float]:
-        """Factor on the base learning rate for each parameter group (``"encoder"``: through this loss only; ``"objective"``: its own parameters).
+        """Factor on the base learning rate for each parameter group (``"encoder"``: through this loss only;
+        ``"objective"``: its own parameters).
 
         Args:
             env_steps: simulator steps learned from so far, counted from the first update (its own steps included).

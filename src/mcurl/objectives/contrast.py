@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcurl.objectives.base import Encode, Loss, Objective, ViewSpec
+from mcurl.objectives.base import ContrastSpec, Encode, Loss, Objective
 
 
 def info_nce(logits: Tensor, targets: Tensor, selected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -21,7 +21,8 @@ def info_nce(logits: Tensor, targets: Tensor, selected: Tensor) -> tuple[Tensor,
         selected: ``bool [Q]``, the queries that count (M_i of eq. 4).
 
     Returns:
-        The mean over selected queries, the fraction of them whose own key is the most similar, and the loss of each query ``float32 [Q]`` (unselected: 0).
+        The mean over selected queries, the fraction of them whose own key is the most similar, and the loss of each
+        query ``float32 [Q]`` (unselected: 0).
     """
     each = F.cross_entropy(logits, targets, reduction="none") * selected
     count = selected.sum().clamp_min(1)
@@ -36,10 +37,11 @@ class CurlSettings:
     scale: float = 1.0
     """Factor on the logits qᵀWk (CURL: 1 on DMControl, 0.1 on Atari)."""
     encoder_rate: float = 2.0
-    """SAC: learning rate of the encoder through this loss, as a multiple of the base rate (CURL's code has the encoder in two Adams).
-    Not with sac.joint_optimizer."""
+    """SAC: learning rate of the encoder through this loss, as a multiple of the base rate (CURL's code has the encoder
+    in two Adams). Not with sac.joint_optimizer."""
     weight: float = 1.0
-    """λ of eq. 6. SAC gives the contrastive loss an Adam of its own, where a weight has no effect: refused there unless sac.joint_optimizer."""
+    """λ of eq. 6. SAC gives the contrastive loss an Adam of its own, where a weight has no effect: refused there unless
+    sac.joint_optimizer."""
 
 
 class Curl(Objective):
@@ -48,10 +50,12 @@ class Curl(Objective):
     def __init__(self, settings: CurlSettings, features: int) -> None:
         super().__init__()
         self.settings = settings
-        self.views = ViewSpec("rl")
+        self.views = ContrastSpec("rl")
         self.W = nn.Parameter(torch.rand(features, features))
 
-    def loss(self, query_pixels: Tensor, key_pixels: Tensor, plan: Any, encode_query: Encode, encode_key: Encode) -> Loss:
+    def loss(
+        self, query_pixels: Tensor, key_pixels: Tensor, plan: Any, encode_query: Encode, encode_key: Encode
+    ) -> Loss:
         q = encode_query(query_pixels)  # [B, d]
         with torch.no_grad():
             k = encode_key(key_pixels)  # [B, d]

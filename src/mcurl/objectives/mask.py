@@ -37,17 +37,26 @@ class Plan:
     padded: np.ndarray
     """``bool [B, T]``: positions outside their episode."""
     encoded: np.ndarray
-    """``int64 [R]``: flat positions whose (own or replacing) observation passes the encoder. The zero observation is encoded once, before them."""
+    """``int64 [R]``: flat positions whose (own or replacing) observation passes the encoder. The zero observation is
+    encoded once, before them."""
     source: np.ndarray
     """``int64 [B, T]``: row among [the zero observation, *encoded] that stands at each position."""
 
     def on(self, device: torch.device) -> Mask:
         """What the loss needs, as tensors; nobody waits for the transfer."""
-        return Mask(*(torch.from_numpy(array).to(device, non_blocking=True) for array in (self.source, self.selected, self.padded)))
+        return Mask(
+            *(
+                torch.from_numpy(array).to(device, non_blocking=True)
+                for array in (self.source, self.selected, self.padded)
+            )
+        )
 
 
-def draw_mask(padded: np.ndarray, rate: float, zero: float, random: float, generator: np.random.Generator, *, compact: bool = True) -> Plan:
-    """Select each position inside its episode with probability ``rate``; of these, zero, replace or keep (BERT's 80/10/10).
+def draw_mask(
+    padded: np.ndarray, rate: float, zero: float, random: float, generator: np.random.Generator, *, compact: bool = True
+) -> Plan:
+    """Select each position inside its episode with probability ``rate``; of these, zero, replace or keep (BERT's
+    80/10/10).
 
     Args:
         padded: ``bool [B, T]``.
@@ -68,7 +77,8 @@ def draw_mask(padded: np.ndarray, rate: float, zero: float, random: float, gener
 
 
 def _whole_groups(hidden: np.ndarray) -> np.ndarray:
-    """Flat positions that are seen, and as many hidden ones, which nobody looks at, as make whole groups of rows with the zero observation.
+    """Flat positions that are seen, and as many hidden ones, which nobody looks at, as make whole groups of rows with
+    the zero observation.
 
     Every new shape costs a CPU library a new kernel, which takes longer than the rows.
     """

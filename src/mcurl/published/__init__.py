@@ -1,8 +1,8 @@
 """Published scores to stand beside ours, as CSV files, and readers for those that the code itself needs.
 
 ``atari100k_paper_table1.csv``          the M-CURL paper's Table 1, with the benchmark's random scores added
-``atari100k_published_per_game.csv``    25 other methods; columns that end in ``_rliable100`` are means over 100 runs of final scores
-``atari100k_aggregates.csv``            their aggregates, with sources
+``atari100k_published_per_game.csv``    25 other methods; columns that end in ``_rliable100`` are means over 100 runs of
+final scores ``atari100k_aggregates.csv``            their aggregates, with sources
 ``dmc_published_at_100k_500k.csv``      DMControl, read off the authors' own curves, with sources
 ``dmc_published_tables.csv``            DMControl, from printed tables, with sources
 """
@@ -13,7 +13,7 @@ import csv
 from functools import cache
 from pathlib import Path
 
-from mcurl.errors import UserError, nearest
+from mcurl.errors import UserError, suggest
 
 FOLDER = Path(__file__).parent
 
@@ -37,11 +37,15 @@ def human_normalised(game: str, score: float) -> float:
     """
     known = atari_random_and_human()
     if game not in known:
-        raise UserError(f"no human score is known for {game!r}: {nearest(game, known)}")
+        raise UserError(f"no human score is known for {game!r}: {suggest(game, known)}")
     random, human = known[game]
     return (score - random) / (human - random)
 
 
 def table1() -> dict[str, dict[str, float]]:
-    """Game -> method -> score, as the paper's Table 1 has them. Methods: simple, otrainbow, efficient_rainbow, curl, m_curl."""
-    return {row["game"]: {name: float(value) for name, value in row.items() if name not in {"game", "random", "human"}} for row in _paper_table1()}
+    """Game -> method -> score, as the paper's Table 1 has them. Methods: simple, otrainbow, efficient_rainbow, curl,
+    m_curl."""
+    return {
+        row["game"]: {name: float(value) for name, value in row.items() if name not in {"game", "random", "human"}}
+        for row in _paper_table1()
+    }

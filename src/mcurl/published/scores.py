@@ -1,4 +1,5 @@
-"""What others published at the budget at which we compare: for each benchmark its sources, each with a score for every task that it covers."""
+"""What others published at the budget at which we compare: for each benchmark its sources, each with a score for every
+task that it covers."""
 
 from __future__ import annotations
 
@@ -59,7 +60,11 @@ def _atari() -> list[Source]:
 
     def final(name: str, method: str, column: str) -> Source:
         rows = _rows("atari100k_published_per_game.csv")
-        return Source(f"{name}, mean of final scores", method, {row["game"]: Score(float(row[column])) for row in rows if row[column]})
+        return Source(
+            f"{name}, mean of final scores",
+            method,
+            {row["game"]: Score(float(row[column])) for row in rows if row[column]},
+        )
 
     return [
         paper("M-CURL", "mcurl", "m_curl"),
@@ -73,15 +78,27 @@ def _atari() -> list[Source]:
 
 def _dmc() -> list[Source]:
     """CURL and SAC from pixels."""
-    tables = [row for row in _rows("dmc_published_tables.csv") if _at_100k(row) and row["method"] == "CURL" and "CURL paper" in row["source"]]
+    tables = [
+        row
+        for row in _rows("dmc_published_tables.csv")
+        if _at_100k(row) and row["method"] == "CURL" and "CURL paper" in row["source"]
+    ]
     reruns = [row for row in _rows("dmc_published_at_100k_500k.csv") if _at_100k(row)]
 
     def rerun(name: str, method: str, column: str) -> Source:
         rows = [row for row in reruns if row["method"] == column]
-        return Source(name, method, {row["task"]: Score(float(row["mean"]), float(row["std_over_seeds"]), int(row["n_seeds"])) for row in rows})
+        return Source(
+            name,
+            method,
+            {row["task"]: Score(float(row["mean"]), float(row["std_over_seeds"]), int(row["n_seeds"])) for row in rows},
+        )
 
     return [
-        Source("CURL, its paper", "curl", {row["task"]: Score(float(row["mean"]), float(row["std"]), CURL_SEEDS) for row in tables}),
+        Source(
+            "CURL, its paper",
+            "curl",
+            {row["task"]: Score(float(row["mean"]), float(row["std"]), CURL_SEEDS) for row in tables},
+        ),
         rerun("CURL, a later rerun", "curl", "curl"),
         rerun("SAC, a rerun", "none-nocrop", "sac"),
     ]

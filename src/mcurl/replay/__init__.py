@@ -5,4 +5,15 @@ from mcurl.replay.buffer import Replay, bytes_needed
 from mcurl.replay.files import prune
 from mcurl.replay.sampling import NothingToDraw
 
-__all__ = ["Batch", "Contrast", "Crop", "NothingToDraw", "Replay", "Shift", "Transitions", "Window", "bytes_needed", "prune"]
+__all__ = [
+    "Batch",
+    "Contrast",
+    "Crop",
+    "NothingToDraw",
+    "Replay",
+    "Shift",
+    "Transitions",
+    "Window",
+    "bytes_needed",
+    "prune",
+]

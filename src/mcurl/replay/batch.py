@@ -55,7 +55,8 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one update reads. `contrast` is None where the method has no contrastive loss, or nothing to contrast yet."""
+    """What one update reads. `contrast` is None where the method has no contrastive loss, or nothing to contrast
+    yet."""
 
     transitions: Transitions
     contrast: Contrast | None = None
@@ -63,12 +64,13 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which pixels of N frames a gather takes; all K frames of one stack share theirs. With y counted over the `size` output rows (columns: `left`, `right`):
+    """Which pixels of N frames a gather takes; all K frames of one stack share theirs. With y counted over the `size`
+    output rows (columns: `left`, `right`):
 
         out[i, y] = frame[top[i] + clamp(y - down[i], 0, crop - 1)]
 
-    A plain crop has `crop == size` and `down == right == 0`. Elsewhere the `down` rows above the crop, and what is missing below it, repeat its edge; some of
-    the crop always shows.
+    A plain crop has `crop == size` and `down == right == 0`. Elsewhere the `down` rows above the crop, and what is
+    missing below it, repeat its edge; some of the crop always shows.
 
     Attributes:
         size: height and width of the output.
@@ -108,7 +110,8 @@ class Crop:
     size: int = 84
 
     def draw(self, n: int, frame_hw: tuple[int, int], rng: np.random.Generator) -> Window:
-        """One independent crop for each of `n` stacks of H×W frames: every offset, the last included, is equally likely.
+        """One independent crop for each of `n` stacks of H×W frames: every offset, the last included, is equally
+        likely.
 
         Raises:
             UserError: the frames are smaller than the crop.
@@ -131,7 +134,8 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """A random crop, its edges replicated outwards, and a random crop of that: the views of data-efficient CURL on Atari.
+    """A random crop, its edges replicated outwards, and a random crop of that: the views of data-efficient CURL on
+    Atari.
 
     Attributes:
         crop: height and width of the first crop, in pixels.
@@ -146,7 +150,9 @@ class Shift:
     def __post_init__(self) -> None:
         if not 0 <= self.pad < self.size <= self.crop + 2 * self.pad:
             most = self.crop + 2 * self.pad
-            raise UserError(f"a crop of {self.size} does not fit into {self.crop} pixels padded by {self.pad}: choose from {self.pad + 1} to {most}")
+            raise UserError(
+                f"a crop of {self.size} does not fit into {self.crop} pixels padded by {self.pad}: choose from {self.pad + 1} to {most}"
+            )
 
     def draw(self, n: int, frame_hw: tuple[int, int], rng: np.random.Generator) -> Window:
         """One independent view for each of `n` stacks of H×W frames, over all offsets of both crops.

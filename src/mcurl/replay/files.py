@@ -1,8 +1,9 @@
 """The replay on disk: files that only grow.
 
-Rows lie in segments of `SEGMENT_ROWS`, by id, one file per column and segment: `frames-00000.bin`, `rows-00000.bin`, raw little-endian bytes without a
-header. A row is written once, when nothing about it can change any more; what still can (the newest row, the priorities) travels in the checkpoint's own
-state. So every checkpoint stays readable while later rows are appended, and a killed process leaves at worst rows that no checkpoint counts.
+Rows lie in segments of `SEGMENT_ROWS`, by id, one file per column and segment: `frames-00000.bin`, `rows-00000.bin`,
+raw little-endian bytes without a header. A row is written once, when nothing about it can change any more; what still
+can (the newest row, the priorities) travels in the checkpoint's own state. So every checkpoint stays readable while
+later rows are appended, and a killed process leaves at worst rows that no checkpoint counts.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Journal:
         self._persisted = 0  # ids below are in the folder's files, but for those overwritten before they were written
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Appends the rows that became final since the last call to the files in `folder`; gives the rest of the state."""
+        """Appends the rows that became final since the last call to the files in `folder`; gives the rest of the
+        state."""
         records = self._records
         final = records.written - records.open
         if folder.resolve() != self._folder:
@@ -62,19 +64,26 @@ class Journal:
         }
 
     def read(self, folder: Path, state: dict[str, Any]) -> None:
-        """Restores what `write` saved. Raises `UserError` where layout or files do not fit; the ring is not to be used then."""
+        """Restores what `write` saved. Raises `UserError` where layout or files do not fit; the ring is not to be used
+        then."""
         if state["layout"] != self._layout():
-            raise UserError(f"the saved replay is laid out as {state['layout']}, not as {self._layout()}: keep these settings to resume")
+            raise UserError(
+                f"the saved replay is laid out as {state['layout']}, not as {self._layout()}: keep these settings to resume"
+            )
         records, frames, is_open = self._records, self._frames, state["open_frame"] is not None
         final = int(state["written"]) - is_open
         dtype = np.dtype(str(frames.dtype).removeprefix("torch.")).newbyteorder("<")
         for start, stop in pieces(int(state["oldest"]), final, records.capacity):
             slot = start % records.capacity
-            frames[slot : slot + stop - start] = torch.from_numpy(load(folder, "frames", start, stop, dtype, tuple(frames.shape[1:])))
+            frames[slot : slot + stop - start] = torch.from_numpy(
+                load(folder, "frames", start, stop, dtype, tuple(frames.shape[1:]))
+            )
             records.table[slot : slot + stop - start] = load(folder, "rows", start, stop, records.table.dtype)
         records.written, records.open = int(state["written"]), is_open
         if self._fingerprint(final) != state["fingerprint"]:
-            raise UserError(f"{folder} was continued from an earlier checkpoint: its rows are no longer those of this one")
+            raise UserError(
+                f"{folder} was continued from an earlier checkpoint: its rows are no longer those of this one"
+            )
         if is_open:
             newest = final % records.capacity
             frames[newest] = torch.as_tensor(state["open_frame"])
@@ -100,7 +109,8 @@ class Journal:
 
 
 def pieces(first: int, stop: int, capacity: int) -> Iterator[tuple[int, int]]:
-    """Cuts the ids first..stop where a segment ends and where the ring does: each piece is consecutive in one file and in memory."""
+    """Cuts the ids first..stop where a segment ends and where the ring does: each piece is consecutive in one file and
+    in memory."""
     while first < stop:
         end = min(stop, first + SEGMENT_ROWS - first % SEGMENT_ROWS, first + capacity - first % capacity)
         yield first, end
@@ -108,7 +118,8 @@ def pieces(first: int, stop: int, capacity: int) -> Iterator[tuple[int, int]]:
 
 
 def append(folder: Path, column: str, first: int, rows: npt.NDArray[Any]) -> None:
-    """Writes consecutive rows, of ids from `first` on, that lie in one segment; they are on the disk when it returns."""
+    """Writes consecutive rows, of ids from `first` on, that lie in one segment; they are on the disk when it
+    returns."""
     path = _path(folder, column, first // SEGMENT_ROWS)
     with path.open("r+b" if path.exists() else "w+b") as file:
         file.seek(first % SEGMENT_ROWS * (rows.nbytes // len(rows)))
@@ -117,7 +128,9 @@ def append(folder: Path, column: str, first: int, rows: npt.NDArray[Any]) -> Non
         os.fsync(file.fileno())
 
 
-def load(folder: Path, column: str, first: int, stop: int, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) -> npt.NDArray[Any]:
+def load(
+    folder: Path, column: str, first: int, stop: int, dtype: np.dtype[Any], shape: tuple[int, ...] = ()
+) -> npt.NDArray[Any]:
     """Reads consecutive rows that lie in one segment: [stop - first, *shape].
 
     Raises:
@@ -145,7 +158,8 @@ def cut(folder: Path, first: int, row_bytes: dict[str, int]) -> None:
 
 
 def prune(folder: Path, keep_from: int) -> None:
-    """Deletes the segments that hold only rows of ids below `keep_from`: the `oldest` in the state of the oldest checkpoint that is kept."""
+    """Deletes the segments that hold only rows of ids below `keep_from`: the `oldest` in the state of the oldest
+    checkpoint that is kept."""
     for _, segment, path in _files(folder):
         if (segment + 1) * SEGMENT_ROWS <= keep_from:
             path.unlink()
@@ -168,5 +182,7 @@ def _path(folder: Path, column: str, segment: int) -> Path:
 
 def _files(folder: Path) -> list[tuple[str, int, Path]]:
     """Column, segment number and path of every segment file in the folder."""
-    found = [(re.fullmatch(rf"({'|'.join(COLUMNS)})-(\d{{5,}})\.bin", path.name), path) for path in sorted(folder.iterdir())]
+    found = [
+        (re.fullmatch(rf"({'|'.join(COLUMNS)})-(\d{{5,}})\.bin", path.name), path) for path in sorted(folder.iterdir())
+    ]
     return [(match[1], int(match[2]), path) for match, path in found if match]

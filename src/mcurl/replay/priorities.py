@@ -1,6 +1,7 @@
 """Prioritised draws: a sum tree over the ring's slots.
 
-Whether a row may be drawn lives in the tree: a slot without a drawable transition has priority 0. So a draw is one walk down the tree and cannot fail.
+Whether a row may be drawn lives in the tree: a slot without a drawable transition has priority 0. So a draw is one walk
+    down the tree and cannot fail.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy.typing as npt
 
 from mcurl.replay.sampling import NothingToDraw, Records, Rows, is_drawable, whole_from, whole_until
 
-# Priorities are integers, so that sums are exact in any order: 24 bits behind the point, 40 in all. A million rows of the largest still sum below 2^63.
+# Priorities are integers, so that sums are exact in any order: 24 bits behind the point, 40 in all. A million rows of
+# the largest still sum below 2^63.
 _ONE = 1 << 24
 _LARGEST = 1 << 40
 
@@ -55,7 +57,8 @@ class SumTree:
 class Priorities:
     """Priorities of a ring's transitions.
 
-    Call `follow` after every change of the records; it is what gives new transitions the largest priority seen, and broken or overwritten ones none.
+    Call `follow` after every change of the records; it is what gives new transitions the largest priority seen, and
+    broken or overwritten ones none.
 
     Args:
         exponent: transitions are drawn in proportion to priority ** exponent.
@@ -68,7 +71,7 @@ class Priorities:
         self._from = self._until = 0
         self._largest = _ONE
 
-    def follow(self) -> None:
+    def sync(self) -> None:
         """Brings the tree up to date with the records."""
         first, until = whole_from(self._records, self._frame_stack), whole_until(self._records, self._n_step)
         gone = np.arange(self._from, first)
@@ -78,7 +81,8 @@ class Priorities:
         self._from, self._until = first, until
 
     def draw(self, batch: int, rng: np.random.Generator, beta: float) -> tuple[Rows, npt.NDArray[np.float32]]:
-        """One row from each of `batch` equal parts of the total priority, and importance weights (N·P)^-β over their maximum, float32 [batch].
+        """One row from each of `batch` equal parts of the total priority, and importance weights (N·P)^-β over their
+        maximum, float32 [batch].
 
         Raises:
             NothingToDraw: no transition is whole yet.
@@ -93,13 +97,13 @@ class Priorities:
         oldest = self._records.oldest
         return oldest + (slots - oldest) % self._records.capacity, weights.astype(np.float32)
 
-    def update(self, rows: Rows, td_error: npt.NDArray[Any]) -> None:
-        """Sets the priorities of rows once drawn to |td_error|; those that may not be drawn any more are ignored.
+    def update(self, rows: Rows, priorities: npt.NDArray[Any]) -> None:
+        """Sets the priorities of rows once drawn to |priorities|; those that may not be drawn any more are ignored.
 
         Raises:
-            ValueError: a td_error is not finite.
+            ValueError: a priorities is not finite.
         """
-        error = np.abs(td_error.astype(np.float64))
+        error = np.abs(priorities.astype(np.float64))
         if not np.isfinite(error).all():
             raise ValueError("a priority is not finite: the loss it comes from is NaN or infinite")
         values = np.clip(error**self._exponent * _ONE, 1, _LARGEST).astype(np.int64)

@@ -1,13 +1,16 @@
 """Which rows may be drawn: the one validity rule, as functions of the rows' records.
 
-A row is named by its *id*, the number of rows written before it; it lies in slot `id % capacity` of the ring. Ids grow for ever, so an id whose row
-was overwritten is seen to be stale. Two facts that never go back bound what may be drawn:
+A row is named by its *id*, the number of rows written before it; it lies in slot `id % capacity` of the ring. Ids grow
+for ever, so an id whose row was overwritten is seen to be stale. Two run_metadata that never go back bound what may be
+drawn:
 
 - `whole_from`: rows below it were overwritten, or have stacks that reach into overwritten rows;
 - `whole_until`: transitions from it on lack some of their n rewards, because their episode still runs.
 
-Between the two, every row is an observation, and every row but the last of each episode is a transition. So each set to draw from is a few spans of ids
-per episode, and a draw is one integer looked up in their cumulative sizes: exactly uniform, and nothing is ever rejected.
+Between the two, every row is an observation, and every row but the last of each episode is a transition. So each set to
+draw from is a few spans of ids
+per episode, and a draw is one integer looked up in their cumulative sizes: exactly uniform, and nothing is ever
+    rejected.
 """
 
 from __future__ import annotations
@@ -32,8 +35,9 @@ class NothingToDraw(Exception):  # noqa: N818 - it says what is the matter
 def record_dtype(action_shape: tuple[int, ...], action_dtype: npt.DTypeLike) -> np.dtype[np.void]:
     """What is stored of a row beside its frame; the same bytes in memory and on disk (little-endian, packed).
 
-    `step` is the row's position in its episode. An episode is named by the id of its first row, `id - step`. That a row has an action, and that an episode
-    was cut off rather than terminated, follows from where the next episode begins, so neither is stored.
+    `step` is the row's position in its episode. An episode is named by the id of its first row, `id - step`. That a row
+    has an action, and that an episode was cut off rather than terminated, follows from where the next episode begins,
+    so neither is stored.
     """
     action = np.dtype(action_dtype).newbyteorder("<")
     return np.dtype([("step", "<i4"), ("flags", "u1"), ("reward", "<f4"), ("action", action, action_shape)])
@@ -47,7 +51,8 @@ class Records:
         table: [capacity] of `record_dtype`, by slot.
         written: rows ever written.
         open: whether the newest row waits for an action.
-        starts: ascending ids of the first rows of all episodes with a row in the ring (the first few may lie before the oldest row).
+        starts: ascending ids of the first rows of all episodes with a row in the ring (the first few may lie before the
+            oldest row).
     """
 
     table: npt.NDArray[np.void]
@@ -123,7 +128,8 @@ class Spans:
 
 
 def whole_from(records: Records, frame_stack: int) -> int:
-    """Id of the first row whose stack reads no overwritten row. All later rows' stacks are whole too: only the ring's oldest episode can lack its beginning."""
+    """Id of the first row whose stack reads no overwritten row. All later rows' stacks are whole too: only the ring's
+    oldest episode can lack its beginning."""
     oldest = records.oldest
     head = np.arange(oldest, min(oldest + frame_stack - 1, records.written))
     reach = head - np.minimum(records.of("step", head), frame_stack - 1)
@@ -131,7 +137,8 @@ def whole_from(records: Records, frame_stack: int) -> int:
 
 
 def whole_until(records: Records, n_step: int) -> int:
-    """Id of the first row whose n-step return is not known yet: n transitions have not followed, and neither has an end of the return."""
+    """Id of the first row whose n-step return is not known yet: n transitions have not followed, and neither has an end
+    of the return."""
     if not records.open:
         return records.written
     newest = records.written - 1
@@ -143,11 +150,14 @@ def whole_until(records: Records, n_step: int) -> int:
 
 def episodes(records: Records, first: int = 0) -> Spans:
     """The rows of each episode from id `first` on, final rows included."""
-    return Spans(np.maximum(records.starts, first), np.append(records.starts[1:], records.written)[: len(records.starts)])
+    return Spans(
+        np.maximum(records.starts, first), np.append(records.starts[1:], records.written)[: len(records.starts)]
+    )
 
 
 def transitions(records: Records, frame_stack: int, n_step: int) -> Spans:
-    """The transitions of each episode that may be drawn. The last row of an episode has no action, nor has the newest row while its episode runs."""
+    """The transitions of each episode that may be drawn. The last row of an episode has no action, nor has the newest
+    row while its episode runs."""
     held = episodes(records, whole_from(records, frame_stack))
     return Spans(held.first, np.minimum(held.stop - 1, whole_until(records, n_step)))
 
@@ -167,11 +177,14 @@ def observations(records: Records, frame_stack: int) -> Spans:
     return Spans(np.array([whole_from(records, frame_stack)]), np.array([records.written]))
 
 
-def draw_sequences(records: Records, frame_stack: int, length: int, batch: int, rng: np.random.Generator) -> tuple[Rows, Mask]:
+def draw_sequences(
+    records: Records, frame_stack: int, length: int, batch: int, rng: np.random.Generator
+) -> tuple[Rows, Mask]:
     """`batch` windows of `length` rows, uniformly over all windows that hold at least one row of an episode.
 
-    A window may begin before the episode or end after it. So each row of the replay is at each position of as many windows as any other row: once.
-    Positions outside the episode, or without a whole stack, are padded; they name the episode's nearest row, so that they can be gathered.
+    A window may begin before the episode or end after it. So each row of the replay is at each position of as many
+    windows as any other row: once. Positions outside the episode, or without a whole stack, are padded; they name the
+        episode's nearest row, so that they can be gathered.
 
     Raises:
         NothingToDraw: no row is held.
@@ -196,9 +209,11 @@ def draw_runs(records: Records, frame_stack: int, length: int, batch: int, rng: 
 
 
 def n_step_windows(records: Records, rows: Rows, n_step: int) -> tuple[Rows, Mask]:
-    """How many transitions k, 1 <= k <= n, the return of each drawable row spans [N], and whether the return ends with them (no bootstrap) [N].
+    """How many transitions k, 1 <= k <= n, the return of each drawable row spans [N], and whether the return ends with
+    them (no bootstrap) [N].
 
-    The return stops at a termination or loss of life, at the end of an episode that was cut off, or after n transitions.
+    The return stops at a termination or loss of life, at the end of an episode that was cut off, or after n
+    transitions.
     """
     ends = episodes(records).stop
     left = ends[np.searchsorted(records.starts, rows, side="right") - 1] - 1 - rows
@@ -209,7 +224,8 @@ def n_step_windows(records: Records, rows: Rows, n_step: int) -> tuple[Rows, Mas
 
 
 def stack_rows(records: Records, rows: Rows, frame_stack: int) -> tuple[Rows, Mask]:
-    """The row of each of the K frames of each stack, oldest first [N, K], and which lie before their episode's first row [N, K] (these name the first row)."""
+    """The row of each of the K frames of each stack, oldest first [N, K], and which lie before their episode's first
+    row [N, K] (these name the first row)."""
     back = np.arange(frame_stack - 1, -1, -1)
     step = records.of("step", rows)[:, None]
     return rows[:, None] - np.minimum(back, step), back > step

@@ -1,4 +1,5 @@
-"""Scores of runs in one long format: ``results/<benchmark>/<method>/<task>.csv``, one line for each seed and evaluation, and beside it how they were made.
+"""Scores of runs in one long format: ``results/<benchmark>/<method>/<task>.csv``, one line for each seed and
+evaluation, and beside it how they were made.
 
 The benchmark is the suite, or ``atari100k`` for Atari with that benchmark's budget.
 """
@@ -40,7 +41,9 @@ class Curve:
     @property
     def benchmark(self) -> str:
         suite = self.task.partition("/")[0]
-        return "atari100k" if suite == "atari" and self.made["settings"].get("env_steps") == BUDGET["atari100k"] else suite
+        return (
+            "atari100k" if suite == "atari" and self.made["settings"].get("env_steps") == BUDGET["atari100k"] else suite
+        )
 
     @property
     def name(self) -> str:
@@ -49,14 +52,19 @@ class Curve:
 
 
 def read_run(folder: Path, label: str | None = None) -> Curve:
-    """The curve of a run folder, under its method's name or another. Raises UserError where it is none, or has no evaluation yet."""
+    """The curve of a run folder, under its method's name or another. Raises UserError where it is none, or has no
+    evaluation yet."""
     returns: dict[int, list[float]] = defaultdict(list)
     try:
         settings = json.loads((folder / "settings.json").read_text())
         about = json.loads((folder / "run.json").read_text())
         for row in csv.DictReader(_whole_lines(folder / "evaluations.csv")):
             returns[int(row["env_steps"])].append(float(row["return"]))
-        task, method, seed = settings["task"], label or re.sub(r"[^\w.-]+", "-", settings["method"]), int(settings["seed"])
+        task, method, seed = (
+            settings["task"],
+            label or re.sub(r"[^\w.-]+", "-", settings["method"]),
+            int(settings["seed"]),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is no run, or damaged: {type(error).__name__} {error}") from error
     if not returns:
@@ -69,7 +77,8 @@ def read_run(folder: Path, label: str | None = None) -> Curve:
 
 
 def read_runs(places: Iterable[Path], label: str | None = None) -> list[Curve]:
-    """The curves of all runs at or below the given places; those that have none are named on standard error. Raises UserError where none has."""
+    """The curves of all runs at or below the given places; those that have none are named on standard error. Raises
+    UserError where none has."""
     found, folders = [], find_runs(places)
     for folder in folders:
         try:
@@ -89,7 +98,8 @@ def _whole_lines(path: Path) -> list[str]:
 
 
 def hours_per_100k(folder: Path) -> float | None:
-    """Wall-clock hours per 100k env steps of a run, evaluations and checkpoints included; None before the first checkpoint."""
+    """Wall-clock hours per 100k env steps of a run, evaluations and checkpoints included; None before the first
+    checkpoint."""
     path = folder / "speed.jsonl"
     lines = []
     for line in path.read_text().splitlines() if path.exists() else ():
@@ -117,7 +127,10 @@ def save(curves: Iterable[Curve], results: Path) -> list[Path]:
         path = results / curve.benchmark / curve.method / f"{curve.name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [row for row in _read_rows(path) if int(row["seed"]) != curve.seed]
-        rows += [dict(zip(COLUMNS, map(str, (step, value, curve.seed, curve.episodes[step])), strict=True)) for step, value in curve.points.items()]
+        rows += [
+            dict(zip(COLUMNS, map(str, (step, value, curve.seed, curve.episodes[step])), strict=True))
+            for step, value in curve.points.items()
+        ]
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()

@@ -65,11 +65,21 @@ def _draw_method(axes: Any, method: str, curves: dict[int, dict[int, float]], co
 
 
 def _draw_published(axes: Any, benchmark: str, name: str) -> None:
-    """A mark for each source, side by side behind the budget, in its method's colour, with the standard deviation over seeds where it is known."""
+    """A mark for each source, side by side behind the budget, in its method's colour, with the standard deviation over
+    seeds where it is known."""
     scores = [(source, score) for source in sources(benchmark) if source.method and (score := source.score(name))]
     for i, (source, score) in enumerate(scores):
         assert source.method is not None
         steps = BUDGET[benchmark] * (1.015 + 0.015 * i)
         label = source.name if score.seeds is None else f"{source.name} ({seeds(score.seeds)})"
         fmt = MARKERS[[other.method for other, _ in scores[:i]].count(source.method) % len(MARKERS)]
-        axes.errorbar([steps], [score.mean], score.std, fmt=fmt, color=COLOURS[source.method], markersize=4, capsize=3, label=label)
+        axes.errorbar(
+            [steps],
+            [score.mean],
+            score.std,
+            fmt=fmt,
+            color=COLOURS[source.method],
+            markersize=4,
+            capsize=3,
+            label=label,
+        )

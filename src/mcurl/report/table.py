@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import fmean, stdev
 
-from mcurl.errors import UserError, nearest
+from mcurl.errors import UserError, suggest
 from mcurl.published import atari_random_and_human, human_normalised
 from mcurl.published.scores import BUDGET, Score, seeds, sources
 from mcurl.report.collect import load, tasks
@@ -22,7 +22,7 @@ def markdown(results: Path, benchmark: str) -> str:
         UserError: no run of it has reached the budget, or nothing is published for it.
     """
     if benchmark not in BUDGET:
-        raise UserError(f"nothing is published here for {benchmark!r}: {nearest(benchmark, BUDGET)}")
+        raise UserError(f"nothing is published here for {benchmark!r}: {suggest(benchmark, BUDGET)}")
     names = [name for of, name in tasks(results) if of == benchmark]
     if not names:
         raise UserError(f"{results} has no results of {benchmark}")
@@ -31,23 +31,39 @@ def markdown(results: Path, benchmark: str) -> str:
         raise UserError(f"no run of {benchmark} in {results} has reached {BUDGET[benchmark]:,} env steps yet")
     methods = in_order({method for scores in ours.values() for method in scores})
     others = sources(benchmark)
-    lines = [["task", *(f"{NAMES.get(method, method)} here" for method in methods), *(source.name for source in others)]]
+    lines = [
+        ["task", *(f"{NAMES.get(method, method)} here" for method in methods), *(source.name for source in others)]
+    ]
     for task, scores in ours.items():
-        lines.append([task, *(_ours(task, benchmark, scores.get(method)) for method in methods), *(str(source.score(task) or "") for source in others)])
+        lines.append(
+            [
+                task,
+                *(_ours(task, benchmark, scores.get(method)) for method in methods),
+                *(str(source.score(task) or "") for source in others),
+            ]
+        )
     rule = ["---", *["---:"] * (len(lines[0]) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
 
 def scores_at(env_steps: int, results: Path, benchmark: str, name: str) -> dict[str, list[float]]:
     """Method -> the score of each seed that was evaluated at ``env_steps``; methods without one are left out."""
-    found = {method: [points[env_steps] for points in seeds.values() if env_steps in points] for method, seeds in load(results, benchmark, name).items()}
+    found = {
+        method: [points[env_steps] for points in seeds.values() if env_steps in points]
+        for method, seeds in load(results, benchmark, name).items()
+    }
     return {method: scores for method, scores in found.items() if scores}
 
 
 def _ours(task: str, benchmark: str, scores: list[float] | None) -> str:
-    """Mean and standard deviation over seeds, how many there are, and on Atari how the mean stands between random and human."""
+    """Mean and standard deviation over seeds, how many there are, and on Atari how the mean stands between random and
+    human."""
     if not scores:
         return ""
     score = Score(fmean(scores), stdev(scores) if len(scores) > 1 else None)
-    normalised = f", {human_normalised(task, score.mean):.2f}" if benchmark == "atari100k" and task in atari_random_and_human() else ""
+    normalised = (
+        f", {human_normalised(task, score.mean):.2f}"
+        if benchmark == "atari100k" and task in atari_random_and_human()
+        else ""
+    )
     return f"{score} ({seeds(len(scores))}{normalised})"

@@ -1,0 +1,290 @@
+"""Settings and people: values read from text by a field's type, and the help that stands below each field."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import math
+import textwrap
+import types
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from mcurl.errors import UserError, suggest
+
+_SUFFIXES = {"k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+_BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_COUNT, _NATURAL, _SHARE, _ABOVE_0 = (1, math.inf), (0, math.inf), (0, 1), (math.ulp(0.0), math.inf)
+LIMITS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("env_steps", "replay.capacity", "evaluation.episodes", "evaluation.parallel"), _COUNT),
+    **dict.fromkeys(("evaluation.every", "evaluation.final_episodes", "checkpoint.every", "compute.threads"), _NATURAL),
+    **{
+        f"sac.{name}": _COUNT
+        for name in [
+            "batch_size",
+            "target_every",
+            "actor_every",
+            "updates_per_step",
+            "crop",
+            "filters",
+            "layers",
+            "features",
+            "hidden",
+        ]
+    },
+    **{f"sac.{name}": _SHARE for name in ["discount", "critic_tau", "encoder_tau", "temperature_beta"]},
+    **{f"sac.{name}": _ABOVE_0 for name in ["learning_rate", "initial_temperature", "temperature_lr"]},
+    **{f"rainbow.{name}": _COUNT for name in ["batch_size", "n_step", "updates_per_step", "target_every", "hidden"]},
+    **{
+        f"rainbow.{name}": _SHARE
+        for name in ["discount", "priority_alpha", "priority_beta_start", "evaluation_epsilon", "key_momentum"]
+    },
+    **{f"rainbow.{name}": _ABOVE_0 for name in ["learning_rate", "adam_eps", "max_grad_norm"]},
+    **{f"{agent}.learning_starts": _NATURAL for agent in ("sac", "rainbow")},
+    **{f"rainbow.{name}": _NATURAL for name in ["clip_reward", "sigma"]},
+    "rainbow.atoms": (2, math.inf),
+    **{f"mcurl.{name}": _COUNT for name in ["length", "batch", "ffn_factor", "warmup"]},
+    **{f"mcurl.{name}": _SHARE for name in ["mask_rate", "zero_fraction", "random_fraction", "dropout"]},
+    **{f"mcurl.{name}": _NATURAL for name in ["layers", "encoder_rate", "contrast_max_grad_norm", "weight"]},
+    "mcurl.temperature": _ABOVE_0,
+    **{f"curl.{name}": _NATURAL for name in ["scale", "encoder_rate", "weight"]},
+}
+"""What a number may be, both ends included. Environments check their own settings."""
+
+
+def read_value(key: str, hint: Any, raw: Any) -> Any:
+    """A value of the type ``hint`` from text, or from what TOML or JSON holds.
+
+    Args:
+        key: the setting's full name, for the message.
+        hint: int (``400_000``, ``100k``, ``1e5``), float, bool, str, Path, Literal, tuple, or one of these or None.
+
+    Raises:
+        UserError: one line that names the key and what it takes.
+    """
+    try:
+        return _convert(hint, raw)
+    except ValueError as error:
+        shown = repr(raw) if isinstance(raw, str) else str(raw)
+        raise UserError(f"{key} is {describe_type(hint)}, not {shown}" + (f": {error}" if str(error) else "")) from None
+
+
+def describe_type(hint: Any) -> str:
+    """What a setting takes, in words.
+
+    >>> describe_type(Literal["auto", "cpu"] | None)
+    'auto or cpu, or none'
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        *most, last = map(_plain, arguments)
+        return f"{', '.join(most)} or {last}" if most else last
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe_type(arm) for arm in arguments if arm is not types.NoneType) + (
+            ", or none" if types.NoneType in arguments else ""
+        )
+    if origin is tuple:
+        return (
+            f"a list of {len(arguments)} values"
+            if Ellipsis not in arguments
+            else f"a list, each {describe_type(arguments[0])}"
+        )
+    names = {
+        int: "a whole number such as 400_000, 100k or 1e5",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        Path: "a path",
+    }
+    return names[hint]
+
+
+def field_hints(cls: type[Any]) -> dict[str, Any]:
+    """Name -> type of each field of a dataclass."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def field_help(cls: type[Any]) -> dict[str, str]:
+    """Name -> the string below each field, on one line; empty where there is none or the source is not at hand."""
+    found = dict.fromkeys(field_hints(cls), "")
+    for base in reversed(cls.__mro__[:-1]):
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        except (OSError, TypeError):
+            continue
+        assert isinstance(body, ast.ClassDef)
+        for field, below in zip(body.body, body.body[1:], strict=False):
+            if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+                continue
+            if (
+                isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+                and isinstance(below.value.value, str)
+            ):
+                found[field.target.id] = " ".join(below.value.value.split())
+    return found
+
+
+def field_defaults(cls: type[Any]) -> dict[str, Any]:
+    """Name -> default of each field that has one."""
+    defaults = {}
+    for field in dataclasses.fields(cls):
+        if field.default is not dataclasses.MISSING:
+            defaults[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            defaults[field.name] = field.default_factory()
+    return defaults
+
+
+def check_limits(values: Mapping[str, Any]) -> None:
+    """Raise UserError, in one line, for the first number outside its range.
+
+    Args:
+        values: full name -> value; what has no limits passes.
+    """
+    for key, value in values.items():
+        low, high = LIMITS.get(key, (-math.inf, math.inf))
+        if isinstance(value, int | float) and not (
+            low <= value <= high and (math.isfinite(value) or key not in LIMITS)
+        ):
+            wanted = (
+                f"from {low:g} to {high:g}"
+                if high < math.inf
+                else "above 0"
+                if low == _ABOVE_0[0]
+                else f"at least {low:g}"
+            )
+            raise UserError(f"{key} must be {wanted}, not {value}")
+
+
+def as_toml(title: str, settings: Iterable[Any]) -> str:
+    """Settings (with ``key``, ``hint``, ``value``, ``default``, ``help``) as TOML that says what each is; it can be
+    given back as a preset."""
+    lines, section = [f"# {line}" for line in title.splitlines()], ""
+    for setting in settings:
+        table, _, name = setting.key.rpartition(".")
+        if table != section:
+            section = table
+            lines += ["", f"[{table}]"]
+        notes = (
+            [f"One of: {', '.join(map(_plain, get_args(setting.hint)))}."]
+            if get_origin(setting.hint) is Literal
+            else []
+        )
+        notes += [f"Default: {_plain(setting.default)}."] if setting.value != setting.default else []
+        lines += textwrap.wrap(
+            " ".join([setting.help.rstrip(".") + ".", *notes]),
+            110,
+            initial_indent="# ",
+            subsequent_indent="#   ",
+            break_long_words=False,
+        )
+        lines.append(f"# {name} = none" if setting.value is None else f"{name} = {_toml(setting.value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return f"{value:_}"
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _convert(hint: Any, raw: Any) -> Any:
+    """Raises ValueError; its text, if any, is what to try instead."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return _choose(arguments, raw)
+    if origin in (Union, types.UnionType):
+        return _first_that_fits(arguments, raw)
+    if origin is tuple:
+        return _tuple(arguments, raw)
+    if hint is bool:
+        return raw if isinstance(raw, bool) else _from(_BOOLS, raw)
+    if hint is int:
+        return _integer(raw)
+    if hint is float:
+        return _float(raw)
+    if hint in (str, Path):
+        if not isinstance(raw, str | Path):
+            raise ValueError
+        return hint(raw)
+    raise TypeError(f"settings of the type {hint} cannot be read")
+
+
+def _choose(choices: tuple[Any, ...], raw: Any) -> Any:
+    for choice in choices:
+        if _plain(choice) == _plain(raw):
+            return choice
+    advice = suggest(_plain(raw), map(_plain, choices))
+    raise ValueError(advice if advice.startswith("did") else "")
+
+
+def _first_that_fits(arms: tuple[Any, ...], raw: Any) -> Any:
+    if types.NoneType in arms and (raw is None or _plain(raw) == "none"):
+        return None
+    for arm in arms:
+        try:
+            return _convert(arm, raw)
+        except (ValueError, TypeError):
+            continue
+    raise ValueError
+
+
+def _tuple(arguments: tuple[Any, ...], raw: Any) -> tuple[Any, ...]:
+    if isinstance(raw, str):
+        raw = [part.strip() for part in raw.strip().strip("[]()").split(",") if part.strip()]
+    if not isinstance(raw, list | tuple):
+        raise ValueError
+    hints = arguments[:1] * len(raw) if Ellipsis in arguments else arguments
+    if len(hints) != len(raw):
+        raise ValueError
+    return tuple(map(_convert, hints, raw))
+
+
+def _integer(raw: Any) -> int:
+    number = _decimal(raw) if not isinstance(raw, float) else Decimal(raw)
+    if not number.is_finite() or number.adjusted() > 26 or number != number.to_integral_value():
+        raise ValueError
+    return int(number)
+
+
+def _float(raw: Any) -> float:
+    if isinstance(raw, float):
+        return raw
+    if isinstance(raw, str) and raw[-1:].lower() not in _SUFFIXES:
+        return float(raw.strip())
+    return float(_decimal(raw))
+
+
+def _decimal(raw: Any) -> Decimal:
+    """Exactly what is written, with k, M or G behind it."""
+    if isinstance(raw, bool) or not isinstance(raw, int | str):
+        raise ValueError
+    text = str(raw).strip().lower()
+    factor = _SUFFIXES.get(text[-1:], 1)
+    try:
+        return Decimal(text[: -1 if factor > 1 else None]) * factor
+    except ArithmeticError:  # Decimal's own errors: no number, or one beyond all bounds.
+        raise ValueError from None
+
+
+def _from(names: dict[str, Any], raw: Any) -> Any:
+    if not isinstance(raw, str) or raw.strip().lower() not in names:
+        raise ValueError
+    return names[raw.strip().lower()]
+
+
+def _plain(value: Any) -> str:
+    """As it is written on the command line."""
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)

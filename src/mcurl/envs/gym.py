@@ -1,0 +1,251 @@
+"""Any Gymnasium environment that has pictures: ``gym/<EnvId>``, such as ``gym/CartPole-v1``, or
+``gym/<module>:<EnvId>`` where a module registers it.
+
+Its observations, where they are images, or what it renders. A third party's environment is played as its registration
+says, time limit included.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from numpy.typing import NDArray
+
+from mcurl.envs import CannotSave
+from mcurl.envs.stack import Rescaling, StackedEnv, check_settings
+from mcurl.errors import UserError, suggest
+
+
+@dataclass(frozen=True)
+class GymSettings:
+    """Which Gymnasium environment, and how it is seen."""
+
+    task: str = "CartPole-v1"
+    """the environment's id in Gymnasium's registry; module:id imports the module first"""
+    image_size: int = 100
+    """height and width of a frame in pixels, after averaging over areas"""
+    grayscale: bool = False
+    """whether colours are dropped"""
+    frame_stack: int = 3
+    """how many of the last frames an observation holds"""
+    action_repeat: int = 1
+    """environment steps per agent step; rewards are summed over them"""
+    render: bool = False
+    """learn from what it renders, even where its observations are pictures"""
+
+    def __post_init__(self) -> None:
+        check_settings(self, {"image_size": 1, "frame_stack": 1, "action_repeat": 1}, {})
+
+
+def tasks() -> list[str]:
+    """The ids in Gymnasium's registry, sorted."""
+    return sorted(gymnasium.registry)
+
+
+def resolve(name: str) -> str:
+    """An id as registered, for any spelling of it: case, dashes and underscores don't matter, and without a version the
+    newest is meant.
+
+    Raises UserError for an unknown id.
+
+    >>> resolve("cartpole")
+    'CartPole-v1'
+    """
+    module, colon, plain = name.rpartition(":")
+    if colon:
+        _register(module)
+    same = [task for task in gymnasium.registry if _plain(task) == _plain(plain)]
+    same = same or [task for task in gymnasium.registry if _plain(task.rpartition("-v")[0]) == _plain(plain)]
+    if not same:
+        hint = "" if colon else "; one of your own is gym/MODULE:ID"
+        raise UserError(f"there is no Gymnasium environment {name!r}: {suggest(plain, gymnasium.registry)}{hint}")
+    return module + colon + max(same, key=lambda task: gymnasium.registry[task].version or 0)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9/]", "", name.lower())
+
+
+def _register(module: str) -> None:
+    """Import a module for the environments that it registers."""
+    try:
+        __import__(module)
+    except ImportError as error:
+        raise UserError(
+            f"cannot import {module} for its environments: {error} (PYTHONPATH=FOLDER says where it is)"
+        ) from error
+
+
+def make(settings: GymSettings, seed: int) -> GymEnv:
+    """The environment that the settings name. Raises UserError for an unknown id, one without pictures, and spaces of
+    actions that no agent here has."""
+    return GymEnv(settings, seed)
+
+
+@cache
+def _cv2() -> ModuleType:
+    try:
+        import cv2
+    except ImportError as error:
+        raise UserError(f"Gymnasium environments need OpenCV ({error}): pip install 'mcurl[gym]'") from error
+    module: ModuleType = cv2
+    return module
+
+
+class GymEnv(StackedEnv):
+    """A Gymnasium environment, seen as frames.
+
+    Observations: uint8 ``[C * frame_stack, image_size, image_size]``. Actions: those of a Discrete space, counted from
+        0, or float32 ``[A]`` in ``[-1, 1]``
+    for a bounded Box. Its state can be saved where its own ``state_dict()`` and ``load_state_dict(state)`` say how.
+    """
+
+    def __init__(self, settings: GymSettings, seed: int) -> None:
+        self.settings = settings
+        self.task = resolve(settings.task)
+        self._seed: int | None = seed
+        spec = copy.deepcopy(gymnasium.spec(self.task.rpartition(":")[2]))
+        # Counted here: the count in Gymnasium's wrapper would escape a saved state.
+        self._limit = spec.max_episode_steps
+        self._env, self._renders = _make(spec, settings.render)
+        self._image: Any = None
+        self._steps = 0
+
+        colours = 3 if self._renders else self._env.observation_space.shape[-1]
+        channels = 1 if settings.grayscale else colours
+        size, repeat = settings.image_size, settings.action_repeat
+        frames_per_second = self._env.metadata.get("render_fps") or 30
+        super().__init__((channels, size, size), settings.frame_stack, repeat, frames_per_second / repeat)
+        self._to_inner, self.action_space = _actions(self._env.action_space, self.task)
+
+    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
+        """The picture as the environment gives it, uint8 ``[H, W, 3]``. Raises gymnasium.error.ResetNeeded before the
+        first reset."""
+        picture = _rendered(self._env, self.task) if self._renders else self._image
+        if picture is None:
+            raise gymnasium.error.ResetNeeded("nothing to see before reset()")
+        return np.broadcast_to(picture, (*picture.shape[:2], 3)).copy()
+
+    def close(self) -> None:
+        """Close the environment inside."""
+        self._env.close()
+
+    def _begin(self, seed: int | None) -> None:
+        seen, _ = self._env.reset(seed=self._seed if seed is None else seed)
+        self._image = None if self._renders else seen
+        self._seed = None
+        self._steps = 0
+
+    def _translate(self, action: Any) -> Any:
+        return self._to_inner(action)
+
+    def _advance(self, action: Any) -> tuple[float, bool, bool]:
+        seen, reward, terminated, truncated, _ = self._env.step(action)
+        self._image = None if self._renders else seen
+        self._steps += 1
+        return float(reward), bool(terminated), bool(truncated) or self._steps == self._limit
+
+    def _look(self) -> NDArray[np.uint8]:
+        cv2, size = _cv2(), self.settings.image_size
+        picture = _rendered(self._env, self.task) if self._renders else self._image
+        if self.settings.grayscale and picture.shape[2] == 3:
+            picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        resized: NDArray[np.uint8] = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
+        # OpenCV drops a channel that is alone.
+        return resized.reshape(size, size, -1).transpose(2, 0, 1)
+
+    def _save(self) -> dict[str, Any]:
+        return {
+            "task": self.task,
+            "inner": self._method("state_dict")(),
+            "image": self._image,
+            "seed": self._seed,
+            "steps": self._steps,
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        if state["task"] != self.task:
+            raise UserError(f"the saved state is of {state['task']}, not of {self.task}")
+        self._method("load_state_dict")(state["inner"])
+        self._image = state["image"]
+        self._seed = state["seed"]
+        self._steps = state["steps"]
+
+    def _method(self, method: str) -> Any:
+        found = getattr(self._env, method, None)
+        if found is None:
+            raise CannotSave(f"{self.task} has no {method}(): its state cannot be saved")
+        return found
+
+
+def _make(spec: EnvSpec, render: bool) -> tuple[Any, bool]:
+    """The environment without Gymnasium's own wrappers, and whether its pictures are what it renders: where that is
+    wanted or its observations are a vector."""
+    spec.max_episode_steps = None
+    spec.order_enforce = False
+    spec.disable_env_checker = True
+    try:
+        env = gymnasium.make(spec)
+        if not render and _is_image(env.observation_space):
+            return env, False
+        modes = env.metadata.get("render_modes") or []
+        env.close()
+        if "rgb_array" not in modes:
+            raise UserError(
+                f"{spec.id} has no images: neither its observations are uint8 [H, W, 1 or 3], nor can it render any"
+            )
+        if not render and not _is_vector(env.observation_space):
+            raise UserError(
+                f"{spec.id} has observations of {env.observation_space}, and images are uint8 [H, W, 1 or 3]: "
+                "wrap it, or set env.render=true to learn from what it renders"
+            )
+        return gymnasium.make(spec, render_mode="rgb_array"), True
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
+        raise UserError(f"{spec.id} cannot be made: {error}") from error
+
+
+def _is_image(space: gymnasium.Space[Any]) -> bool:
+    return (
+        isinstance(space, gymnasium.spaces.Box)
+        and space.dtype == np.uint8
+        and len(space.shape) == 3
+        and space.shape[2] in (1, 3)
+    )
+
+
+def _is_vector(space: gymnasium.Space[Any]) -> bool:
+    """Numbers that nobody takes for a picture."""
+    return isinstance(space, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete) or (
+        isinstance(space, gymnasium.spaces.Box) and len(space.shape) < 2
+    )
+
+
+def _rendered(env: gymnasium.Env[Any, Any], task: str) -> NDArray[np.uint8]:
+    try:
+        picture: Any = env.render()
+    except (gymnasium.error.DependencyNotInstalled, ImportError, NotImplementedError) as error:
+        raise UserError(f"{task} cannot render: {error or 'render() is not implemented'}") from error
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
+        raise UserError(f"{task} has no images: its rgb_array is none")
+    return picture
+
+
+def _actions(space: gymnasium.Space[Any], task: str) -> tuple[Any, gymnasium.Space[Any]]:
+    """From our actions to its own, and the space of ours."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        start = int(space.start)
+        return (lambda action: int(action) + start), gymnasium.spaces.Discrete(int(space.n))
+    if not isinstance(space, gymnasium.spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        raise UserError(f"{task} has actions of {space}: only Discrete and bounded Box of floats are known here")
+    if not space.is_bounded():
+        raise UserError(f"{task} has actions without bounds ({space}): they cannot be rescaled to [-1, 1]")
+    rescaling, dtype = Rescaling(space.low, space.high), space.dtype
+    return (lambda action: rescaling(action).astype(dtype)), rescaling.space

@@ -1,0 +1,48 @@
+"""An environment in a thread of its own: a step is asked for, other work goes on, and its outcome is fetched later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+Outcome = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
+"""Observation, reward, terminated, truncated, info."""
+
+
+class ThreadedEnv:
+    """Every call into the environment is made in one thread, the same from its making to its end: OpenGL contexts
+    belong to a thread.
+
+    Args:
+        make: makes the environment, in that thread.
+
+    Raises:
+        whatever ``make`` raises.
+    """
+
+    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]]) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="environment")
+        self.env = self._thread.submit(make).result()
+
+    def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
+        return self._thread.submit(self.env.reset).result()
+
+    def ask(self, action: Any) -> Future[Outcome]:
+        """Begin a step; ``result()`` of what comes back waits for its outcome."""
+        return self._thread.submit(self.env.step, action)  # type: ignore[arg-type]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Raises ``CannotSave`` where the environment does."""
+        state: dict[str, Any] = self._thread.submit(self.env.get_wrapper_attr("state_dict")).result()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._thread.submit(self.env.get_wrapper_attr("load_state_dict"), state).result()
+
+    def close(self) -> None:
+        self._thread.submit(self.env.close).result()
+        self._thread.shutdown()

@@ -1,0 +1,1 @@
+"""Layers on the matrix units of x86 processors (AMX)."""

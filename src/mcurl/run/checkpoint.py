@@ -1,0 +1,302 @@
+"""A tree of tensors and plain values ↔ ``state.safetensors`` + ``state.json``. Nothing in the files can be executed.
+
+``state.json`` holds the tree with its plain values; where a tensor or an array stands, it names an entry of
+``state.safetensors``. A string-keyed dict is a JSON object; every other thing that JSON cannot say exactly is a JSON
+array that begins with its kind:
+
+    ["list", a, b]   ["tuple", a, b]   ["map", [key, value], ...]   ["int", "0x..."]   ["float", "inf"]
+    ["tensor", name]   ["array", name, dtype, shape]   ["scalar", name, dtype, []]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save_file as save_tensors
+
+from mcurl.errors import UserError
+
+FORMAT = "mcurl-tree"
+VERSION = 1
+_PLAIN_INT = 2**53
+"""Integers up to here are the same in every JSON reader; larger ones are written as text."""
+_ARRAY_KINDS = "biufcSU"
+"""NumPy kinds that are plain bytes of a known layout: no Python objects, no records."""
+
+
+def save_tree(folder: Path, tree: Any) -> None:
+    """Write a tree into an existing folder, and see it on the disk.
+
+    Args:
+        tree: nested dicts (string or int keys), lists and tuples; leaves are tensors of any device and layout, NumPy
+            arrays and scalars, int of any size, float, bool, str, None.
+
+    Raises:
+        TypeError: a leaf or a key of another kind; the message names its place.
+        OSError: the disk is full, or the like.
+    """
+    writer = _Writer()
+    node = writer.node(tree, "")
+    path = folder / "state.safetensors"
+    try:
+        save_tensors(writer.tensors, path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {_one_line(error)}") from error
+    path.chmod(folder.stat().st_mode & 0o666)  # safetensors makes it for its owner alone
+    sync(path)
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "tensors": {"bytes": path.stat().st_size, "crc32": _crc32_of(path)},
+        "tree_crc32": _crc32(node),
+        "tree": node,
+    }
+    _write_and_sync(folder / "state.json", json.dumps(document, indent=1).encode())
+    sync(folder)
+
+
+def load_tree(folder: Path) -> Any:
+    """The tree that :func:`save_tree` wrote, with the same types; tensors are on the CPU.
+
+    Raises:
+        UserError: the files are missing, damaged, or not ours.
+    """
+    document = _read_document(folder / "state.json")
+    tensors = _read_tensors(folder / "state.safetensors", document["tensors"])
+    try:
+        return _value(document["tree"], tensors)
+    except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{folder / 'state.json'} is damaged: {_one_line(error)}") from error
+
+
+def write_atomically(final: Path, write: Callable[[Path], None]) -> None:
+    """Fill a folder so that a kill at any moment leaves either the old one or the new one.
+
+    Args:
+        final: the folder's place. An old one there is replaced.
+        write: is given an empty folder and fills it; what it writes is synced here.
+    """
+    recover(final)
+    new, old = _sibling(final, "new"), _sibling(final, "old")
+    if new.exists():
+        shutil.rmtree(new)
+    new.mkdir(parents=True)
+    try:
+        write(new)
+        _sync_all(new)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    if final.exists():
+        final.rename(old)  # From here to the next line there is no folder at `final`: recover() knows.
+    new.rename(final)
+    sync(final.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def recover(final: Path) -> None:
+    """Settle what a kill inside :func:`write_atomically` left beside ``final``."""
+    old = _sibling(final, "old")
+    if not old.exists():
+        return
+    if final.exists():
+        shutil.rmtree(old)
+    else:
+        old.rename(final)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a small text file so that a kill at any moment leaves either the old one or the new one."""
+    new = _sibling(path, "new")
+    _write_and_sync(new, text.encode())
+    os.replace(new, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """See a file's content, or a folder's list of names, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _Writer:
+    """Turns a tree into JSON values and collects its tensors."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self._storages: set[int] = set()
+
+    def node(self, value: Any, place: str) -> Any:
+        kind = type(value)
+        if value is None or kind in (bool, str):
+            return value
+        if kind is int:
+            return value if abs(value) < _PLAIN_INT else ["int", hex(value)]
+        if kind is float:
+            return value if math.isfinite(value) else ["float", repr(value)]
+        if isinstance(value, torch.Tensor):
+            return ["tensor", self._keep(place, self._plain(value, place))]
+        if isinstance(value, np.ndarray | np.generic):
+            return self._array(value, place)
+        if isinstance(value, dict):
+            return self._dict(value, place)
+        if kind in (list, tuple):
+            return [kind.__name__, *(self.node(item, f"{place}/{i}") for i, item in enumerate(value))]
+        raise TypeError(f"a {kind.__name__} at {place or 'the root'} cannot be saved")
+
+    def _dict(self, value: dict[Any, Any], place: str) -> Any:
+        for key in value:
+            if type(key) not in (str, int):
+                raise TypeError(
+                    f"the key {key!r} at {place or 'the root'} cannot be saved: keys are strings or integers"
+                )
+        nodes = [(key, self.node(item, f"{place}/{key}")) for key, item in value.items()]
+        if all(type(key) is str for key in value):
+            return dict(nodes)
+        return ["map", *([self.node(key, place), node] for key, node in nodes)]
+
+    def _array(self, value: Any, place: str) -> Any:
+        if value.dtype.kind not in _ARRAY_KINDS:
+            raise TypeError(f"an array of {value.dtype} at {place or 'the root'} cannot be saved")
+        data = (
+            torch.frombuffer(bytearray(value.tobytes()), dtype=torch.uint8)
+            if value.nbytes
+            else torch.zeros(0, dtype=torch.uint8)
+        )
+        kind = "array" if isinstance(value, np.ndarray) else "scalar"
+        return [kind, self._keep(place, data), value.dtype.str, list(value.shape)]
+
+    def _plain(self, tensor: torch.Tensor, place: str) -> torch.Tensor:
+        """The tensor, or a copy, in plain order and with a storage to itself: safetensors refuses tied and
+        non-contiguous tensors."""
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype == torch.complex128:
+            raise TypeError(f"a tensor of {tensor.dtype}, {tensor.layout} at {place or 'the root'} cannot be saved")
+        tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+        storage = tensor.untyped_storage()
+        if not tensor.is_contiguous() or storage.nbytes() != tensor.nbytes or storage.data_ptr() in self._storages:
+            return tensor.clone(memory_format=torch.contiguous_format)
+        self._storages.add(storage.data_ptr())
+        return tensor
+
+    def _keep(self, place: str, tensor: torch.Tensor) -> str:
+        name = place.lstrip("/") or "root"
+        while name in self.tensors:  # {"a/b": x, "a": {"b": y}} and {1: x, "1": y} are legal trees.
+            name += "'"
+        self.tensors[name] = tensor
+        return name
+
+
+def _value(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(node, dict):
+        return {key: _value(item, tensors) for key, item in node.items()}
+    if not isinstance(node, list):
+        return node
+    kind, *rest = node
+    match kind:
+        case "list":
+            return [_value(item, tensors) for item in rest]
+        case "tuple":
+            return tuple(_value(item, tensors) for item in rest)
+        case "map":
+            return {_value(key, tensors): _value(item, tensors) for key, item in rest}
+        case "int":
+            return int(rest[0], 16)
+        case "float":
+            return float(rest[0])
+        case "tensor":
+            return tensors[rest[0]]
+        case "array" | "scalar":
+            return _load_array(kind, tensors[rest[0]], np.dtype(rest[1]), rest[2])
+    raise ValueError(f"unknown kind {kind!r}")
+
+
+def _load_array(kind: str, data: torch.Tensor, dtype: np.dtype[Any], shape: list[int]) -> Any:
+    if dtype.kind not in _ARRAY_KINDS:
+        raise ValueError(f"unknown dtype {dtype}")
+    array = np.frombuffer(data.numpy().tobytes(), dtype).reshape(shape).copy()
+    return array if kind == "array" else array[()]
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged or not a state of mcurl: {_one_line(error)}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise UserError(f"{path} is not a state of mcurl")
+    if document.get("version") != VERSION:
+        raise UserError(
+            f"{path} was written by another version of mcurl (format {document.get('version')}, this one reads {VERSION})"
+        )
+    if (
+        "tree" not in document
+        or not isinstance(document.get("tensors"), dict)
+        or _crc32(document["tree"]) != document.get("tree_crc32")
+    ):
+        raise UserError(f"{path} is damaged: its checksum does not match")
+    return document
+
+
+def _read_tensors(path: Path, expected: dict[str, Any]) -> dict[str, torch.Tensor]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) != expected.get("bytes") or zlib.crc32(data) != expected.get("crc32"):
+        raise UserError(f"{path} is damaged or belongs to another state.json: its checksum does not match")
+    try:
+        tensors: dict[str, torch.Tensor] = load_tensors(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged: {_one_line(error)}") from error
+    return tensors
+
+
+def _crc32_of(path: Path) -> int:
+    """In pieces: a state is large."""
+    found = 0
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            found = zlib.crc32(piece, found)
+    return found
+
+
+def _crc32(node: Any) -> int:
+    return zlib.crc32(json.dumps(node).encode())
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__} {error}".split())
+
+
+def _sibling(path: Path, word: str) -> Path:
+    return path.with_name(f".{path.name}.{word}")
+
+
+def _write_and_sync(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_all(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)

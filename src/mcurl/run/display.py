@@ -1,0 +1,346 @@
+"""The live picture of a run: a panel on a terminal, plain lines everywhere else. Where nobody reads any more, training
+goes on all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from statistics import fmean, pstdev
+from typing import Any, Self, TextIO, cast
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+RECENT = 10
+"""Training episodes whose mean is shown."""
+METRICS = 12
+"""Metrics that find a place on the panel, or in a line."""
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+class Speed:
+    """Rate of a counter over a sliding window of seconds."""
+
+    def __init__(self, window: float, clock: Callable[[], float]) -> None:
+        self.window, self.clock = window, clock
+        self.points: deque[tuple[float, float]] = deque()
+        self.newest = (0.0, 0.0)
+
+    def at(self, count: float) -> None:
+        """Note the counter's value now."""
+        now = self.clock()
+        self.newest = now, count
+        if (
+            not self.points or now >= self.points[-1][0] + self.window / 100
+        ):  # However often it is called, some hundred points are kept.
+            self.points.append(self.newest)
+        while len(self.points) > 1 and self.points[1][0] <= now - self.window:
+            self.points.popleft()
+
+    @property
+    def rate(self) -> float | None:
+        """Counts per second; None until it can be told."""
+        if not self.points:
+            return None
+        (first, low), (last, high) = self.points[0], self.newest
+        return (high - low) / (last - first) if last > first and high > low else None
+
+
+class IgnoreBrokenPipe:
+    """A text file whose reader may go away, a closed pipe or terminal: what is written then is lost, and nothing else
+    happens."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+class Display:
+    """What a run is doing. Use it as a context manager; every method costs next to nothing and may be called at every
+    step.
+
+    Args:
+        total_env_steps: the budget.
+        title: shown in the frame, such as ``"mcurl · dmc/cartpole-swingup · seed 1"``.
+        subtitle: shown below, such as the run folder.
+        console: where to draw; standard output if None.
+        every: seconds between two plain lines where the console is no terminal.
+        clock: seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        total_env_steps: int,
+        title: str,
+        subtitle: str = "",
+        *,
+        console: Console | None = None,
+        every: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.title, self.subtitle = total_env_steps, title, subtitle
+        self.console, self.every, self.clock = (
+            console or Console(file=cast(TextIO, IgnoreBrokenPipe(sys.stdout)), highlight=False),
+            every,
+            clock,
+        )
+        self.env_steps = 0
+        self.metrics: dict[str, float] = {}
+        self.returns: deque[float] = deque(maxlen=RECENT)
+        self.episodes = 0
+        self.evaluations: list[tuple[int, float, float]] = []
+        self.activity = ""
+        self._began, self._started = clock(), False
+        self._speed, self._long_speed, self._updates = Speed(20, clock), Speed(300, clock), Speed(20, clock)
+        live = self.console.is_terminal and not self.console.is_dumb_terminal
+        # Drawn by hand from the training loop: a thread of its own would take turns with it.
+        self._live = Live(console=self.console, auto_refresh=False, get_renderable=self.panel) if live else None
+        self._drawn = -math.inf if live else clock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.activity = ""
+        if self._live:
+            self._live.stop()
+        elif self.env_steps:
+            self._line(self._progress_line())
+
+    def update(self, env_steps: int, metrics: Mapping[str, float] | None = None, updates: int | None = None) -> None:
+        """Note where the run is.
+
+        Args:
+            env_steps: simulator steps taken.
+            metrics: named numbers, shown until the next ones of the same name; may be left out between two logs.
+            updates: gradient updates so far, for their rate.
+        """
+        self.env_steps = env_steps
+        self.metrics.update(metrics or {})
+        for speed in (self._speed, self._long_speed):
+            speed.at(env_steps)
+        if updates is not None:
+            self._updates.at(updates)
+        self._draw()
+
+    def episode(self, value: float) -> None:
+        """A training episode ended with this return."""
+        self.returns.append(value)
+        self.episodes += 1
+        self._draw()
+
+    def evaluation(self, env_steps: int, returns: Iterable[float]) -> None:
+        """An evaluation gave these returns."""
+        self._start()
+        values = [float(value) for value in returns]
+        self.evaluations.append((env_steps, fmean(values), _spread(values)))
+        self.activity = ""
+        if not self._live:
+            self._line(
+                f"{'evaluation':<12}{self._evaluation_text().plain} · {len(values)} episodes · {self._best_text().plain}"
+            )
+        self._draw(now=True)
+
+    def recall(self, evaluations: Mapping[int, Iterable[float]]) -> None:
+        """Earlier evaluations of the same run, by env steps, without a line for each."""
+        for env_steps, returns in evaluations.items():
+            values = list(returns)
+            self.evaluations.append((env_steps, fmean(values), _spread(values)))
+
+    def status(self, activity: str) -> None:
+        """What goes on beside training, such as ``"evaluating, 3 of 10"``; an empty string when it is over. Shown on a
+        terminal only."""
+        if activity != self.activity:
+            self.activity = activity
+            self._draw(now=True)
+
+    def message(self, text: str) -> None:
+        """A line that stays."""
+        self._start()
+        if self._live:
+            self.console.print(Text(text))
+        else:
+            self._line(text)
+
+    def panel(self) -> RenderableType:
+        """The whole picture."""
+        parts: list[RenderableType] = [self._progress(), Text(), self._results()]
+        if self.metrics:
+            parts += [Text(), self._metrics()]
+        parts += [Text(), self._foot()]
+        return Panel(
+            Group(*parts),
+            title=Text(f" {self.title} ", style="bold"),
+            title_align="left",
+            subtitle=Text(f" {self.subtitle} ", style="dim") if self.subtitle else None,
+            subtitle_align="left",
+            border_style="cyan",
+            padding=(1, 2),
+            width=min(
+                self.console.width - 3, 100
+            ),  # Room for the terminal's own ^C, which would otherwise wrap into a line more.
+        )
+
+    def _start(self) -> None:
+        """At the first thing to show, so that an error in the preparations stands alone."""
+        if self._started:
+            return
+        self._started = True
+        if self._live:
+            self._live.start()
+        else:
+            self._line(" · ".join(part for part in (self.title, f"{self.total:,} env steps", self.subtitle) if part))
+
+    def _draw(self, now: bool = False) -> None:
+        self._start()
+        if self._live:
+            if now or self.clock() - self._drawn >= 0.25:
+                self._drawn = self.clock()
+                self._live.refresh()
+        elif self.env_steps and self.clock() - self._drawn >= self.every:
+            self._drawn = self.clock()
+            self._line(self._progress_line())
+
+    def _line(self, text: str) -> None:
+        self.console.file.write(text + "\n")
+        self.console.file.flush()
+
+    def _progress_line(self) -> str:
+        share = f"{self.env_steps:,}/{self.total:,} ({self.env_steps / self.total:.0%})"
+        shown = [f"return {fmean(self.returns):.1f}"] if self.returns else []
+        shown += [f"{name} {_number(value)}" for name, value in list(self.metrics.items())[:METRICS]]
+        return f"{'env steps':<12}{share} · " + " · ".join([*shown, *self._rates(), self._left()])
+
+    def _progress(self) -> RenderableType:
+        grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        grid.add_column(no_wrap=True)
+        grid.add_column(ratio=1)
+        grid.add_column(justify="right", no_wrap=True)
+        steps = Text.assemble((f"{self.env_steps:,}", "bold"), (f" / {self.total:,} env steps", "dim"))
+        done = self.env_steps >= self.total
+        bar = ProgressBar(self.total, min(self.env_steps, self.total), complete_style="cyan", finished_style="green")
+        grid.add_row(steps, bar, Text(f"{self.env_steps / self.total:4.0%}", "bold green" if done else "bold"))
+        return grid
+
+    def _results(self) -> RenderableType:
+        grid = Table.grid(padding=(0, 3, 0, 0))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(no_wrap=True)
+        grid.add_column(no_wrap=True)
+        grid.add_column(no_wrap=True, overflow="crop")
+        if self.returns:
+            recent = Text.assemble("mean of last ", f"{len(self.returns)}: ", (f"{fmean(self.returns):.1f}", "bold"))
+            grid.add_row(
+                "episode", Text(f"{self.returns[-1]:.1f}", "bold"), recent, Text(sparkline(self.returns), "cyan")
+            )
+        else:
+            grid.add_row("episode", Text("–", "dim"), "", "")
+        if self.evaluations:
+            grid.add_row(
+                "evaluation",
+                self._evaluation_text(),
+                self._best_text(),
+                Text(sparkline([mean for _, mean, _ in self.evaluations][-24:]), "green"),
+            )
+        else:
+            grid.add_row("evaluation", Text("–", "dim"), "", "")
+        return grid
+
+    def _evaluation_text(self) -> Text:
+        at, mean, deviation = self.evaluations[-1]
+        return Text.assemble((f"{mean:.1f}", "bold green"), f" ± {deviation:.1f}", (f" at {at:,}", "dim"))
+
+    def _best_text(self) -> Text:
+        at, mean, _ = max(self.evaluations, key=lambda evaluation: evaluation[1])
+        return Text.assemble("best ", (f"{mean:.1f}", "bold"), (f" at {at:,}", "dim"))
+
+    def _metrics(self) -> RenderableType:
+        """Names and values in as many pairs of columns as fit."""
+        pairs = 3 if self.console.width >= 90 else 2 if self.console.width >= 60 else 1
+        grid = Table.grid(padding=(0, 3, 0, 0))
+        for _ in range(pairs):
+            grid.add_column(style="dim", no_wrap=True)
+            grid.add_column(justify="right", no_wrap=True, min_width=9)
+        items = list(self.metrics.items())[:METRICS]
+        for row in range(0, len(items), pairs):
+            grid.add_row(*(cell for name, value in items[row : row + pairs] for cell in (Text(name), _coloured(value))))
+        return grid
+
+    def _foot(self) -> RenderableType:
+        grid = Table.grid(expand=True)
+        grid.add_column(no_wrap=True)
+        grid.add_column(justify="right", no_wrap=True)
+        left = (
+            Text.assemble((f"{self.activity}…", "bold yellow"))
+            if self.activity
+            else Text(" · ".join(self._rates()) or "starting", "dim")
+        )
+        grid.add_row(left, Text(f"{_duration(self.clock() - self._began)} elapsed · {self._left()}", "dim"))
+        return grid
+
+    def _rates(self) -> list[str]:
+        named = (("env steps/s", self._speed.rate), ("updates/s", self._updates.rate))
+        return [f"{rate:,.{1 if rate < 100 else 0}f} {name}" for name, rate in named if rate is not None]
+
+    def _left(self) -> str:
+        if self.env_steps >= self.total:
+            return "done"
+        rate = self._long_speed.rate
+        return "time left unknown" if rate is None else f"{_duration((self.total - self.env_steps) / rate)} left"
+
+
+def sparkline(values: Iterable[float]) -> str:
+    """Values as a row of blocks, the lowest to the highest.
+
+    >>> sparkline([1, 2, 4])
+    '▁▃█'
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if len(finite) < 2:
+        return ""
+    low, high = min(finite), max(finite)
+    return "".join(_BLOCKS[round((value - low) / ((high - low) or 1.0) * (len(_BLOCKS) - 1))] for value in finite)
+
+
+def _spread(values: list[float]) -> float:
+    """Standard deviation; nan where a value is not finite."""
+    return pstdev(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def _coloured(value: float) -> Text:
+    return Text(_number(value), "" if math.isfinite(value) else "bold red")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1e4 and math.isfinite(value) else f"{value:.4g}"
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(59), _duration(3700), _duration(200_000)
+    ('0:59', '1:01:40', '2 d 7 h')
+    """
+    whole = int(seconds)
+    if whole >= 100 * 3600 // 2:
+        return f"{whole // 86400} d {whole % 86400 // 3600} h"
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

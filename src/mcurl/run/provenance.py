@@ -1,0 +1,72 @@
+"""What a result was made with: versions, commit, machine, command line."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+def run_metadata() -> dict[str, Any]:
+    """Plain values about this process, for ``run.json``. What cannot be found out is None."""
+    import torch
+
+    from mcurl import __version__
+
+    return {
+        "mcurl": __version__,
+        **_commit(Path(__file__).parents[1]),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "command": ["mcurl", *sys.argv[1:]],
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _commit(package: Path) -> dict[str, Any]:
+    """The commit of the checkout that the package is imported from, and whether its files differ from it; None where it
+    was installed from a wheel."""
+    if (
+        _git(package, "ls-files", "--error-unmatch", "__init__.py") is None
+    ):  # A virtual environment inside somebody's checkout is not that checkout.
+        return {"commit": None, "dirty": None}
+    commit, status = _git(package, "rev-parse", "HEAD"), _git(package, "status", "--porcelain", "--", ".")
+    return {"commit": commit, "dirty": None if status is None else status != ""}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _processor() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor() or None
+    )

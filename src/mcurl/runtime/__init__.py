@@ -1,0 +1,1 @@
+"""The process: device, threads, seeds, signals, several runs at once, CUDA graphs."""

@@ -1,0 +1,343 @@
+"""Run folders: never overwritten, cut back to a checkpoint, one process at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mcurl.errors import UserError
+from mcurl.run import provenance
+from mcurl.run.folder import Run, folder_of
+from mcurl.runtime.signals import stop_on_signal
+
+SETTINGS = {
+    "task": "dmc/cartpole-swingup",
+    "method": "mcurl",
+    "seed": 1,
+    "env_steps": 1000,
+    "sac": {"batch_size": 128},
+    "curl": None,
+}
+
+
+def make(out: Path, **changes: Any) -> Run:
+    return Run.create(out, SETTINGS | changes)
+
+
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def tree_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_run_says_what_it_was_made_with(tmp_path: Path) -> None:
+    with make(tmp_path / "runs") as run:
+        assert run.folder == tmp_path / "runs/dmc-cartpole-swingup/mcurl-seed1"
+        assert run.settings == SETTINGS
+        assert run.env_steps == 1000
+        assert run.replay_folder.is_dir()
+        assert {
+            "mcurl",
+            "commit",
+            "dirty",
+            "torch",
+            "python",
+            "platform",
+            "cpu",
+            "gpu",
+            "command",
+            "started_at",
+        } <= run.about.keys()
+        assert run.about["torch"] == torch.__version__
+        run.note_resume()
+        run.note_resume(extend_to=2000)
+        assert run.env_steps == 2000
+        assert len(run.about["resumed"]) == 2
+        assert run.settings["env_steps"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [("toy/catch", "toy-catch"), ("gym/ALE/Pong-v5", "gym-ALE-Pong-v5"), ("gym/a b:../c", "gym-a-b-..-c")],
+)
+def test_any_task_makes_one_folder_name(task: str, name: str) -> None:
+    assert folder_of(Path("runs"), {"task": task, "method": "none", "seed": 3}) == Path("runs") / name / "none-seed3"
+
+
+def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        run.checkpoint(10, {})
+    before = tree_of(tmp_path)
+    with pytest.raises(
+        UserError, match=r"exists already: go on with `mcurl resume .*mcurl-seed1`, or give another --seed or --out"
+    ) as error:
+        make(tmp_path)
+    one_line(error)
+    assert tree_of(tmp_path) == before
+    make(tmp_path, seed=2).close()
+
+
+def test_a_folder_that_is_no_run_is_refused_too(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, SETTINGS)
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="exists already, without a checkpoint"):
+        make(tmp_path)
+    assert tree_of(tmp_path) == {"dmc-cartpole-swingup/mcurl-seed1/thesis.txt": b"years of work"}
+
+
+def test_an_out_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make") as error:
+        make(tmp_path / "file")
+    one_line(error)
+
+
+def test_opening_what_is_no_run_names_the_nearest(tmp_path: Path) -> None:
+    make(tmp_path / "runs").close()
+    with pytest.raises(UserError, match=r"is no run: did you mean .*/dmc-cartpole-swingup/mcurl-seed1\?"):
+        Run.open(tmp_path / "runs/dmc-cartpole-swingup/mcrl-sed1")
+    with pytest.raises(UserError, match="mcurl-seed1"):
+        Run.open(tmp_path / "runs")
+    (tmp_path / "empty" / "deep" / "er" / "still").mkdir(parents=True)
+    with pytest.raises(UserError, match="there is no run near it"):
+        Run.open(tmp_path / "empty/deep/er/still")
+    foreign = tmp_path / "other"
+    foreign.mkdir()
+    (foreign / "settings.json").write_text("{}")
+    (foreign / "run.json").write_text("not json")
+    with pytest.raises(UserError, match="is no run"):
+        Run.open(foreign)
+
+
+def test_opening_touches_nothing(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        run.checkpoint(10, {"a": 1})
+    before = tree_of(tmp_path)
+    with Run.open(run.folder) as again:
+        assert again.latest_checkpoint().load() == {"a": 1}
+    assert tree_of(tmp_path) == before
+
+
+def test_no_checkpoint_yet_is_one_line(tmp_path: Path) -> None:
+    with make(tmp_path) as run, pytest.raises(UserError, match="has no checkpoint yet") as error:
+        run.latest_checkpoint()
+    one_line(error)
+
+
+def test_logs_are_exact_and_can_be_followed(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        run.log(4, {"loss": 0.1 + 0.2, "worst": float("inf")})
+        run.log_speed(4, {"seconds": 1.5})
+        run.log_evaluation(4, np.array([1 / 3, 2.0]))
+        line = json.loads((run.folder / "metrics.jsonl").read_text())
+        assert line == {"env_steps": 4, "loss": 0.1 + 0.2, "worst": float("inf")}
+        assert (run.folder / "evaluations.csv").read_text() == f"env_steps,episode,return\n4,0,{1 / 3!r}\n4,1,2.0\n"
+        assert json.loads((run.folder / "speed.jsonl").read_text()) == {"env_steps": 4, "seconds": 1.5}
+
+
+def test_a_rewound_run_writes_the_same_logs(tmp_path: Path) -> None:
+    def work(run: Run, first: int, last: int) -> None:
+        for step in range(first, last):
+            run.log(step, {"x": step / 3})
+            if step % 4 == 0:
+                run.log_evaluation(step, [float(step)] * 2)
+
+    with make(tmp_path / "whole") as whole:
+        work(whole, 1, 20)
+    with make(tmp_path / "broken") as broken:
+        work(broken, 1, 10)
+        broken.checkpoint(9, {"step": 9})
+        work(broken, 10, 15)
+    with Run.open(broken.folder, train=True) as broken:
+        latest = broken.latest_checkpoint()
+        broken.rewind(latest)
+        work(broken, latest.load()["step"] + 1, 20)
+    for name in ("metrics.jsonl", "evaluations.csv"):
+        assert (whole.folder / name).read_bytes() == (broken.folder / name).read_bytes()
+
+
+def test_a_log_that_lost_lines_is_refused_and_nothing_is_cut(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        run.log(1, {"x": 1.0})
+        made = run.checkpoint(1, {})
+        run.log_evaluation(2, [1.0])
+        os.truncate(run.folder / "metrics.jsonl", 3)
+        before = tree_of(run.folder)
+        with pytest.raises(UserError, match="changed from outside"):
+            run.rewind(made)
+        assert tree_of(run.folder) == before
+
+
+def test_half_a_line_that_a_kill_left_does_not_count(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        run.log_evaluation(2, [1.0, 2.0])
+        with (run.folder / "evaluations.csv").open("a") as file:
+            file.write("4,0")
+        assert run.evaluations() == {2: [1.0, 2.0]}
+
+
+def test_a_damaged_checkpoint_names_the_one_before(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        for step in (10, 20):
+            run.checkpoint(step, {"x": torch.ones(2)})
+        newest = run.latest_checkpoint().folder
+        assert (newest / "state.safetensors").stat().st_mode == (newest / "state.json").stat().st_mode
+        (newest / "state.safetensors").write_bytes(b"x")
+        with pytest.raises(UserError, match=f"does not match; move {newest} away to go on from 10 env steps"):
+            run.latest_checkpoint().load()
+
+
+def test_the_newest_two_and_every_final_checkpoint_are_kept(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        for step in (10, 20, 30):
+            run.checkpoint(step, {"step": step})
+        run.checkpoint(30, {"step": 30, "end": True}, policy={"w": torch.ones(2)})
+        assert [c.env_steps for c in run.checkpoints()] == [20, 30]
+        assert run.latest_checkpoint().load()["end"]
+        assert run.latest_checkpoint().final
+        assert run.latest_checkpoint().load_policy()["w"].equal(torch.ones(2))
+        for step in (40, 50, 60):
+            run.checkpoint(step, {"step": step})
+        assert [c.env_steps for c in run.checkpoints()] == [30, 50, 60]
+        assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == [
+            "000000030",
+            "000000050",
+            "000000060",
+        ]
+
+
+def test_a_run_that_came_to_nothing_is_taken_back(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with make(tmp_path / "mine" / "runs") as run:
+        run.discard_if_empty()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+    with (
+        make(tmp_path / "mine") as first,
+        make(tmp_path / "mine", seed=2) as second,
+        make(tmp_path / "mine", seed=3) as third,
+    ):
+        first.log_evaluation(0, [1.0])
+        second.checkpoint(0, {})
+        for run in (first, second, third):
+            run.discard_if_empty()
+    with Run.open(first.folder, train=True) as again:
+        again.discard_if_empty()
+    assert first.folder.exists()
+    assert second.folder.exists()
+    assert not third.folder.exists()
+
+
+def test_evaluations_are_read_back(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        run.log_evaluation(0, [1.0, 0.1])
+        run.log_evaluation(20, [3.0])
+        assert run.evaluations() == {0: [1.0, 0.1], 20: [3.0]}
+        assert run.evaluations(until=10) == {0: [1.0, 0.1]}
+
+
+def test_half_removed_or_half_written_checkpoints_do_not_count(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        run.checkpoint(10, {"step": 10})
+        (run.folder / "checkpoints" / "000000020").mkdir()
+        (run.folder / "checkpoints" / ".000000030.new").mkdir()
+        assert run.latest_checkpoint().env_steps == 10
+        (run.folder / "checkpoints" / "000000010").rename(run.folder / "checkpoints" / ".000000010.old")
+    with Run.open(run.folder, train=True) as again:
+        assert again.latest_checkpoint().load() == {"step": 10}
+
+
+def test_one_process_trains(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        with pytest.raises(UserError, match=f"is being trained by another process .process {os.getpid()}.") as error:
+            Run.open(run.folder, train=True)
+        one_line(error)
+        Run.open(run.folder).close()
+    Run.open(run.folder, train=True).close()
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
+    make(tmp_path).close()
+    folder = folder_of(tmp_path, SETTINGS)
+    code = f"from mcurl.run.folder import Run; from pathlib import Path; r = Run.open(Path({str(folder)!r}), train=True); print('has it', flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(UserError, match="is being trained"):
+            Run.open(folder, train=True)
+        process.kill()
+    Run.open(folder, train=True).close()
+
+
+def test_the_first_signal_asks_and_the_second_quits() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with stop_on_signal() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+        assert stop.signal_number == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_hang_up_is_a_wish_to_stop_but_not_under_nohup() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with stop_on_signal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal_number == signal.SIGHUP
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with stop_on_signal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_outside_the_main_thread_nothing_is_requested() -> None:
+    seen = []
+
+    def work() -> None:
+        with stop_on_signal() as stop:
+            seen.append(stop.requested)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+def test_the_commit_is_that_of_the_package_or_none(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    package = tmp_path / "venv"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    assert provenance._commit(package) == {"commit": None, "dirty": None}
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "x"], check=True)
+    clean = provenance._commit(package)
+    assert len(clean["commit"]) == 40
+    assert clean["dirty"] is False
+    (package / "new.py").write_text("")
+    assert provenance._commit(package)["dirty"] is True
+
+
+def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance._commit(tmp_path) == {"commit": None, "dirty": None}
