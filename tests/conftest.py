@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from mcurl.cli import limit_openmp_spinning
+from mcurl.runtime.threads import limit_openmp_spinning
 
 # Before PyTorch is imported: threads that wait for each other sleep soon, as in the commands, or the tests beside
 # another busy process take for ever.

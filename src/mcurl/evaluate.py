@@ -1,20 +1,75 @@
-"""A fixed policy plays whole episodes, several side by side, and is told nothing of it: only the returns come out."""
+"""Playing a fixed policy: whole episodes, several side by side, with seeds of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 
+from mcurl.agents.base import Agent, Clock
+from mcurl.build import build_agent, build_env
+from mcurl.config.resolve import TrainSettings
+from mcurl.published import atari_random_and_human, human_normalised
+from mcurl.run.folder import Run
 from mcurl.runtime import seeding
+from mcurl.runtime.device import prepare
 
 Act = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """Observations ``[N, ...]`` -> actions ``[N, ...]``, by a policy that keeps no memory between calls."""
 MakeEnv = Callable[[int], "gymnasium.Env[Any, Any]"]
 """Seed -> a fresh environment."""
+
+
+def evaluate_run(run: Run, episodes: int, seed: int | None = None) -> npt.NDArray[np.float64]:
+    """Returns ``float64 [episodes]`` of the latest checkpoint's policy. Nothing in the run folder is touched.
+
+    Args:
+        seed: of the episodes; None: the run's own.
+    """
+    settings = TrainSettings.from_json(run.settings)
+    checkpoint = run.latest_checkpoint()
+    compute = prepare(settings.compute)
+    with closing(build_env(settings, 0)) as env:
+        agent = build_agent(settings, env, compute)
+        action_repeat = int(env.get_wrapper_attr("action_repeat"))
+    state = checkpoint.load()
+    agent.load_state_dict(state["agent"])
+    clock = Clock(state["clock"]["agent_steps"], state["clock"]["updates"], action_repeat, settings.env_steps)
+    return evaluate_policy(settings, agent, clock, episodes, settings.seed if seed is None else seed)
+
+
+def evaluate_policy(
+    settings: TrainSettings,
+    agent: Agent,
+    clock: Clock,
+    episodes: int,
+    seed: int,
+    watch: Callable[[], None] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Returns ``float64 [episodes]`` of the policy as it is evaluated. Training's generators are left untouched."""
+    return evaluate(
+        lambda observations: agent.act(observations, explore=False, clock=clock),
+        lambda env_seed: build_env(settings, env_seed),
+        episodes,
+        seed,
+        env_steps=clock.env_steps,
+        parallel=settings.evaluation.parallel,
+        epsilon=agent.evaluation_epsilon,
+        watch=watch,
+    )
+
+
+def score_line(task: str, returns: npt.NDArray[np.float64]) -> str:
+    """A policy's score in words; on the benchmark's Atari games human-normalised too."""
+    line = f"score {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes"
+    suite, _, game = task.partition("/")
+    if suite != "atari" or game not in atari_random_and_human():
+        return line
+    return f"{line}, human-normalised {human_normalised(game, float(returns.mean())):.3f}"
 
 
 def evaluate(
@@ -31,9 +86,8 @@ def evaluate(
 ) -> npt.NDArray[np.float64]:
     """Play episodes; each has a seed of its own, so its environment is the same however many are played side by side.
 
-    The policy always sees a full batch: the place of an environment that has finished holds its last observation. So
-        all batches have one shape, and what a
-    row gives does not depend on which others still play.
+    The policy always sees a full batch: the place of an environment that has finished holds its last observation. So all
+    batches have one shape, and what a row gives does not depend on which others still play.
 
     Args:
         act: the policy. It must explore by itself if it is to explore at all.
@@ -42,7 +96,7 @@ def evaluate(
         seed: the run's seed. With ``env_steps`` and the episode's number it gives the episode's seed.
         env_steps: simulator steps trained so far: each evaluation of a run has other episodes.
         parallel: environments side by side, at least 1.
-        epsilon: probability of a random action instead of the policy's, in [0, 1], drawn for each episode apart.
+        epsilon: probability of a random action instead of the policy's, in [0, 1], sampled for each episode apart.
         longest: agent steps after which an episode is cut off and counted as it is, where the environment itself has no
             end.
         watch: called after every step. It may raise to stop.

@@ -1,10 +1,8 @@
-"""The loop: act, store, sample, update. The only place where all rooms meet, and where agent steps become env steps."""
+"""The training loop: act, step, store, update. The only place where agent steps become env steps."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Sequence
 from typing import Any, Self
 
 import gymnasium
@@ -12,133 +10,123 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcurl.agents.base import Update
-from mcurl.batches import draw
-from mcurl.build import build_agent, build_env, build_replay, newest_frame, restore_torch_state, torch_state
+from mcurl.agents.base import Clock
+from mcurl.batches import sample_batch
+from mcurl.build import build_agent, build_env, build_replay, newest_frame
 from mcurl.config.resolve import TrainSettings
 from mcurl.envs import CannotSave
-from mcurl.envs.threaded import ThreadedEnv
+from mcurl.envs.threaded import Outcome, ThreadedEnv
 from mcurl.errors import UserError
-from mcurl.evaluate import evaluate
-from mcurl.published import atari_random_and_human, human_normalised
+from mcurl.evaluate import evaluate_policy, score_line
 from mcurl.replay import prune
-from mcurl.replay.batch import Batch
-from mcurl.run.display import Display
 from mcurl.run.folder import KEPT, Run
+from mcurl.run.logger import Logger, NotFinite, Sink, Stopwatch
 from mcurl.runtime import seeding
 from mcurl.runtime.cuda_graphs import CudaGraphStep
-from mcurl.runtime.device import prepare
+from mcurl.runtime.device import compute_metadata, prepare, restore_torch_state, torch_state
 from mcurl.runtime.signals import Interrupted, Stop, stop_on_signal
 
-LOG_EVERY = 100
-"""Updates between two lines of metrics."""
-RANDOM_START = "rainbow.random_start=true rainbow.learning_starts=5000"
-"""Met a reward in RoadRunner with twelve seeds of twelve, where the noise alone often does not."""
 
-
-def train(settings: TrainSettings, run: Run, display: Display) -> None:
+def train(settings: TrainSettings, run: Run, sinks: Sequence[Sink]) -> None:
     """Train from the beginning.
+
+    Args:
+        settings: see :func:`mcurl.config.resolve.resolve`.
+        run: a new run folder.
+        sinks: what gets the metrics, see :func:`mcurl.run.logger.make_sinks`.
 
     Raises:
         Interrupted: the user asked to stop; everything is saved.
         UserError: the environment or the settings do not fit the method or the machine.
     """
-    with Trainer(settings, run, display) as trainer:
+    with Trainer(settings, run, Logger(sinks)) as trainer:
         trainer.learn(settings.env_steps)
 
 
-def resume(run: Run, display: Display, env_steps: int | None = None) -> None:
+def resume(run: Run, sinks: Sequence[Sink], env_steps: int | None = None) -> None:
     """Go on from the latest checkpoint, exactly as if the run had never stopped.
 
     Args:
+        run: a run folder, opened for training.
+        sinks: as for :func:`train`.
         env_steps: extend the budget to so many simulator steps; schedules keep the horizon that they began with.
+
+    Raises:
+        Interrupted: the user asked to stop; everything is saved.
+        UserError: the checkpoint is damaged, or the settings were changed since.
     """
     settings = TrainSettings.from_json(run.settings)
     checkpoint = run.latest_checkpoint()
-    with Trainer(settings, run, display) as trainer:
+    with Trainer(settings, run, Logger(sinks)) as trainer:
         try:
             trainer.load_state_dict(checkpoint.load())
         except (RuntimeError, KeyError) as error:
             why = str(error).partition("\n")[0]
-            raise UserError(
-                f"{checkpoint.folder} does not fit {run.folder / 'settings.json'}, which was changed since: {why}"
-            ) from error
+            changed = run.folder / "settings.json"
+            raise UserError(f"{checkpoint.folder} does not fit {changed}, which was changed since: {why}") from error
         run.rewind(checkpoint)
+        trainer.logger.rewind(checkpoint.env_steps)
         run.note_resume(env_steps)
-        display.message(f"resumed at {trainer.env_steps:,} env steps")
+        trainer.logger.message(f"resumed at {trainer.clock.env_steps:,} env steps")
         if run.env_steps != settings.env_steps:
-            display.message(
-                f"extended to {run.env_steps:,} env steps; schedules keep the horizon of {settings.env_steps:,} that the run began with"
-            )
+            horizon = f"schedules keep the horizon of {settings.env_steps:,} that the run began with"
+            trainer.logger.message(f"extended to {run.env_steps:,} env steps; {horizon}")
         trainer.learn(run.env_steps)
 
 
-def evaluate_run(run: Run, episodes: int, seed: int | None = None) -> np.ndarray:
-    """Returns ``float64 [episodes]`` of the latest checkpoint's policy. Nothing in the run folder is touched."""
-    settings = TrainSettings.from_json(run.settings)
-    checkpoint = run.latest_checkpoint()
-    compute = prepare(settings.compute)
-    with closing(build_env(settings, 0)) as env:
-        agent = build_agent(settings, env, compute)
-    agent.load_state_dict(checkpoint.load()["agent"])
-    return _evaluate_policy(settings, agent, episodes, settings.seed if seed is None else seed, checkpoint.env_steps)
-
-
 class Trainer:
-    """One run: its parts, its clock, and what is due when."""
+    """One run: its parts and its clock."""
 
-    def __init__(self, settings: TrainSettings, run: Run, display: Display) -> None:
-        self.settings, self.run, self.display = settings, run, display
+    def __init__(self, settings: TrainSettings, run: Run, logger: Logger) -> None:
+        self.settings, self.run, self.logger = settings, run, logger
         self.compute = prepare(settings.compute)
         torch.manual_seed(seeding.integer(settings.seed, "torch"))
         self.generators = seeding.Generators(settings.seed)
-        self.beside = ThreadedEnv(lambda: build_env(settings, seeding.integer(settings.seed, "env")))
-        self.env = self.beside.env
-        self.action_repeat = int(self.env.get_wrapper_attr("action_repeat"))
-        self.agent = build_agent(settings, self.env, self.compute)
-        if self.compute.graphs:
-            self.agent.step = CudaGraphStep(self.agent.step)  # type: ignore[method-assign]
-        self.replay = build_replay(settings, self.env, self.compute)
-        self.metrics = Metrics()
-        self.agent_steps = 0
+        self.env = ThreadedEnv(lambda: build_env(settings, seeding.integer(settings.seed, "env")))
+        self.action_repeat = int(self.env.env.get_wrapper_attr("action_repeat"))
+        self.agent = build_agent(settings, self.env.env, self.compute)
+        if self.compute.graphs and hasattr(self.agent, "step"):
+            self.agent.step = CudaGraphStep(self.agent.step)
+        self.replay = build_replay(settings, self.env.env, self.agent.batch_spec, self.compute)
+        self.agent_steps = self.updates = 0
         self.episode_return, self.episode_length = 0.0, 0
         self.observation: np.ndarray | None = None
-        self._pending: tuple[Tensor, Tensor] | None = None
-        self._evaluated = -1
+        self._priorities: tuple[Tensor, Tensor] | None = None
+        self._evaluated_at = -1
         self._warned = False
         self._stop = Stop()
-        self._started = time.perf_counter(), 0
-        self._kept: list[int] = []
+        self._stopwatch = Stopwatch(0)
+        self._oldest_rows: list[int] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.beside.close()
+        self.env.close()
+        self.logger.close()
 
     @property
-    def env_steps(self) -> int:
-        """The clock: simulator steps, action repeat included."""
-        return self.agent_steps * self.action_repeat
+    def clock(self) -> Clock:
+        """Where the run is."""
+        return Clock(self.agent_steps, self.updates, self.action_repeat, self.settings.env_steps)
 
     # The loop
 
-    def learn(self, env_steps: int) -> None:
-        """Run until the clock shows ``env_steps``, evaluating and saving when due."""
+    def learn(self, budget: int) -> None:
+        """Run until the clock shows ``budget`` env steps, evaluating and saving when due."""
         with stop_on_signal() as self._stop:
-            self.display.message(
-                f"{self.settings.task}, {self.settings.method}, seed {self.settings.seed}: {self.compute.name}; {self.run.folder}"
-            )
+            about = f"{self.settings.task}, {self.settings.method}, seed {self.settings.seed}"
+            self.logger.message(f"{about}: {self.compute.name}; {self.run.folder}")
             if self.observation is None:
                 self._begin_episode()
-            self._started = time.perf_counter(), self.env_steps
+            self._stopwatch = Stopwatch(self.clock.env_steps)
             try:
-                self._evaluate_if_due(env_steps)
-                while self.env_steps < env_steps:
+                self._evaluate_if_due(budget)
+                while self.clock.env_steps < budget:
                     self._step()
                     self._stop.check()
-                    self._evaluate_if_due(env_steps)
-                    if self._due(self.settings.checkpoint.every) and self.env_steps < env_steps:
+                    self._evaluate_if_due(budget)
+                    if self._due(self.settings.checkpoint.every) and self.clock.env_steps < budget:
                         self._save()
                 self._finish()
             except Interrupted:  # between two steps, or in an evaluation, which is played again
@@ -146,288 +134,196 @@ class Trainer:
                 raise
 
     def _step(self) -> None:
-        """One agent step. SAC's update does not see the new transition, so the environment steps beside it; Rainbow's
-        comes last."""
+        """One agent step. Where the update does not see the new transition, the environment steps beside it."""
         action = self._act()
-        asked = self.beside.ask(action)
-        if self.agent.learns_before_step:
+        outcome = self.env.step_async(action)
+        if self.agent.update_before_step:
             if not self.settings.compute.overlap:
-                asked.exception()  # waits
-            self._learn()
-        self.observation, reward, terminated, truncated, info = asked.result()
-        stored = (
-            float(np.clip(reward, -self.agent.clip_reward, self.agent.clip_reward))
-            if self.agent.clip_reward
-            else float(reward)
-        )
-        self.replay.append(
-            action,
-            stored,
-            newest_frame(self.observation, self.env),
-            terminated,
-            truncated,
-            life_lost=info.get("life_lost", False),
-        )
-        self.agent_steps += 1
-        self.episode_return += float(reward)
-        self.episode_length += 1
-        if not self.agent.learns_before_step:
-            self._learn()
-        if terminated or truncated:
+                outcome.exception()  # waits
+            self._update()
+        over = self._store(action, outcome.result())
+        if not self.agent.update_before_step:
+            self._update()
+        if over:
             self._end_episode()
-        self.display.update(self.env_steps, updates=self.agent.updates)
+        self.logger.progress(self.clock.env_steps, self.updates)
 
     def _act(self) -> Any:
-        if self.agent.explores_at_random and self.agent_steps < self.agent.learning_starts:
+        if self.agent_steps < self.agent.schedule.random_steps:
             return self._random_action()
         assert self.observation is not None
-        action = self.agent.act(self.observation[None], explore=True)[0]
-        self._reprioritise()  # acting has waited for the device: the last update's errors are there
+        action = self.agent.act(self.observation[None], explore=True, clock=self.clock)[0]
+        self._set_priorities()  # acting has waited for the device: the last update's priorities are there
         return action
 
     def _random_action(self) -> Any:
-        rng, space = self.generators["actions"], self.env.action_space
+        rng, space = self.generators["actions"], self.env.env.action_space
         if isinstance(space, gymnasium.spaces.Discrete):
             return rng.integers(space.n)
         return rng.uniform(-1, 1, space.shape or ()).astype(np.float32)
 
-    def _learn(self) -> None:
+    def _store(self, action: Any, outcome: Outcome) -> bool:
+        """Add the transition to the replay; True at the end of the episode."""
+        self.observation, reward, terminated, truncated, info = outcome
+        clip = self.agent.batch_spec.reward_clip
+        stored = float(np.clip(reward, -clip, clip)) if clip else float(reward)
+        frame, life_lost = newest_frame(self.observation, self.env.env), info.get("life_lost", False)
+        self.replay.append(action, stored, frame, terminated, truncated, life_lost=life_lost)
+        self.agent_steps += 1
+        self.episode_return += float(reward)
+        self.episode_length += 1
+        return terminated or truncated
+
+    def _update(self) -> None:
         """The updates of one agent step, once there is enough to learn from."""
-        if self.agent_steps < self.agent.learning_starts or self.replay.drawable == 0:
+        schedule = self.agent.schedule
+        if self.agent_steps < schedule.learning_starts or self.replay.sampleable == 0:
             return
-        for _ in range(self.agent.updates_per_step):
-            self._reprioritise()
-            batch = draw(
-                self.replay, self.agent.views, self.agent.objective, self.generators, importance=self._importance()
-            )
-            self._note(batch, self.agent.update(batch, self._learned_env_steps()))
+        for _ in range(schedule.updates_per_step):
+            self._set_priorities()
+            beta = self.agent.priority_beta(self.clock)
+            batch = sample_batch(self.replay, self.agent.batch_spec, self.agent.objective, self.generators, beta=beta)
+            update = self.agent.update(batch, self.clock)
+            self.updates += 1
+            if update.priorities is not None:
+                self._priorities = batch.transitions.rows, update.priorities
+            self._log(update.metrics)
 
-    def _note(self, batch: Batch, update: Update) -> None:
-        if update.priorities is not None:
-            self._pending = batch.transitions.rows, update.priorities
-        self.metrics.add(update.metrics)
-        if self.agent.updates % LOG_EVERY == 0:
-            means = self.metrics.take()
-            self._require_finite(means)
-            self.run.log(self.env_steps, means)
-            self.display.update(self.env_steps, means)
+    def _log(self, metrics: dict[str, Tensor]) -> None:
+        try:
+            self.logger.add(metrics, self.updates, self.clock.env_steps)
+        except NotFinite as error:
+            raise self._diverged(str(error)) from error
 
-    def _require_finite(self, means: dict[str, float]) -> None:
-        """What is not finite never becomes finite again: better to stop than to train on."""
-        for name, value in means.items():
-            if not np.isfinite(value):
-                raise self._diverged(f"{name} is {value}")
+    def _set_priorities(self) -> None:
+        """Give the last batch its new priorities. Kept back until acting waits for the device anyway."""
+        if self._priorities is None:
+            return
+        try:
+            self.replay.update_priorities(*self._priorities)
+        except ValueError as error:
+            raise self._diverged(str(error)) from error
+        self._priorities = None
 
     def _diverged(self, what: str) -> UserError:
         return UserError(
-            f"training broke down: {what} at {self.env_steps:,} env steps; a learning rate too high, or a reward that is no number?"
+            f"training diverged: {what} at {self.clock.env_steps:,} env steps; "
+            "is a learning rate too high, or a reward not a number?"
         )
-
-    def _reprioritise(self) -> None:
-        """Give the last batch its new priorities. Kept back until acting waits for the device anyway."""
-        if self._pending is not None:
-            try:
-                self.replay.reprioritise(*self._pending)
-            except ValueError as error:
-                raise self._diverged(str(error)) from error
-            self._pending = None
-
-    def _learned_env_steps(self) -> int:
-        """The clock of the learning-rate schedules: env steps learned from, counted from the first update."""
-        return (self.agent.updates // self.agent.updates_per_step + 1) * self.action_repeat
-
-    def _importance(self) -> float:
-        """β of the importance weights: to 1 over the horizon that the run began with."""
-        horizon = self.settings.env_steps / self.action_repeat - self.agent.learning_starts
-        passed = min(max((self.agent_steps - self.agent.learning_starts) / max(horizon, 1), 0.0), 1.0)
-        return self.agent.priority_beta_start + (1 - self.agent.priority_beta_start) * passed
 
     # Episodes
 
     def _begin_episode(self) -> None:
-        self.observation, _ = self.beside.reset()
-        self.replay.begin(newest_frame(self.observation, self.env))
+        self.observation, _ = self.env.reset()
+        self.replay.begin(newest_frame(self.observation, self.env.env))
         self.episode_return, self.episode_length = 0.0, 0
 
     def _end_episode(self) -> None:
-        self.run.log(self.env_steps, {"episode/return": self.episode_return, "episode/length": self.episode_length})
-        self.display.episode(self.episode_return)
+        self.logger.episode(self.clock.env_steps, self.episode_return, self.episode_length)
         self._begin_episode()
 
-    # What is due
+    # Evaluations and checkpoints
 
     def _due(self, every: int) -> bool:
         """Whether the last agent step reached or passed a multiple of ``every`` env steps."""
-        return every > 0 and self.env_steps // every > (self.env_steps - self.action_repeat) // every
+        now = self.clock.env_steps
+        return every > 0 and now // every > (now - self.action_repeat) // every
 
     def _evaluate_if_due(self, budget: int) -> None:
         """At the beginning and at every multiple of ``evaluation.every``, unless it was done before a stop or the final
-        one takes its place."""
-        if self.env_steps >= budget and self.settings.evaluation.final_episodes:
+        one takes its place.
+        """
+        now = self.clock.env_steps
+        if now >= budget and self.settings.evaluation.final_episodes:
             return
-        if self._evaluated != self.env_steps and (self.agent_steps == 0 or self._due(self.settings.evaluation.every)):
-            self._evaluate()
+        if self._evaluated_at != now and (self.agent_steps == 0 or self._due(self.settings.evaluation.every)):
+            self._evaluate(self.settings.evaluation.episodes)
             self._warn_of_no_reward()
 
     def _warn_of_no_reward(self) -> None:
         """Once, at an evaluation: without any reward there is nothing to learn."""
         if self.agent_steps and not self._warned and not self.replay.rewarded:
             self._warned = True
-            way = (
-                ""
-                if self.agent.explores_at_random
-                else f"; a new run begins with uniform actions under --set {RANDOM_START}"
-            )
-            self.display.message(f"no reward in the replay after {self.env_steps:,} env steps{way}")
+            hint = f"; {self.agent.no_reward_hint}" if self.agent.no_reward_hint else ""
+            self.logger.message(f"no reward in the replay after {self.clock.env_steps:,} env steps{hint}")
 
-    def _evaluate(self, episodes: int | None = None) -> np.ndarray:
+    def _evaluate(self, episodes: int) -> np.ndarray:
         """Raises Interrupted, with nothing logged, where the user asks to stop meanwhile."""
-        episodes = episodes or self.settings.evaluation.episodes
-        returns = _evaluate_policy(
-            self.settings, self.agent, episodes, self.settings.seed, self.env_steps, self._stop.check
-        )
-        self._evaluated = self.env_steps
-        self.run.log_evaluation(self.env_steps, returns)
-        self.display.evaluation(self.env_steps, returns)
+        settings, now = self.settings, self.clock
+        returns = evaluate_policy(settings, self.agent, now, episodes, settings.seed, self._stop.check)
+        self._evaluated_at = now.env_steps
+        self.logger.evaluation(now.env_steps, returns.tolist())
         return returns
 
     def _finish(self) -> None:
         """The last evaluation, and a checkpoint that is kept with the policy beside it."""
-        final = self.settings.evaluation.final_episodes
-        if final or self._evaluated != self.env_steps:
-            self.display.message(score_line(self.settings.task, self._evaluate(final or None)))
+        schedule = self.settings.evaluation
+        if schedule.final_episodes or self._evaluated_at != self.clock.env_steps:
+            returns = self._evaluate(schedule.final_episodes or schedule.episodes)
+            self.logger.message(score_line(self.settings.task, returns))
         self._save(final=True)
 
     def _save(self, *, final: bool = False) -> None:
-        state = self.state_dict()
-        self.run.checkpoint(self.env_steps, state, policy=self.agent.policy_state() if final else None)
+        self._set_priorities()
+        replay = self.replay.save_files(self.run.replay_folder)
+        policy = self.agent.policy_state() if final else None
+        self.run.checkpoint(self.clock.env_steps, {**self.state_dict(), "replay": replay}, policy=policy)
         # Rows that the ring has overwritten go once no kept checkpoint needs them.
-        self._kept = [*self._kept, state["replay"]["oldest"]][-KEPT:]
-        prune(self.run.replay_folder, min(self._kept))
-        self._log_speed()
-
-    def _log_speed(self) -> None:
-        """Since the last checkpoint, evaluations and saving included."""
-        since, from_steps = self._started
-        now = time.perf_counter()
-        steps = self.env_steps - from_steps
-        if steps:
-            seconds = now - since
-            speed = {
-                "seconds": seconds,
-                "env_steps_per_second": steps / seconds,
-                "hours_per_100k_env_steps": seconds / steps * 100_000 / 3600,
-            }
-            self.run.log_speed(self.env_steps, speed)
-        self._started = now, self.env_steps
+        self._oldest_rows = [*self._oldest_rows, replay["oldest"]][-KEPT:]
+        prune(self.run.replay_folder, min(self._oldest_rows))
+        self.run.note_compute(compute_metadata(self.compute))
+        if speed := self._stopwatch.lap(self.clock.env_steps):
+            self.logger.speed(self.clock.env_steps, speed)
+        self.logger.flush()
 
     # State
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on."""
-        self._reprioritise()
+        """Everything that the rest of the run depends on, but the replay."""
         return {
             "agent": self.agent.state_dict(),
-            "replay": self.replay.write(self.run.replay_folder),
             "env": self._env_state(),
             "generators": self.generators.state_dict(),
             "torch": torch_state(self.compute.device),
-            "metrics": self.metrics.state_dict(),
+            "metrics": self.logger.state_dict(),
             "clock": {
                 "agent_steps": self.agent_steps,
+                "updates": self.updates,
                 "episode_return": self.episode_return,
                 "episode_length": self.episode_length,
-                "evaluated": self._evaluated,
+                "evaluated_at": self._evaluated_at,
             },
             "observation": self.observation,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what a checkpoint holds: :meth:`state_dict`, and the replay's own state."""
         self.agent.load_state_dict(state["agent"])
-        self.replay.read(self.run.replay_folder, state["replay"])
-        self._kept = [0, state["replay"]["oldest"]]
-        self.metrics.load_state_dict(state["metrics"])
+        self.replay.load_files(self.run.replay_folder, state["replay"])
+        # An older checkpoint may be kept too; what it needs is not known here.
+        self._oldest_rows = [0, state["replay"]["oldest"]]
+        self.logger.load_state_dict(state["metrics"])
         clock = state["clock"]
-        self.agent_steps, self._evaluated = clock["agent_steps"], clock["evaluated"]
+        self.agent_steps, self.updates = clock["agent_steps"], clock["updates"]
         self.episode_return, self.episode_length = clock["episode_return"], clock["episode_length"]
+        self._evaluated_at = clock["evaluated_at"]
         self._restore_env(state)
-        # Last: opening an environment or an episode may draw.
+        # Last: opening an environment or an episode may draw random numbers.
         self.generators.load_state_dict(state["generators"])
         restore_torch_state(state["torch"], self.compute.device)
 
     def _env_state(self) -> dict[str, Any] | None:
         try:
-            return self.beside.state_dict()
+            return self.env.state_dict()
         except CannotSave:
             return None
 
     def _restore_env(self, state: dict[str, Any]) -> None:
         if state["env"] is not None:
-            self.beside.load_state_dict(state["env"])
+            self.env.load_state_dict(state["env"])
             self.observation = state["observation"]
             return
-        self.display.message(
-            "not exact: this environment cannot save its state; the episode that was open ends as truncated"
-        )
+        why = "this environment cannot save its state; the episode that was open ends as truncated"
+        self.logger.message(f"not exact: {why}")
         self.replay.close_as_truncated()
         self._begin_episode()
-
-
-class Metrics:
-    """Running means of named scalars. They stay tensors on the device until they are taken."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        for name, value in metrics.items():
-            value = value.detach().float()
-            # Not in place: sums of a checkpoint come back on the host.
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-            self._counts[name] = self._counts.get(name, 0) + 1
-
-    def take(self) -> dict[str, float]:
-        """The means since the last call, with one transfer from the device."""
-        if not self._sums:
-            return {}
-        sums = torch.stack(list(self._sums.values())).tolist()
-        means = {name: total / self._counts[name] for name, total in zip(self._sums, sums, strict=True)}
-        self._sums, self._counts = {}, {}
-        return means
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"sums": dict(self._sums), "counts": dict(self._counts)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
-
-
-def score_line(task: str, returns: np.ndarray) -> str:
-    """A policy's score in words; on the benchmark's Atari games human-normalised too."""
-    line = f"score {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes"
-    suite, _, game = task.partition("/")
-    if suite != "atari" or game not in atari_random_and_human():
-        return line
-    return f"{line}, human-normalised {human_normalised(game, float(returns.mean())):.3f}"
-
-
-def _evaluate_policy(
-    settings: TrainSettings,
-    agent: Any,
-    episodes: int,
-    seed: int,
-    env_steps: int,
-    watch: Callable[[], None] | None = None,
-) -> np.ndarray:
-    """The policy as it is evaluated, with seeds of its own and no trace in the training's generators."""
-    return evaluate(
-        lambda observations: agent.act(observations, explore=False),
-        lambda env_seed: build_env(settings, env_seed),
-        episodes,
-        seed,
-        env_steps=env_steps,
-        parallel=settings.evaluation.parallel,
-        epsilon=agent.evaluation_epsilon,
-        watch=watch,
-    )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mcurl.native import adam as native_adam
+from mcurl.objectives.base import Objective
 
 
 def adam(
@@ -21,6 +22,16 @@ def adam(
     for group in groups:
         group["lr"] = torch.tensor(rate, device=device) if cuda else rate
     return torch.optim.Adam(groups, lr=rate, betas=(beta1, 0.999), eps=eps, fused=True, capturable=cuda)
+
+
+def objective_parameters(objective: Objective | None) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters of an objective that require a gradient: those that learn with the encoder, and its own."""
+    if objective is None:
+        return [], []
+    as_encoder = [parameter for parameter in objective.encoder_parameters() if parameter.requires_grad]
+    known = set(map(id, as_encoder))
+    own = [parameter for parameter in objective.parameters() if parameter.requires_grad and id(parameter) not in known]
+    return as_encoder, own
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, base: float, factors: dict[str, float]) -> None:

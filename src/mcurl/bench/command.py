@@ -21,7 +21,7 @@ from mcurl.bench.timing import Timing, ceilings
 from mcurl.bench.update import resolve, time_update
 from mcurl.errors import UserError
 from mcurl.run import provenance
-from mcurl.run.provenance import available_cores
+from mcurl.runtime.threads import available_cores
 from mcurl.runtime.device import Compute, ComputeSettings, prepare
 
 PARTS = ("update", "run", "memory", "replay", "render", "env", "checkpoint", "profile")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mcurl.bench.timing import Timing
 from mcurl.bench.update import TASKS
-from mcurl.run.provenance import available_cores
+from mcurl.runtime.threads import available_cores
 
 STRETCH = {"dmc": 80, "atari": 300}
 """Agent steps between two checkpoints. The first stretch, with what is done once, does not count."""

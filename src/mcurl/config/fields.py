@@ -1,4 +1,4 @@
-"""Settings and people: values read from text by a field's type, and the help that stands below each field."""
+"""Fields of settings classes: metadata, values read from text by a field's type, the help below each field."""
 
 from __future__ import annotations
 
@@ -9,51 +9,74 @@ import json
 import math
 import textwrap
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mcurl.errors import UserError, suggest
 
+T = TypeVar("T")
 _SUFFIXES = {"k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-_COUNT, _NATURAL, _SHARE, _ABOVE_0 = (1, math.inf), (0, math.inf), (0, 1), (math.ulp(0.0), math.inf)
-LIMITS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("env_steps", "replay.capacity", "evaluation.episodes", "evaluation.parallel"), _COUNT),
-    **dict.fromkeys(("evaluation.every", "evaluation.final_episodes", "checkpoint.every", "compute.threads"), _NATURAL),
-    **{
-        f"sac.{name}": _COUNT
-        for name in [
-            "batch_size",
-            "target_every",
-            "actor_every",
-            "updates_per_step",
-            "crop",
-            "filters",
-            "layers",
-            "features",
-            "hidden",
-        ]
-    },
-    **{f"sac.{name}": _SHARE for name in ["discount", "critic_tau", "encoder_tau", "temperature_beta"]},
-    **{f"sac.{name}": _ABOVE_0 for name in ["learning_rate", "initial_temperature", "temperature_lr"]},
-    **{f"rainbow.{name}": _COUNT for name in ["batch_size", "n_step", "updates_per_step", "target_every", "hidden"]},
-    **{
-        f"rainbow.{name}": _SHARE
-        for name in ["discount", "priority_alpha", "priority_beta_start", "evaluation_epsilon", "key_momentum"]
-    },
-    **{f"rainbow.{name}": _ABOVE_0 for name in ["learning_rate", "adam_eps", "max_grad_norm"]},
-    **{f"{agent}.learning_starts": _NATURAL for agent in ("sac", "rainbow")},
-    **{f"rainbow.{name}": _NATURAL for name in ["clip_reward", "sigma"]},
-    "rainbow.atoms": (2, math.inf),
-    **{f"mcurl.{name}": _COUNT for name in ["length", "batch", "ffn_factor", "warmup"]},
-    **{f"mcurl.{name}": _SHARE for name in ["mask_rate", "zero_fraction", "random_fraction", "dropout"]},
-    **{f"mcurl.{name}": _NATURAL for name in ["layers", "encoder_rate", "contrast_max_grad_norm", "weight"]},
-    "mcurl.temperature": _ABOVE_0,
-    **{f"curl.{name}": _NATURAL for name in ["scale", "encoder_rate", "weight"]},
-}
-"""What a number may be, both ends included. Environments check their own settings."""
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a field says of itself beside its type, default and help."""
+
+    low: float = -math.inf
+    """Least value."""
+    high: float = math.inf
+    """Greatest value."""
+    above: float = -math.inf
+    """A lower bound that is no value itself."""
+    unit: str = ""
+    """In words."""
+    needs_contrast: bool = False
+    """Without a contrastive objective it means nothing."""
+    only_if: tuple[str, tuple[Any, ...]] | None = None
+    """Another field of the class, and the values of it with which this one means something."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is any bound."""
+        return (self.low, self.above, self.high) != (-math.inf, -math.inf, math.inf)
+
+    def check(self, key: str, value: Any) -> None:
+        """Raise UserError, in one line, where a number is out of range."""
+        if not self.bounded or isinstance(value, bool) or not isinstance(value, int | float):
+            return
+        if math.isfinite(value) and self.low <= value <= self.high and value > self.above:
+            return
+        if self.high < math.inf:
+            expected = f"from {self.low:g} to {self.high:g}"
+        else:
+            expected = f"above {self.above:g}" if self.above > -math.inf else f"at least {self.low:g}"
+        raise UserError(f"{key} must be {expected}, not {value}")
+
+
+def setting(
+    default: T,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+    unit: str = "",
+    needs_contrast: bool = False,
+    only_if: tuple[str, tuple[Any, ...]] | None = None,
+) -> T:
+    """A dataclass field with a :class:`Meta`."""
+    meta = Meta(low, high, above, unit, needs_contrast, only_if)
+    field: T = dataclasses.field(default=default, metadata={"mcurl": meta})
+    return field
+
+
+def field_meta(cls: type[Any]) -> dict[str, Meta]:
+    """Name -> what each field of a dataclass says of itself."""
+    return {field.name: field.metadata.get("mcurl", Meta()) for field in dataclasses.fields(cls)}
 
 
 def read_value(key: str, hint: Any, raw: Any) -> Any:
@@ -109,6 +132,7 @@ def field_hints(cls: type[Any]) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
+@cache
 def field_help(cls: type[Any]) -> dict[str, str]:
     """Name -> the string below each field, on one line; empty where there is none or the source is not at hand."""
     found = dict.fromkeys(field_hints(cls), "")
@@ -141,27 +165,6 @@ def field_defaults(cls: type[Any]) -> dict[str, Any]:
     return defaults
 
 
-def check_limits(values: Mapping[str, Any]) -> None:
-    """Raise UserError, in one line, for the first number outside its range.
-
-    Args:
-        values: full name -> value; what has no limits passes.
-    """
-    for key, value in values.items():
-        low, high = LIMITS.get(key, (-math.inf, math.inf))
-        if isinstance(value, int | float) and not (
-            low <= value <= high and (math.isfinite(value) or key not in LIMITS)
-        ):
-            wanted = (
-                f"from {low:g} to {high:g}"
-                if high < math.inf
-                else "above 0"
-                if low == _ABOVE_0[0]
-                else f"at least {low:g}"
-            )
-            raise UserError(f"{key} must be {wanted}, not {value}")
-
-
 def as_toml(title: str, settings: Iterable[Any]) -> str:
     """Settings (with ``key``, ``hint``, ``value``, ``default``, ``help``) as TOML that says what each is; it can be
     given back as a preset."""
@@ -176,6 +179,7 @@ def as_toml(title: str, settings: Iterable[Any]) -> str:
             if get_origin(setting.hint) is Literal
             else []
         )
+        notes += [f"Unit: {setting.meta.unit}."] if setting.meta.unit else []
         notes += [f"Default: {_plain(setting.default)}."] if setting.value != setting.default else []
         lines += textwrap.wrap(
             " ".join([setting.help.rstrip(".") + ".", *notes]),

@@ -1,9 +1,8 @@
-"""The run's settings: one tree of frozen dataclasses, filled in layers. Each setting has one default, in the class of
-the part that it sets.
+"""A run's settings: one tree of frozen dataclasses, resolved before anything starts.
 
-Layers, the later over the earlier: the classes' defaults; the method; ``experiments/<suite>.toml``: ``[defaults]``,
-    ``[task.<name>]``, ``[method.<name>]``; a
-preset; single values from the command line. A key that no part knows, or whose part the run does not use, is an error
+The docstring below a field is its help. Values come from these layers, later ones win: the classes' defaults;
+``experiments/<suite>.toml``: ``[defaults]``, ``[task.<name>]``; the method's own values; ``[method.<name>]``; a preset;
+single values from the command line. A key that no section knows, or whose section the run does not use, is an error
 wherever a user wrote it.
 """
 
@@ -11,110 +10,40 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mcurl import envs
-from mcurl.agents.rainbow import RainbowSettings
-from mcurl.agents.sac import SacSettings
-from mcurl.config.fields import check_limits, field_defaults, field_help, field_hints, read_value
+from mcurl.config.fields import Meta, field_defaults, field_help, field_hints, field_meta, read_value
+from mcurl.config.sections import CheckpointSettings, EvaluationSettings, ReplaySettings
+from mcurl.config.tasks import Method, flatten, methods, read_experiments, read_toml
 from mcurl.errors import UserError, suggest
-from mcurl.objectives.contrast import CurlSettings
-from mcurl.objectives.masked import MCurlSettings
-from mcurl.objectives.registry import objective_class
-from mcurl.runtime.device import ComputeSettings
 
-EXPERIMENTS = Path(__file__).parent / "experiments"
+if TYPE_CHECKING:
+    from mcurl.agents.base import Agent
+    from mcurl.objectives.base import Objective
+    from mcurl.runtime.device import ComputeSettings
+
 ENV_STEPS = 100_000
 """The budget where neither the suite nor the user says another."""
-
-
-@dataclass(frozen=True)
-class ReplaySettings:
-    """The memory of what happened."""
-
-    capacity: int = 100_000
-    """Frames that are kept; the oldest give way."""
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """When the policy is tried out, apart from training."""
-
-    every: int = 20_000
-    """Simulator steps between evaluations; 0: only at the end."""
-    episodes: int = 10
-    """Episodes in an evaluation."""
-    final_episodes: int = 0
-    """Episodes in the one at the end of the run, whose mean is the score; 0: as many as in the others."""
-    parallel: int = 10
-    """Episodes played side by side, by a policy that sees them as one batch."""
-
-
-@dataclass(frozen=True)
-class CheckpointSettings:
-    """When the run is saved, so that it can go on from there."""
-
-    every: int = 20_000
-    """Simulator steps between checkpoints; 0: only at the end and at Ctrl-C."""
-
-
-class Method(NamedTuple):
-    """What a name after --method means."""
-
-    section: str | None
-    """The settings that it brings with it."""
-    values: Mapping[str, Any]
-    """Settings that it changes."""
-    agents: tuple[str, ...] = ("sac", "rainbow")
-    """The agents that it goes with."""
-
-
-@dataclass(frozen=True)
-class OwnSettings:
-    """Stands for the ``Settings`` of an objective of one's own, which ``--method module:Class`` names."""
-
-
-METHODS = {
-    "mcurl": Method("mcurl", {}),
-    "curl": Method("curl", {}),
-    "none": Method(None, {}),
-    "none-nocrop": Method(None, {"sac.random_crop": False}, agents=("sac",)),
-}
-SECTIONS: dict[str, type[Any]] = {
-    "replay": ReplaySettings,
-    "sac": SacSettings,
-    "rainbow": RainbowSettings,
-    "mcurl": MCurlSettings,
-    "curl": CurlSettings,
-    "own": OwnSettings,
-    "evaluation": EvaluationSettings,
-    "checkpoint": CheckpointSettings,
-    "compute": ComputeSettings,
-}
-"""Every section but ``env``, whose class depends on the suite; that of ``own`` depends on the method."""
-NEEDS = {
-    **dict.fromkeys(
-        ("mcurl.encoder_rate", "mcurl.contrast_max_grad_norm", "curl.encoder_rate", "compute.overlap"), "sac"
-    ),
-    "mcurl.features": "rainbow",
-}
-"""Settings of shared sections that mean something to one agent only."""
-_ALWAYS = ("replay", "evaluation", "checkpoint", "compute")
+_BUDGET = Meta(low=1)
+_ARGUMENTS = {"task": "TASK", "method": "--method", "agent": "--agent", "seed": "--seed", "env.task": "TASK"}
+"""What looks like a setting and is an argument of the command."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Everything that a run depends on, beside the code and the machine. A part that the run does not use is None."""
+    """Everything that a run depends on, beside the code and the machine."""
 
     task: str
     """``suite/name``, as the suite spells it."""
     method: str
-    """mcurl, curl, none, none-nocrop, or an objective of one's own as module:Class."""
+    """A name in ``methods.toml``, or an objective of the user's as ``module:Class``."""
+    agent: str
+    """sac, rainbow, or an agent of the user's as ``module:Class``."""
     seed: int
     """All random numbers of the run come from it."""
     env_steps: int
@@ -122,18 +51,32 @@ class TrainSettings:
     env: Any
     """``DmcSettings``, ``AtariSettings``, ``ToySettings`` or ``GymSettings``."""
     replay: ReplaySettings
-    sac: SacSettings | None
-    rainbow: RainbowSettings | None
-    mcurl: MCurlSettings | None
-    curl: CurlSettings | None
-    own: Any | None
+    agent_settings: Any
+    """Of the agent's class ``Settings``."""
+    objective_settings: Any | None
+    """Of the objective's class ``Settings``; None: the RL loss alone."""
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
     compute: ComputeSettings
 
+    @property
+    def parts(self) -> Parts:
+        """The classes behind the names."""
+        return Parts.of(self.task, self.method, self.agent)
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        """Name -> settings of every section that the run uses, in the order of the file."""
+        values = {"env": self.env, "replay": self.replay, self.parts.agent.section: self.agent_settings}
+        if self.parts.objective is not None:
+            values[self.parts.objective.section] = self.objective_settings
+        return values | {"evaluation": self.evaluation, "checkpoint": self.checkpoint, "compute": self.compute}
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values; :meth:`from_json` gives an equal object."""
-        return dict(json.loads(json.dumps(dataclasses.asdict(self), default=str)))
+        top = {name: getattr(self, name) for name in ("task", "method", "agent", "seed", "env_steps")}
+        sections = {name: dataclasses.asdict(section) for name, section in self.sections.items()}
+        return dict(json.loads(json.dumps(top | sections, default=str)))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -143,30 +86,71 @@ class TrainSettings:
             UserError: a key that this version does not know, or a value that it does not take.
         """
         try:
-            top = {name: values[name] for name in ("task", "method", "seed", "env_steps")}
+            top = {name: values[name] for name in ("task", "method", "agent", "seed", "env_steps")}
         except KeyError as error:
             raise UserError(f"these are not the settings of a run: {error.args[0]} is missing") from error
         sections = {name: section for name, section in values.items() if isinstance(section, dict)}
-        flat = {key: value for key, value in _flatten(sections) if key != "env.task"}
-        return cls._build(top, [name for name in SECTIONS if name in sections or name in _ALWAYS], flat)
+        flat = {key: value for key, value in flatten(sections) if key != "env.task"}
+        return cls._build(top, Parts.of(top["task"], top["method"], top["agent"]), flat)
 
     @classmethod
-    def _build(cls, top: Mapping[str, Any], active: Iterable[str], flat: Mapping[str, Any]) -> Self:
-        """One object of each active section's class, from values that are not yet read."""
-        suite, method = _suite(top["task"]), top["method"]
-        known = known_keys(suite, method)
-        values: dict[str, dict[str, Any]] = {
-            "env": {"task": top["task"].partition("/")[2]},
-            **{name: {} for name in active},
-        }
+    def _build(cls, top: Mapping[str, Any], parts: Parts, flat: Mapping[str, Any]) -> Self:
+        """One object of each section's class, from values that are not yet read."""
+        known = known_settings(parts)
+        values: dict[str, dict[str, Any]] = {name: {} for name in parts.sections}
+        values["env"]["task"] = top["task"].partition("/")[2]
         for key, raw in flat.items():
             if key not in known:
                 raise UserError(f"there is no setting {key}: {suggest(key, known)}")
             section, _, name = key.partition(".")
             values[section][name] = read_value(key, known[key].hint, raw)
-        check_limits({f"{section}.{name}": value for section, own in values.items() for name, value in own.items()})
-        sections = {name: _construct(name, _section_class(name, suite, method), own) for name, own in values.items()}
-        return cls(**{**dict.fromkeys(SECTIONS), **top, **sections})
+            known[key].meta.check(key, values[section][name])
+        built = {name: _construct(name, section, values[name]) for name, section in parts.sections.items()}
+        agent = built.pop(parts.agent.section)
+        objective = built.pop(parts.objective.section) if parts.objective is not None else None
+        return cls(**top, **built, agent_settings=agent, objective_settings=objective)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The classes that a task, a method and an agent name, and the sections that follow from them."""
+
+    suite: str
+    method: Method
+    agent: type[Agent]
+    objective: type[Objective] | None
+
+    @classmethod
+    def of(cls, task: str, method: str, agent: str) -> Parts:
+        """Raises UserError where one of the names means nothing, or two sections have one name."""
+        from mcurl.agents.registry import AGENTS
+        from mcurl.objectives.registry import OBJECTIVES
+
+        meaning = find_method(method)
+        objective = OBJECTIVES.get(meaning.objective) if meaning.objective is not None else None
+        parts = cls(task.partition("/")[0], meaning, AGENTS.get(agent), objective)
+        names = [section.section for section in (parts.agent, parts.objective) if section is not None]
+        for name in names:
+            if name in FIXED_SECTIONS or name == "env" or names.count(name) > 1:
+                raise UserError(f"the section {name!r} is taken: give the class another `section`")
+        return parts
+
+    @property
+    def sections(self) -> dict[str, type[Any]]:
+        """Name -> settings class, in the order of the file."""
+        sections = {"env": envs.settings_class(self.suite), "replay": ReplaySettings}
+        sections[self.agent.section] = self.agent.Settings
+        if self.objective is not None:
+            sections[self.objective.section] = self.objective.Settings
+        return sections | {name: _load(path) for name, path in FIXED_SECTIONS.items() if name != "replay"}
+
+
+FIXED_SECTIONS = {
+    "replay": "mcurl.config.sections:ReplaySettings",
+    "evaluation": "mcurl.config.sections:EvaluationSettings",
+    "checkpoint": "mcurl.config.sections:CheckpointSettings",
+    "compute": "mcurl.runtime.device:ComputeSettings",
+}
 
 
 @dataclass(frozen=True)
@@ -179,6 +163,7 @@ class Setting:
     default: Any
     """The class's own default."""
     help: str
+    meta: Meta
     value: Any = None
 
 
@@ -186,6 +171,7 @@ def resolve(
     task: str,
     method: str = "mcurl",
     *,
+    agent: str | None = None,
     seed: int = 1,
     env_steps: str | int | None = None,
     preset: str | None = None,
@@ -195,101 +181,163 @@ def resolve(
 
     Args:
         task: ``suite/name`` in any spelling.
+        method: a name in ``methods.toml``, or ``module:Class``.
+        agent: sac, rainbow, or ``module:Class``; None: the one that learns the task's actions.
         env_steps: the budget (``"100k"``); None: the suite's own.
         preset: a name in the suite's file, or the path of a TOML file.
         overrides: ``key=value``, the last one wins.
 
     Raises:
-        UserError: anything unknown or unfit, with the nearest that exists.
+        UserError: anything unknown or unfit, with the nearest valid choice.
     """
     suite, name = envs.parse_task(task)
-    means = _method(method)
+    find_method(method)  # before the agent, for which an environment may have to be made
     experiments = read_experiments(suite)
-    agents = _agents(experiments, suite, name)
-    if not set(agents) & set(means.agents):
-        raise UserError(
-            f"the method {method} is for {' or '.join(means.agents)}; {suite}/{name} is learned by {agents[0]}: use --method none"
-        )
-    active = _active(means, agents)
+    agent = agent or _default_agent(experiments, suite, name)
+    parts = Parts.of(suite, method, agent)
+    _check_method(parts, method, f"{suite}/{name}")
+    known = known_settings(parts)
     merged: dict[str, Any] = {}
-    for layer in (
-        means.values,
-        *(_layer(experiments, part) for part in ("defaults", f"task.{name}", f"method.{method}")),
-    ):
-        merged |= {key: value for key, value in layer.items() if _in_use(key, active)}
-    for key, value in (*_preset(preset, experiments).items(), *map(_override, overrides)):
-        _require_in_use(key, suite, method, active)
-        merged[key] = value
+    for layer in _layers(experiments, parts, method, name):
+        merged |= {key: value for key, value in layer.items() if key in known}
+    explicit = dict([*_preset(preset, experiments).items(), *map(_override, overrides)])
+    for key in explicit:
+        _require_in_use(key, parts, method)
+    merged |= explicit
     if seed < 0:
         raise UserError(f"the seed is a whole number from 0, not {seed}")
-    wanted = merged.pop("env_steps", ENV_STEPS)
-    budget = read_value("env_steps", int, wanted if env_steps is None else env_steps)
-    check_limits({"env_steps": budget})
-    top = {"task": f"{suite}/{name}", "method": method, "seed": seed, "env_steps": budget}
-    return TrainSettings._build(top, active, merged)
+    suite_budget = merged.pop("env_steps", ENV_STEPS)
+    budget = read_value("env_steps", int, suite_budget if env_steps is None else env_steps)
+    _BUDGET.check("env_steps", budget)
+    top = {"task": f"{suite}/{name}", "method": method, "agent": agent, "seed": seed, "env_steps": budget}
+    settings = TrainSettings._build(top, parts, merged)
+    for key in explicit:
+        _require_effect(key, settings)
+    return settings
 
 
 def describe(settings: TrainSettings) -> list[Setting]:
-    """Every setting that the run uses, with its value, default and help, in the order of the classes."""
-    known = known_keys(_suite(settings.task), settings.method)
-    active = [name for name in SECTIONS if getattr(settings, name) is not None]
-    found = []
-    for key, setting in known.items():
+    """Every setting that has an effect in the run, with its value, default and help, in the order of the classes."""
+    rows = []
+    for key, row in known_settings(settings.parts).items():
         section, _, name = key.rpartition(".")
-        owner = getattr(settings, section) if section else settings
-        if _in_use(key, active):
-            found.append(dataclasses.replace(setting, value=getattr(owner, name)))
-    return found
+        owner = settings.sections[section] if section else settings
+        if _has_effect(row, owner):
+            rows.append(dataclasses.replace(row, value=getattr(owner, name)))
+    return rows
 
 
-@cache
-def known_keys(suite: str, method: str = "") -> Mapping[str, Setting]:
-    """Every setting that a run of this suite may have, by its full name; with those of a method of one's own."""
-    found = {"env_steps": Setting("env_steps", int, ENV_STEPS, field_help(TrainSettings)["env_steps"])}
-    for section in ("env", *SECTIONS):
-        cls = _section_class(section, suite, method)
-        defaults, help_ = field_defaults(cls), field_help(cls)
+def known_settings(parts: Parts) -> dict[str, Setting]:
+    """Every setting that a run of these parts may have, by its full name."""
+    budget = field_help(TrainSettings)["env_steps"]
+    rows = {"env_steps": Setting("env_steps", int, ENV_STEPS, budget, _BUDGET)}
+    for section, cls in parts.sections.items():
+        defaults, help_, meta = field_defaults(cls), field_help(cls), field_meta(cls)
         for name, hint in field_hints(cls).items():
-            if (section, name) != ("env", "task"):  # The task is an argument of its own.
-                found[f"{section}.{name}"] = Setting(f"{section}.{name}", hint, defaults.get(name), help_[name])
-    return found
+            key = f"{section}.{name}"
+            unused = key == "env.task" or key in parts.agent.unused_settings
+            if not unused and not (meta[name].needs_contrast and parts.objective is None):
+                rows[key] = Setting(key, hint, defaults.get(name), help_[name], meta[name])
+    return rows
 
 
-def task_names(suite: str) -> list[str]:
-    """The tasks of a suite, or of a list of tasks such as ``dmc16``, as ``suite/name``. Raises UserError for an unknown
-    one."""
-    lists = _task_lists()
-    if suite in lists:
-        return lists[suite]
-    if suite not in envs.SUITES:
-        raise UserError(f"unknown suite {suite!r}: {suggest(suite, [*envs.SUITES, *lists])}")
-    return [f"{suite}/{task}" for task in envs.suite_module(suite).tasks()]
+def find_method(name: str) -> Method:
+    """What a name after --method means. Raises UserError where it means nothing."""
+    from mcurl.objectives.registry import OBJECTIVES
+
+    if ":" in name:
+        return Method(OBJECTIVES.get(name).label, name, {}, (), "")
+    if name not in methods():
+        raise UserError(f"unknown method {name!r}: {suggest(name, methods())}; one of your own is MODULE:CLASS")
+    return methods()[name]
 
 
-def task_overview() -> list[str]:
-    """A line for each suite and each list of tasks."""
-    lines = []
-    for name in (*envs.SUITES, *_task_lists()):
-        try:
-            found = task_names(name)
-            lines.append(f"{name:<8} {len(found):>4} tasks, such as {found[0]}, {found[-1]}")
-        except UserError as error:
-            lines.append(f"{name:<8}    – {error}")
-    return lines
+def _default_agent(experiments: Mapping[str, Any], suite: str, task: str) -> str:
+    """What the suite's file says of the task or the suite; else the agent that learns the environment's actions."""
+    from mcurl.agents.registry import agent_for
+
+    agent = experiments.get("task", {}).get(task, {}).get("agent") or experiments.get("defaults", {}).get("agent")
+    return agent or agent_for(envs.suite_module(suite).action_space(task))
 
 
-def _task_lists() -> dict[str, list[str]]:
-    return {
-        name: [f"{suite}/{task}" for task in tasks]
-        for suite in envs.SUITES
-        for name, tasks in read_experiments(suite).get("lists", {}).items()
-    }
+def _check_method(parts: Parts, method: str, task: str) -> None:
+    """Raise UserError, with the reason, where a method does not go with the agent or the suite."""
+    from mcurl.agents.registry import AGENTS
+
+    if parts.method.agents and not set(parts.method.agents) & set(AGENTS.names_of(parts.agent)):
+        fitting = " or ".join(AGENTS.get(name).label for name in parts.method.agents)
+        raise UserError(f"--method {method} is for {fitting}; {parts.agent.label} learns {task}. {parts.method.why}")
+    for key in parts.method.values:
+        if key.startswith("env.") and key not in known_settings(parts):
+            raise UserError(f"--method {method} needs the setting {key}, which {parts.suite} does not have")
 
 
-def read_experiments(suite: str) -> dict[str, Any]:
-    """What ``experiments/<suite>.toml`` says; nothing for a suite without one."""
-    path = EXPERIMENTS / f"{suite}.toml"
-    return _read_toml(path) if path.exists() else {}
+def _layers(experiments: Mapping[str, Any], parts: Parts, method: str, task: str) -> list[dict[str, Any]]:
+    """The values that hold without the user, earliest first. A user's class has those of its parents' methods too."""
+    from mcurl.objectives.registry import OBJECTIVES
+
+    inherited = OBJECTIVES.names_of(parts.objective) if parts.objective is not None else []
+    names = dict.fromkeys([*inherited, method])
+    return [
+        _layer(experiments, "defaults"),
+        _layer(experiments, "task", task),
+        dict(parts.method.values),
+        *(_layer(experiments, "method", name) for name in names),
+    ]
+
+
+def _layer(experiments: Mapping[str, Any], *path: str) -> dict[str, Any]:
+    table: Any = experiments
+    for name in path:
+        table = table.get(name, {})
+    return {key: value for key, value in flatten(table) if key != "agent"}
+
+
+def _require_in_use(key: str, parts: Parts, method: str) -> None:
+    known = known_settings(parts)
+    if key in known:
+        return
+    if key in _ARGUMENTS:
+        option = _ARGUMENTS[key]
+        example = f", e.g. `{option} 2`" if key == "seed" else f" ({option})"
+        raise UserError(f"{key} is not a setting: pass it on the command line{example}")
+    if key in parts.agent.unused_settings:
+        raise UserError(f"{key} has no effect here: {parts.agent.unused_settings[key]}")
+    section, _, name = key.partition(".")
+    cls = parts.sections.get(section)
+    if cls is not None and name in field_hints(cls):
+        raise UserError(f"{key} has no effect here: --method {method} has no contrastive loss")
+    if section in _other_sections(parts) and name in field_hints(_other_sections(parts)[section]):
+        used = ", ".join(parts.sections)
+        raise UserError(f"{key} has no effect here: with --method {method} the run's sections are {used}")
+    raise UserError(f"there is no setting {key}: {suggest(key, known)}")
+
+
+def _other_sections(parts: Parts) -> dict[str, type[Any]]:
+    """Sections of registered agents and objectives that this run does not use."""
+    from mcurl.agents.registry import AGENTS
+    from mcurl.objectives.registry import OBJECTIVES
+
+    classes = [*map(AGENTS.get, AGENTS), *map(OBJECTIVES.get, OBJECTIVES)]
+    return {cls.section: cls.Settings for cls in classes if cls.section not in parts.sections}
+
+
+def _require_effect(key: str, settings: TrainSettings) -> None:
+    """Raise UserError where another setting leaves a value that the user changed without effect."""
+    section, _, name = key.partition(".")
+    row = known_settings(settings.parts)[key]
+    if not name or row.meta.only_if is None:
+        return
+    owner = settings.sections[section]
+    if getattr(owner, name) != row.default and not _has_effect(row, owner):
+        other, values = row.meta.only_if
+        choices = " or ".join(f"{section}.{other}={str(value).lower()}" for value in values)
+        now = str(getattr(owner, other)).lower()
+        raise UserError(f"{key} has no effect with {section}.{other}={now}: it needs {choices}")
+
+
+def _has_effect(row: Setting, owner: Any) -> bool:
+    return row.meta.only_if is None or getattr(owner, row.meta.only_if[0]) in row.meta.only_if[1]
 
 
 def _construct(section: str, cls: type[Any], values: Mapping[str, Any]) -> Any:
@@ -299,57 +347,10 @@ def _construct(section: str, cls: type[Any], values: Mapping[str, Any]) -> Any:
         raise UserError(f"{section}.{error}") from error
 
 
-def _suite(task: str) -> str:
-    return task.partition("/")[0]
-
-
-def _section_class(section: str, suite: str, method: str) -> type[Any]:
-    if section == "own" and ":" in method:
-        return objective_class(method).Settings
-    return envs.settings_class(suite) if section == "env" else SECTIONS[section]
-
-
-def _method(name: str) -> Method:
-    """What a name after --method means. Raises UserError where it means nothing."""
-    if ":" in name:
-        objective_class(name)
-        return Method("own", {})
-    if name not in METHODS:
-        raise UserError(f"unknown method {name!r}: {suggest(name, METHODS)}; one of your own is MODULE:CLASS")
-    return METHODS[name]
-
-
-def _agents(experiments: Mapping[str, Any], suite: str, task: str) -> tuple[str, ...]:
-    """Which agents the run may need: what the suite's file says of the suite or the task; else the actions decide when
-    the environment is made."""
-    agent = experiments.get("task", {}).get(task, {}).get("agent") or experiments.get("defaults", {}).get("agent")
-    return (agent,) if agent else ("sac", "rainbow")
-
-
-def _active(method: Method, agents: tuple[str, ...]) -> list[str]:
-    """Sections that the run uses, in order; ``env`` always is."""
-    used = {*_ALWAYS, method.section, *(agent for agent in agents if agent in method.agents)}
-    return [name for name in SECTIONS if name in used]
-
-
-def _in_use(key: str, active: Iterable[str]) -> bool:
-    active = ("env", "env_steps", *active)
-    return key.partition(".")[0] in active and NEEDS.get(key, "env") in active
-
-
-def _require_in_use(key: str, suite: str, method: str, active: list[str]) -> None:
-    known = known_keys(suite, method)
-    if key in ("task", "method", "seed", "env.task"):
-        raise UserError(f"{key} is no setting: it is given as an argument of the command")
-    if key not in known:
-        raise UserError(f"there is no setting {key}: {suggest(key, [name for name in known if _in_use(name, active)])}")
-    if not _in_use(key, active):
-        why = (
-            f"it is for {NEEDS[key]}"
-            if key in NEEDS
-            else f"with --method {method} on {suite} the settings are those of env, {', '.join(active)}"
-        )
-        raise UserError(f"{key} has no effect here: {why}")
+def _load(path: str) -> type[Any]:
+    module, _, name = path.partition(":")
+    cls: type[Any] = getattr(import_module(module), name)
+    return cls
 
 
 def _override(text: str) -> tuple[str, str]:
@@ -364,32 +365,8 @@ def _preset(preset: str | None, experiments: Mapping[str, Any]) -> dict[str, Any
         return {}
     named = experiments.get("preset", {})
     if preset in named:
-        return dict(_flatten(named[preset]))
+        return dict(flatten(named[preset]))
     if not Path(preset).exists():
-        raise UserError(
-            f"there is no preset {preset!r}, neither a file nor a name: {suggest(preset, named) if named else 'this suite has no named ones'}"
-        )
-    return dict(_flatten(_read_toml(Path(preset))))
-
-
-def _layer(experiments: Mapping[str, Any], part: str) -> dict[str, Any]:
-    section, _, name = part.partition(".")
-    table = experiments.get(section, {})
-    return {key: value for key, value in _flatten(table.get(name, {}) if name else table) if key != "agent"}
-
-
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is no TOML: {error}") from error
+        nearest = suggest(preset, named) if named else "this suite has no named ones"
+        raise UserError(f"there is no preset {preset!r}, neither a file nor a name: {nearest}")
+    return dict(flatten(read_toml(Path(preset))))

@@ -84,6 +84,19 @@ def _register(module: str) -> None:
         ) from error
 
 
+def action_space(name: str) -> gymnasium.Space[Any]:
+    """The actions in which an agent learns a task. Makes the environment; raises UserError where it cannot be made, or
+    has actions that no agent here learns.
+    """
+    task = resolve(name)
+    spec = copy.deepcopy(gymnasium.spec(task.rpartition(":")[2]))
+    env = _bare(spec)
+    try:
+        return _actions(env.action_space, task)[1]
+    finally:
+        env.close()
+
+
 def make(settings: GymSettings, seed: int) -> GymEnv:
     """The environment that the settings name. Raises UserError for an unknown id, one without pictures, and spaces of
     actions that no agent here has."""
@@ -187,27 +200,33 @@ class GymEnv(StackedEnv):
 
 
 def _make(spec: EnvSpec, render: bool) -> tuple[Any, bool]:
-    """The environment without Gymnasium's own wrappers, and whether its pictures are what it renders: where that is
-    wanted or its observations are a vector."""
+    """The bare environment, and whether its pictures are what it renders: where that is asked for, or its observations
+    are a vector.
+    """
+    env = _bare(spec)
+    if not render and _is_image(env.observation_space):
+        return env, False
+    modes = env.metadata.get("render_modes") or []
+    env.close()
+    if "rgb_array" not in modes:
+        raise UserError(
+            f"{spec.id} has no images: neither its observations are uint8 [H, W, 1 or 3], nor can it render any"
+        )
+    if not render and not _is_vector(env.observation_space):
+        raise UserError(
+            f"{spec.id} has observations of {env.observation_space}, and images are uint8 [H, W, 1 or 3]: "
+            "wrap it, or set env.render=true to learn from what it renders"
+        )
+    return _bare(spec, render_mode="rgb_array"), True
+
+
+def _bare(spec: EnvSpec, **options: Any) -> gymnasium.Env[Any, Any]:
+    """The environment without Gymnasium's own wrappers. Raises UserError where it cannot be made."""
     spec.max_episode_steps = None
     spec.order_enforce = False
     spec.disable_env_checker = True
     try:
-        env = gymnasium.make(spec)
-        if not render and _is_image(env.observation_space):
-            return env, False
-        modes = env.metadata.get("render_modes") or []
-        env.close()
-        if "rgb_array" not in modes:
-            raise UserError(
-                f"{spec.id} has no images: neither its observations are uint8 [H, W, 1 or 3], nor can it render any"
-            )
-        if not render and not _is_vector(env.observation_space):
-            raise UserError(
-                f"{spec.id} has observations of {env.observation_space}, and images are uint8 [H, W, 1 or 3]: "
-                "wrap it, or set env.render=true to learn from what it renders"
-            )
-        return gymnasium.make(spec, render_mode="rgb_array"), True
+        return gymnasium.make(spec, **options)
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise UserError(f"{spec.id} cannot be made: {error}") from error
 

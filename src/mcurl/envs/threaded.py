@@ -31,7 +31,7 @@ class ThreadedEnv:
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
         return self._thread.submit(self.env.reset).result()
 
-    def ask(self, action: Any) -> Future[Outcome]:
+    def step_async(self, action: Any) -> Future[Outcome]:
         """Begin a step; ``result()`` of what comes back waits for its outcome."""
         return self._thread.submit(self.env.step, action)  # type: ignore[arg-type]
 

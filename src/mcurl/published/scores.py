@@ -38,7 +38,7 @@ class Source:
     name: str
     """Method and place, for people."""
     method: str | None
-    """Our name for the method; None for what is no method here (a random player)."""
+    """Our name for the method; None for what is not a method here (a random player)."""
     scores: dict[str, Score] = field(repr=False)
     """By task, as its place spells it."""
 
@@ -69,9 +69,9 @@ def _atari() -> list[Source]:
     return [
         paper("M-CURL", "mcurl", "m_curl"),
         paper("CURL", "curl", "curl"),
-        paper("Efficient Rainbow", "none", "efficient_rainbow"),
+        paper("Efficient Rainbow", "rl-only", "efficient_rainbow"),
         final("CURL", "curl", "CURL_rliable100"),
-        final("Efficient Rainbow", "none", "DER_rliable100"),
+        final("Efficient Rainbow", "rl-only", "DER_rliable100"),
         Source("random", None, {game: Score(random) for game, (random, _) in atari_random_and_human().items()}),
     ]
 
@@ -100,7 +100,7 @@ def _dmc() -> list[Source]:
             {row["task"]: Score(float(row["mean"]), float(row["std"]), CURL_SEEDS) for row in tables},
         ),
         rerun("CURL, a later rerun", "curl", "curl"),
-        rerun("SAC, a rerun", "none-nocrop", "sac"),
+        rerun("SAC, a rerun", "rl-only-nocrop", "sac"),
     ]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
@@ -18,8 +17,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mcurl.config.tasks import methods
 from mcurl.errors import UserError
 from mcurl.published.scores import BUDGET
+from mcurl.run.names import run_name
 
 COLUMNS = ("env_steps", "return", "seed", "episodes")
 
@@ -35,14 +36,16 @@ class Curve:
     """env_steps -> mean return."""
     episodes: dict[int, int]
     """env_steps -> episodes that the mean is over."""
-    made: dict[str, Any]
-    """Settings, commit, versions, machine, and hours per 100k env steps."""
+    provenance: dict[str, Any]
+    """Label, settings, commit, versions, machine, and hours per 100k env steps."""
 
     @property
     def benchmark(self) -> str:
         suite = self.task.partition("/")[0]
         return (
-            "atari100k" if suite == "atari" and self.made["settings"].get("env_steps") == BUDGET["atari100k"] else suite
+            "atari100k"
+            if suite == "atari" and self.provenance["settings"].get("env_steps") == BUDGET["atari100k"]
+            else suite
         )
 
     @property
@@ -60,20 +63,19 @@ def read_run(folder: Path, label: str | None = None) -> Curve:
         about = json.loads((folder / "run.json").read_text())
         for row in csv.DictReader(_whole_lines(folder / "evaluations.csv")):
             returns[int(row["env_steps"])].append(float(row["return"]))
-        task, method, seed = (
-            settings["task"],
-            label or re.sub(r"[^\w.-]+", "-", settings["method"]),
-            int(settings["seed"]),
-        )
+        task, method, seed = settings["task"], label or run_name(settings), int(settings["seed"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is no run, or damaged: {type(error).__name__} {error}") from error
+        raise UserError(f"{folder} is not a run folder, or damaged: {type(error).__name__} {error}") from error
     if not returns:
         raise UserError(f"{folder} has no evaluation yet")
     points = {step: fmean(values) for step, values in sorted(returns.items())}
     episodes = {step: len(values) for step, values in sorted(returns.items())}
-    made = {key: about.get(key) for key in ("commit", "dirty", "mcurl", "torch", "cpu", "gpu", "cores")}
-    made |= {"settings": settings, "hours_per_100k_env_steps": hours_per_100k(folder)}
-    return Curve(task, method, seed, points, episodes, made)
+    provenance = {
+        key: about.get(key) for key in ("commit", "dirty", "mcurl", "torch", "cpu", "gpu", "cores", "compute")
+    }
+    provenance |= {"label": label or about.get("label") or method, "settings": settings}
+    provenance |= {"hours_per_100k_env_steps": hours_per_100k(folder)}
+    return Curve(task, method, seed, points, episodes, provenance)
 
 
 def read_runs(places: Iterable[Path], label: str | None = None) -> list[Curve]:
@@ -136,8 +138,8 @@ def save(curves: Iterable[Curve], results: Path) -> list[Path]:
             writer.writeheader()
             writer.writerows(sorted(rows, key=lambda row: (int(row["seed"]), int(row["env_steps"]))))
         note = path.with_suffix(".json")
-        made = json.loads(note.read_text()) if note.exists() else {}
-        note.write_text(json.dumps(made | {f"seed {curve.seed}": curve.made}, indent=1, sort_keys=True) + "\n")
+        seeds = json.loads(note.read_text()) if note.exists() else {}
+        note.write_text(json.dumps(seeds | {f"seed {curve.seed}": curve.provenance}, indent=1, sort_keys=True) + "\n")
         written.append(path)
     return written
 
@@ -151,6 +153,15 @@ def load(results: Path, benchmark: str, name: str) -> dict[str, dict[int, dict[i
             seeds[int(row["seed"])][int(row["env_steps"])] = float(row["return"])
         found[path.parent.name] = dict(seeds)
     return found
+
+
+def label_of(results: Path, benchmark: str, method: str, name: str) -> str:
+    """The name of a method in tables and plots: a built-in one's own, else what its first run says."""
+    if method in methods():
+        return methods()[method].label
+    note = results / benchmark / method / f"{name}.json"
+    seeds: dict[str, Any] = json.loads(note.read_text()) if note.exists() else {}
+    return str(next(iter(seeds.values()), {}).get("label", method))
 
 
 def tasks(results: Path) -> list[tuple[str, str]]:

@@ -8,8 +8,8 @@ from statistics import fmean, stdev
 from mcurl.errors import UserError, suggest
 from mcurl.published import atari_random_and_human, human_normalised
 from mcurl.published.scores import BUDGET, Score, seeds, sources
-from mcurl.report.collect import load, tasks
-from mcurl.report.curves import NAMES, in_order
+from mcurl.report.collect import label_of, load, tasks
+from mcurl.report.curves import in_order
 
 
 def markdown(results: Path, benchmark: str) -> str:
@@ -31,9 +31,9 @@ def markdown(results: Path, benchmark: str) -> str:
         raise UserError(f"no run of {benchmark} in {results} has reached {BUDGET[benchmark]:,} env steps yet")
     methods = in_order({method for scores in ours.values() for method in scores})
     others = sources(benchmark)
-    lines = [
-        ["task", *(f"{NAMES.get(method, method)} here" for method in methods), *(source.name for source in others)]
-    ]
+    task_of = {method: task for task, scores in ours.items() for method in scores}
+    labels = [label_of(results, benchmark, method, task_of[method]) for method in methods]
+    lines = [["task", *(f"{label} here" for label in labels), *(source.name for source in others)]]
     for task, scores in ours.items():
         lines.append(
             [

@@ -31,11 +31,6 @@ def run_metadata() -> dict[str, Any]:
     }
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _commit(package: Path) -> dict[str, Any]:
     """The commit of the checkout that the package is imported from, and whether its files differ from it; None where it
     was installed from a wheel."""

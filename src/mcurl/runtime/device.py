@@ -6,13 +6,13 @@ import ctypes
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from mcurl import native
 from mcurl.errors import UserError
-from mcurl.run.provenance import available_cores
+from mcurl.runtime.threads import available_cores
 
 
 @dataclass(frozen=True)
@@ -101,3 +101,15 @@ def load_compiler() -> None:
     """Import now what PyTorch's optimizers import later. Its CUDA builds bring Triton, whose LLVM crashes where
     software OpenGL has loaded another before."""
     import torch._dynamo  # noqa: F401
+
+
+def torch_state(device: torch.device) -> dict[str, Any]:
+    """State of PyTorch's own generators: dropout, noise, sampled actions."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}
+
+
+def restore_torch_state(state: dict[str, Any], device: torch.device) -> None:
+    """Put back what :func:`torch_state` gave; a GPU's where there is one."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
