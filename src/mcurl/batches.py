@@ -8,7 +8,8 @@ from torch import Tensor
 
 from mcurl.agents.base import Views
 from mcurl.objectives.base import Objective
-from mcurl.replay.batch import Batch, Contrast, Transitions, Window
+from mcurl.replay.augment import CentreCrop, Window
+from mcurl.replay.batch import Batch, Contrast, Transitions
 from mcurl.replay.buffer import Replay
 from mcurl.runtime.seeding import Generators
 
@@ -27,11 +28,11 @@ def draw(
     """
     rng = generators["replay"]
     if views.prioritised:
-        rows, weights = replay.prioritised(views.batch, rng, importance)
+        rows, weights = replay.sample_prioritised(views.batch, rng, importance)
     else:
-        rows, weights = replay.uniform(views.batch, rng), None
+        rows, weights = replay.sample_uniform(views.batch, rng), None
     window, next_window = (_rl_window(views, replay, len(rows), generators) for _ in range(2))
-    transitions = replay.transitions(rows, window=window, next_window=next_window, weights=weights)
+    transitions = replay.gather_transitions(rows, window=window, next_window=next_window, weights=weights)
     if objective is None:
         return Batch(transitions)
     if objective.views.source == "rl":
@@ -44,7 +45,8 @@ def _rl_window(views: Views, replay: Replay, n: int, generators: Generators) -> 
     if views.rl is None:
         return None
     size = (replay.frame_shape[1], replay.frame_shape[2])
-    return views.rl.centre(n, size) if views.centred else views.rl.draw(n, size, generators["crops"])
+    augmentation = CentreCrop(views.rl.size) if views.centred else views.rl
+    return augmentation.window(n, size, generators["crops"])
 
 
 def _views_of(
@@ -59,12 +61,12 @@ def _sequences(replay: Replay, views: Views, objective: Objective, generators: G
     """Sequences with their mask: queries as the plan shows them, keys as they are. None while no sequence can be
     drawn."""
     spec = objective.views
-    drawn = replay.sequences(spec.batch, spec.length, generators["replay"], cross_episodes=spec.cross_episodes)
+    drawn = replay.sample_sequences(spec.batch, spec.length, generators["replay"], cross_episodes=spec.cross_episodes)
     if drawn is None:
         return None
     rows, padded = drawn
     plan = objective.plan(padded, generators["plan"])
-    spares = replay.observations(rows.size, generators["replay"]).reshape(rows.shape)
+    spares = replay.sample_observations(rows.size, generators["replay"]).reshape(rows.shape)
     shown = np.where(plan.replaced, spares, rows).ravel()[plan.encoded]
     # Row 0 is the zero observation: zeroing comes before the crop, so one encoding serves every zeroed position.
     query = _augmented(replay, shown, views, generators, zero_first=True)
@@ -76,10 +78,10 @@ def _augmented(
 ) -> Tensor:
     """Stacks with an independent random window each, after a stack of zeros where ``zero_first``."""
     height, width = replay.frame_shape[1:]
-    window = views.contrast.draw(len(rows), (height, width), generators["crops"]) if views.contrast else None
+    window = views.contrast.window(len(rows), (height, width), generators["crops"]) if views.contrast else None
     if not zero_first:
-        return replay.stacks(rows, window)
-    out = replay.empty(1 + len(rows), height if window is None else window.size)
+        return replay.gather_stacks(rows, window)
+    out = replay.empty_stacks(1 + len(rows), height if window is None else window.size)
     out[0] = 0
-    replay.stacks(rows, window, out=out[1:])
+    replay.gather_stacks(rows, window, out=out[1:])
     return out

@@ -193,7 +193,7 @@ class Trainer:
 
     def _learn(self) -> None:
         """The updates of one agent step, once there is enough to learn from."""
-        if self.agent_steps < self.agent.learning_starts or self.replay.drawable == 0:
+        if self.agent_steps < self.agent.learning_starts or self.replay.sampleable == 0:
             return
         for _ in range(self.agent.updates_per_step):
             self._reprioritise()
@@ -227,7 +227,7 @@ class Trainer:
         """Give the last batch its new priorities. Kept back until acting waits for the device anyway."""
         if self._pending is not None:
             try:
-                self.replay.reprioritise(*self._pending)
+                self.replay.update_priorities(*self._pending)
             except ValueError as error:
                 raise self._diverged(str(error)) from error
             self._pending = None
@@ -328,7 +328,7 @@ class Trainer:
         self._reprioritise()
         return {
             "agent": self.agent.state_dict(),
-            "replay": self.replay.write(self.run.replay_folder),
+            "replay": self.replay.save_files(self.run.replay_folder),
             "env": self._env_state(),
             "generators": self.generators.state_dict(),
             "torch": torch_state(self.compute.device),
@@ -344,7 +344,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.agent.load_state_dict(state["agent"])
-        self.replay.read(self.run.replay_folder, state["replay"])
+        self.replay.load_files(self.run.replay_folder, state["replay"])
         self._kept = [0, state["replay"]["oldest"]]
         self.metrics.load_state_dict(state["metrics"])
         clock = state["clock"]

@@ -10,7 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from mcurl.objectives.base import Objective
-from mcurl.replay.batch import Batch, Crop, Shift
+from mcurl.replay.augment import Augmentation, RandomCrop
+from mcurl.replay.batch import Batch
 
 
 class Update(NamedTuple):
@@ -30,11 +31,11 @@ class Views:
     """Transitions of the RL loss."""
     prioritised: bool = False
     """Drawn by priority, otherwise uniformly."""
-    rl: Crop | None = None
-    """Crop of observation and next observation, drawn for each; None: whole frames."""
+    rl: RandomCrop | None = None
+    """Crop of observation and next observation, sampled for each; None: whole frames."""
     centred: bool = False
     """The RL loss sees the centre of the crop instead of a random one."""
-    contrast: Crop | Shift | None = None
+    contrast: Augmentation | None = None
     """How a view for the contrastive loss is augmented."""
 
     @property

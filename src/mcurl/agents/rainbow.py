@@ -21,7 +21,8 @@ from mcurl.networks.atari import HEAD_WIDTH, ContrastHead, DataEfficientEncoder,
 from mcurl.networks.ema import ema_update, momentum_copy
 from mcurl.networks.noisy import DuelingHead, HeadWeights
 from mcurl.objectives.base import Objective
-from mcurl.replay.batch import Batch, Contrast, Shift, Transitions
+from mcurl.replay.augment import PaddedCrop
+from mcurl.replay.batch import Batch, Contrast, Transitions
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class Rainbow:
     ) -> None:
         self.settings, self.objective, self.contrast_weight, self.device = settings, objective, contrast_weight, device
         side = min(observation_shape[1:])
-        self.views = Views(settings.batch_size, prioritised=True, contrast=Shift(side - VIEW_PAD, VIEW_PAD, side))
+        self.views = Views(settings.batch_size, prioritised=True, contrast=PaddedCrop(side - VIEW_PAD, VIEW_PAD, side))
         self.learning_starts, self.updates_per_step = settings.learning_starts, settings.updates_per_step
         self.explores_at_random = settings.random_start
         self.clip_reward, self.priority_beta_start = settings.clip_reward, settings.priority_beta_start

@@ -24,7 +24,8 @@ from mcurl.networks.ema import ema_update, momentum_copy
 from mcurl.networks.encoders import Convolutions, FeatureHead, Flat, PixelEncoder, centre_crop
 from mcurl.networks.heads import GaussianActor, TwinQ, squashed_sample
 from mcurl.objectives.base import Objective
-from mcurl.replay.batch import Batch, Contrast, Crop, Transitions
+from mcurl.replay.augment import RandomCrop
+from mcurl.replay.batch import Batch, Contrast, Transitions
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class SAC:
         self.learning_starts, self.updates_per_step = settings.learning_starts, settings.updates_per_step
         self.updates = 0
         self.pixels = len(observation_shape) == 3
-        crop = Crop(settings.crop) if self.pixels else None
+        crop = RandomCrop(settings.crop) if self.pixels else None
         self.views = Views(settings.batch_size, rl=crop, centred=not settings.random_crop, contrast=crop)
         self._check(observation_shape)
         self.encoder, self.actor_features = _encoders(settings, observation_shape, dtype, device)
