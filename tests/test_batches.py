@@ -15,14 +15,15 @@ from mcurl.objectives.contrast import Curl, CurlSettings
 from mcurl.objectives.mask import Plan
 from mcurl.objectives.masked import MCurl, MCurlSettings
 from mcurl.replay import Replay
-from mcurl.replay.batch import Batch, Crop
+from mcurl.replay.augment import RandomCrop
+from mcurl.replay.batch import Batch
 from mcurl.runtime.seeding import Generators
 
 SIDE, CROP, B, T = 20, 16, 6, 8
 OFFSETS = (SIDE - CROP + 1) ** 2
 ROW, PLACE = -2, -1
 """Channels of the newest frame of a stack."""
-VIEWS = Views(12, rl=Crop(CROP), contrast=Crop(CROP))
+VIEWS = Views(12, rl=RandomCrop(CROP), contrast=RandomCrop(CROP))
 
 
 def frame(row: int) -> np.ndarray:
@@ -125,7 +126,7 @@ def test_curl_sees_the_rl_batch_twice() -> None:
     assert views.query is t.obs  # the critic's own crop is the anchor
     assert np.array_equal(rows(views.key), rows(t.obs))
     assert (offsets(views.key) == offsets(t.obs)).mean() < 0.5
-    whole = drawn(objective, views=Views(12, contrast=Crop(CROP)))
+    whole = drawn(objective, views=Views(12, contrast=RandomCrop(CROP)))
     assert whole.contrast is not None
     assert whole.transitions.obs.shape[-1] == SIDE  # Rainbow's RL loss sees the plain observation
     assert whole.contrast.query.shape[-1] == CROP
@@ -138,7 +139,7 @@ def test_the_next_observation_is_the_next_row() -> None:
 
 
 def test_a_centred_rl_loss_sees_the_middle() -> None:
-    t = drawn(None, views=Views(12, rl=Crop(CROP), centred=True)).transitions
+    t = drawn(None, views=Views(12, rl=RandomCrop(CROP), centred=True)).transitions
     middle = (SIDE - CROP) // 2
     assert (offsets(t.obs) == 11 * middle).all()
 
@@ -146,6 +147,6 @@ def test_a_centred_rl_loss_sees_the_middle() -> None:
 @pytest.mark.parametrize("importance", [0.0, 0.4, 1.0])
 def test_importance_weights_have_their_exponent(importance: float) -> None:
     ring = replay(priority_alpha=0.5)
-    ring.reprioritise(np.arange(20), np.full(20, 16.0))  # four times as likely as the rest
+    ring.update_priorities(np.arange(20), np.full(20, 16.0))  # four times as likely as the rest
     weights = draw(ring, Views(32, prioritised=True), None, Generators(0), importance=importance).transitions.weights
     assert sorted(set(weights.tolist())) == pytest.approx(sorted({1.0, 4**-importance}), rel=1e-3)

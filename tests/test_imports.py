@@ -48,7 +48,7 @@ RULES: dict[str, set[str]] = {
     "replay": {"native"},
     "networks": {"native"},
     "objectives": {"networks"},
-    "agents": {"objectives", "networks", "replay.batch", "native"},
+    "agents": {"objectives", "networks", "replay.batch", "replay.augment", "native"},
     "graphs": {"replay.batch"},
     "runs": {"checkpoint", "provenance"},
     "config": {"settings_help", "envs", "replay", "objectives", "agents", "device"},

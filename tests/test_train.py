@@ -111,13 +111,13 @@ def test_rainbow_stores_clipped_rewards_and_lost_lives(tmp_path: Path, monkeypat
     trainer = Watched(tmp_path, "toy/catch", RAINBOW, monkeypatch).trainer
     records = trainer.replay.records
     rows = np.arange(LENGTH)
-    assert records.of("reward", rows) == pytest.approx([{2: 1.0, 6: -0.25}.get(row, 0.0) for row in rows])
-    flags = records.of("flags", rows)
+    assert records.column("reward", rows) == pytest.approx([{2: 1.0, 6: -0.25}.get(row, 0.0) for row in rows])
+    flags = records.column("flags", rows)
     assert [row for row in rows if flags[row]] == [LIFE - 1]
     # A lost life ends the return, the time limit does not: from its last transition there is something to hope for.
-    assert trainer.replay.transitions(np.array([LIFE - 2, LIFE - 1, LENGTH - 1])).discount.tolist() == pytest.approx(
-        [0, 0, 0.99]
-    )
+    assert trainer.replay.gather_transitions(
+        np.array([LIFE - 2, LIFE - 1, LENGTH - 1])
+    ).discount.tolist() == pytest.approx([0, 0, 0.99])
 
 
 def test_rainbow_learns_after_storing_and_its_clocks_are_agent_steps(
@@ -140,7 +140,7 @@ def test_rainbow_explores_by_its_noise_from_the_first_step_or_starts_at_random(
     seen = Watched(tmp_path / "random", "toy/catch", [*RAINBOW, "rainbow.random_start=true"], monkeypatch)
     assert seen.explored == list(range(16, STEPS))
     rows = [row for row in range(16 + 1) if row != LENGTH]  # the row that ends the first episode has no action
-    assert set(seen.trainer.replay.records.of("action", np.array(rows[:16])).tolist()) == {0, 1, 2}
+    assert set(seen.trainer.replay.records.column("action", np.array(rows[:16])).tolist()) == {0, 1, 2}
 
 
 def test_priorities_are_the_newest_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,9 @@ def test_sac_acts_at_random_then_learns_before_storing(tmp_path: Path, monkeypat
     assert all(
         written == step + 1 + step // LENGTH for step, written, _ in seen.updates
     )  # without the transition under way
-    assert seen.trainer.replay.records.of("reward", np.arange(3)) == pytest.approx([0, 0, 5])  # SAC's are not clipped
+    assert seen.trainer.replay.records.column("reward", np.arange(3)) == pytest.approx(
+        [0, 0, 5]
+    )  # SAC's are not clipped
 
 
 @pytest.mark.parametrize(

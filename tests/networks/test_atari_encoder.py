@@ -78,6 +78,23 @@ def test_pixels_may_be_numbers_of_any_kind() -> None:
     torch.testing.assert_close(encoder(pixels.float()), encoder(pixels))
 
 
+@pytest.mark.parametrize("layout", ["planes", "channels last", "patches"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pixels_may_be_jittered(layout: str, dtype: torch.dtype) -> None:
+    """As after an intensity jitter: no integers, and above 255. In bfloat16 where they are gathered channels-last."""
+    torch.manual_seed(0)
+    encoder = DataEfficientEncoder((4, 84, 84), dtype=dtype)
+    pixels = 280 * torch.rand(9, 4, 84, 84)
+    if layout == "channels last":
+        pixels = pixels.to(torch.bfloat16, memory_format=torch.channels_last)
+    features = encoder.encode(encoder.patches(patches(pixels).float() if layout == "patches" else pixels))
+    expected = convolutions(encoder, pixels)
+    assert features.dtype == torch.float32
+    if dtype == torch.float32:
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    assert (features - expected).norm() < 0.02 * expected.norm()
+
+
 def test_pixels_need_not_be_contiguous() -> None:
     torch.manual_seed(0)
     encoder = DataEfficientEncoder((2, 28, 28))

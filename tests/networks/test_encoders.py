@@ -46,6 +46,24 @@ def test_equals_the_textbook(channels_last: bool, chunk: int) -> None:
         torch.testing.assert_close(f, s, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_pixels_may_be_planes_of_float32(channels_last: bool) -> None:
+    """As after an intensity jitter: no integers, and above 255."""
+    encoder = build(channels_last=channels_last)
+    pixels = 280 * torch.rand(5, 6, 20, 20)
+    torch.testing.assert_close(encoder(pixels), textbook(encoder, pixels), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pixels_may_be_bfloat16_and_channels_last(dtype: torch.dtype) -> None:
+    exact, encoder = build(), build(dtype=dtype)
+    pixels = (280 * torch.rand(5, 6, 20, 20)).to(torch.bfloat16, memory_format=torch.channels_last)
+    features, expected = encoder(pixels), textbook(exact, pixels)
+    if dtype == torch.float32:
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    assert (features - expected).norm() < 0.02 * expected.norm()
+
+
 def test_bf16_stays_near() -> None:
     encoder, rounded = build(), build(dtype=torch.bfloat16)
     pixels = torch.randint(0, 256, (5, 6, 20, 20), dtype=torch.uint8)

@@ -70,6 +70,17 @@ class Twin:
             frames.append(np.zeros_like(self.rows[back_to].frame) if blank else self.rows[back_to].frame)
         return np.concatenate(frames)
 
+    def frame_rows(self, row: int) -> list[int]:
+        """The row of each frame of a whole stack; -1: blank."""
+        first = row - self.rows[row].step
+        before = -1 if self.stack_start == "blank" else first
+        return [row - back if row - back >= first else before for back in reversed(range(self.frame_stack))]
+
+    def frames(self, ids: list[int]) -> np.ndarray:
+        """A stack of any frames; -1: blank."""
+        assert all(row == -1 or row in self.held for row in ids)
+        return np.concatenate([np.zeros(FRAME, np.uint8) if row == -1 else self.rows[row].frame for row in ids])
+
     def observations(self) -> set[int]:
         return {row for row in self.held if self.stack(row) is not None}
 

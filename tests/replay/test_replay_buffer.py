@@ -53,4 +53,4 @@ def test_frames_are_copied() -> None:
     frame = np.ones(FRAME, np.uint8)
     replay.begin(frame)
     frame[:] = 2
-    assert (replay.stacks(np.array([0])) == 1).all()
+    assert (replay.gather_stacks(np.array([0])) == 1).all()

@@ -24,20 +24,20 @@ def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def assert_same(a: Replay, b: Replay) -> None:
     """Everything that can be drawn is equal, and both draw the same."""
-    assert (a.written, a.records.open, a.drawable) == (b.written, b.records.open, b.drawable)
+    assert (a.written, a.records.open, a.sampleable) == (b.written, b.records.open, b.sampleable)
     held = np.arange(a.records.oldest, a.written)
     slots = held % a.records.capacity
     assert torch.equal(a.frames[slots], b.frames[slots])
     assert a.records.table[slots].tobytes() == b.records.table[slots].tobytes()
     rngs = np.random.default_rng(3), np.random.default_rng(3)
-    drawn = [replay.sequences(6, 5, rng) for replay, rng in zip((a, b), rngs, strict=True)]
+    drawn = [replay.sample_sequences(6, 5, rng) for replay, rng in zip((a, b), rngs, strict=True)]
     assert (drawn[0] is None) == (drawn[1] is None)
     if drawn[0] is not None and drawn[1] is not None:
         assert all(np.array_equal(x, y) for x, y in zip(*drawn, strict=True))
-    if a.drawable:
-        x, y = (replay.prioritised(6, rng, 0.4) for replay, rng in zip((a, b), rngs, strict=True))
+    if a.sampleable:
+        x, y = (replay.sample_prioritised(6, rng, 0.4) for replay, rng in zip((a, b), rngs, strict=True))
         assert all(np.array_equal(one, other) for one, other in zip(x, y, strict=True))
-        assert torch.equal(a.transitions(x[0]).obs, b.transitions(y[0]).obs)
+        assert torch.equal(a.gather_transitions(x[0]).obs, b.gather_transitions(y[0]).obs)
 
 
 @settings(max_examples=60, deadline=None)
@@ -57,22 +57,22 @@ def test_round_trips_and_goes_on(
     for events in parts:
         for event in events:
             play(event, rng, saved, straight)
-            if saved.drawable:
-                rows, _ = saved.prioritised(2, rng, 0.4)
+            if saved.sampleable:
+                rows, _ = saved.sample_prioritised(2, rng, 0.4)
                 error = rng.random(2)
-                saved.reprioritise(rows, error)
-                straight.reprioritise(rows, error)
-        state = saved.write(folder)
+                saved.update_priorities(rows, error)
+                straight.update_priorities(rows, error)
+        state = saved.save_files(folder)
         for event in ["go"] * int(rng.integers(0, 30)):
             play(event, rng, saved)
         if rng.random() < 0.5:
-            saved.write(folder)
+            saved.save_files(folder)
         for path in list(folder.iterdir()):
             if rng.random() < 0.5:
                 with path.open("ab") as file:
                     file.write(b"killed")
         restored = fresh()
-        restored.read(folder, state)
+        restored.load_files(folder, state)
         assert_same(restored, straight)
         saved = restored
 
@@ -84,29 +84,29 @@ def test_old_states_stay_readable_until_pruned(tmp_path: Path) -> None:
     copies: list[Replay] = []
     for i in range(6):
         fill(13, 9, replay, seed=i)
-        states.append(replay.write(tmp_path))
+        states.append(replay.save_files(tmp_path))
         copies.append(setup.replay(priority_alpha=0.5))
-        copies[-1].read(tmp_path, states[-1])
+        copies[-1].load_files(tmp_path, states[-1])
         assert_same(copies[-1], replay)
     for state, copy in zip(states, copies, strict=True):
         again = setup.replay(priority_alpha=0.5)
-        again.read(tmp_path, state)
+        again.load_files(tmp_path, state)
         assert_same(again, copy)
     prune(tmp_path, states[3]["oldest"])
     assert not (tmp_path / "frames-00000.bin").exists()
     for state in states[3:]:
-        setup.replay(priority_alpha=0.5).read(tmp_path, state)
+        setup.replay(priority_alpha=0.5).load_files(tmp_path, state)
     with pytest.raises(UserError, match="is missing"):
-        setup.replay(priority_alpha=0.5).read(tmp_path, states[0])
+        setup.replay(priority_alpha=0.5).load_files(tmp_path, states[0])
 
 
 def test_files_only_grow(tmp_path: Path) -> None:
     replay = Setup(20, 3, "repeat", 3).replay()
     fill(10, 9, replay)
-    replay.write(tmp_path)
+    replay.save_files(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     fill(40, 9, replay)
-    replay.write(tmp_path)
+    replay.save_files(tmp_path)
     for name, content in before.items():
         assert (tmp_path / name).read_bytes()[: len(content)] == content
 
@@ -115,9 +115,9 @@ def test_more_rows_than_the_ring_between_two_writes(tmp_path: Path) -> None:
     setup = Setup(20, 3, "repeat", 3)
     replay, restored = setup.replay(priority_alpha=0.5), setup.replay(priority_alpha=0.5)
     fill(5, 9, replay)
-    replay.write(tmp_path)
+    replay.save_files(tmp_path)
     fill(100, 9, replay)
-    restored.read(tmp_path, replay.write(tmp_path))
+    restored.load_files(tmp_path, replay.save_files(tmp_path))
     assert_same(restored, replay)
 
 
@@ -126,30 +126,30 @@ def test_an_episode_closed_after_it_was_saved(tmp_path: Path) -> None:
     setup = Setup(20, 1, "repeat", 3)
     replay, restored = setup.replay(), setup.replay()
     fill(6, 100, replay)
-    restored.read(tmp_path, replay.write(tmp_path))
-    assert restored.drawable == 3
+    restored.load_files(tmp_path, replay.save_files(tmp_path))
+    assert restored.sampleable == 3
     restored.close_as_truncated()
-    assert restored.drawable == 5
-    assert restored.transitions(np.array([4])).discount.tolist() == pytest.approx([0.9])
+    assert restored.sampleable == 5
+    assert restored.gather_transitions(np.array([4])).discount.tolist() == pytest.approx([0.9])
     with pytest.raises(RuntimeError, match="open episode"):
         restored.append(np.zeros(2), 0.0, np.zeros((2, 5, 6), np.uint8), False, False)
-    state = restored.write(tmp_path)
-    replay.read(tmp_path, state)
-    assert (replay.drawable, replay.records.open) == (5, False)
+    state = restored.save_files(tmp_path)
+    replay.load_files(tmp_path, state)
+    assert (replay.sampleable, replay.records.open) == (5, False)
 
 
 def test_states_that_do_not_fit(tmp_path: Path) -> None:
     setup = Setup(20, 1, "repeat", 3)
     replay = setup.replay()
     fill(12, 5, replay)
-    state = replay.write(tmp_path)
+    state = replay.save_files(tmp_path)
     with pytest.raises(UserError, match="laid out"):
-        Setup(21, 1, "repeat", 3).replay().read(tmp_path, state)
+        Setup(21, 1, "repeat", 3).replay().load_files(tmp_path, state)
     with pytest.raises(UserError, match="prioritised"):
-        setup.replay(priority_alpha=0.5).read(tmp_path, state)
+        setup.replay(priority_alpha=0.5).load_files(tmp_path, state)
     (tmp_path / "rows-00001.bin").write_bytes(b"")
     with pytest.raises(UserError, match="shorter"):
-        setup.replay().read(tmp_path, state)
+        setup.replay().load_files(tmp_path, state)
 
 
 @pytest.mark.parametrize(("more", "problem"), [(1, "shorter|missing"), (8, "continued from an earlier")])
@@ -157,12 +157,12 @@ def test_a_folder_that_was_continued_from_an_earlier_state(tmp_path: Path, more:
     setup = Setup(20, 1, "repeat", 3)
     replay, other = setup.replay(), setup.replay()
     fill(5, 50, replay)
-    early = replay.write(tmp_path)
+    early = replay.save_files(tmp_path)
     fill(5, 50, replay, seed=1)
-    late = replay.write(tmp_path)
-    other.read(tmp_path, early)
+    late = replay.save_files(tmp_path)
+    other.load_files(tmp_path, early)
     fill(more, 50, other, seed=2)
-    other.write(tmp_path)
+    other.save_files(tmp_path)
     with pytest.raises(UserError, match=problem):
-        setup.replay().read(tmp_path, late)
-    setup.replay().read(tmp_path, early)
+        setup.replay().load_files(tmp_path, late)
+    setup.replay().load_files(tmp_path, early)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_twin import Setup, fill, histories, play, setups
 
-from mcurl.replay import NothingToDraw, Replay
+from mcurl.replay import NothingToSample, Replay
 from mcurl.replay.priorities import SumTree
 
 
@@ -53,16 +53,16 @@ def test_the_tree_holds_what_may_be_drawn(setup: Setup, events: list[str], seed:
         assert in_the_tree(replay) == known
         assert replay.priorities._tree.total == sum(known.values())
         if not valid:
-            with pytest.raises(NothingToDraw):
-                replay.prioritised(4, rng, 0.4)
+            with pytest.raises(NothingToSample):
+                replay.sample_prioritised(4, rng, 0.4)
             continue
-        rows, weights = replay.prioritised(4, rng, 0.4)
+        rows, weights = replay.sample_prioritised(4, rng, 0.4)
         assert set(rows.tolist()) <= valid
         assert weights.max() == 1
         drawn.append(rows)
         stale = drawn[rng.integers(len(drawn))]  # may have been overwritten since
         error = rng.random(4)
-        replay.reprioritise(torch.from_numpy(stale), torch.from_numpy(-error))
+        replay.update_priorities(torch.from_numpy(stale), torch.from_numpy(-error))
         for row, value in zip(stale.tolist(), np.sqrt(error), strict=True):
             if row in known:
                 known[row] = max(1, int(value * 2**24))
@@ -75,9 +75,9 @@ def test_distribution_and_weights() -> None:
     rng = np.random.default_rng(0)
     rows = np.array(sorted(in_the_tree(replay)))
     error = rng.uniform(0, 5, len(rows))
-    replay.reprioritise(rows, error)
+    replay.update_priorities(rows, error)
     probability = np.sqrt(error) / np.sqrt(error).sum()
-    drawn = [replay.prioritised(32, rng, 0.4) for _ in range(2000)]
+    drawn = [replay.sample_prioritised(32, rng, 0.4) for _ in range(2000)]
     counts = np.bincount(np.searchsorted(rows, np.concatenate([d for d, _ in drawn])), minlength=len(rows))
     expected = probability * counts.sum()
     # Stratified draws vary less than independent ones, so this is a loose bound.
@@ -86,13 +86,13 @@ def test_distribution_and_weights() -> None:
         p = probability[np.searchsorted(rows, batch)]
         w = (len(rows) * p) ** -0.4
         np.testing.assert_allclose(weights, w / w.max(), rtol=1e-4)
-    assert replay.prioritised(8, rng, 0.0)[1].tolist() == [1] * 8
+    assert replay.sample_prioritised(8, rng, 0.0)[1].tolist() == [1] * 8
 
 
 def test_one_of_each_part() -> None:
     replay = Setup(60, 1, "repeat", 1).replay(priority_alpha=0.5)
     fill(33, 100, replay)
-    rows, _ = replay.prioritised(32, np.random.default_rng(0), 1.0)
+    rows, _ = replay.sample_prioritised(32, np.random.default_rng(0), 1.0)
     assert rows.tolist() == list(range(32))
 
 
@@ -100,6 +100,6 @@ def test_priorities_that_are_no_numbers() -> None:
     replay = Setup(60, 1, "repeat", 1).replay(priority_alpha=0.5)
     fill(10, 100, replay)
     with pytest.raises(ValueError, match="not finite"):
-        replay.reprioritise(np.array([3]), np.array([np.nan]))
+        replay.update_priorities(np.array([3]), np.array([np.nan]))
     with pytest.raises(RuntimeError, match="no priorities"):
-        Setup(60, 1, "repeat", 1).replay().prioritised(1, np.random.default_rng(0), 1.0)
+        Setup(60, 1, "repeat", 1).replay().sample_prioritised(1, np.random.default_rng(0), 1.0)

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_twin import Setup, Twin, fill, histories, play, setups
 
-from mcurl.replay import NothingToDraw, Replay, sampling
+from mcurl.replay import NothingToSample, Replay, sampling
 
 
 def ids(spans: sampling.Spans) -> list[int]:
     return [row for first, stop in zip(spans.first, spans.stop, strict=True) for row in range(first, stop)]
 
 
-def drawable(replay: Replay) -> list[int]:
+def sampleable(replay: Replay) -> list[int]:
     return ids(sampling.transitions(replay.records, replay.frame_stack, replay.n_step))
 
 
@@ -37,21 +37,21 @@ def test_transitions_are_the_twins(setup: Setup, events: list[str], seed: int) -
     rng, replay, twin = np.random.default_rng(seed), setup.replay(), setup.twin()
     for event in events:
         play(event, rng, replay, twin)
-        rows = drawable(replay)
+        rows = sampleable(replay)
         assert rows == sorted(twin.transitions())
-        assert replay.drawable == len(rows)
+        assert replay.sampleable == len(rows)
         assert (len(replay), replay.written) == (len(twin.held), len(twin.rows))
         assert ids(sampling.observations(replay.records, replay.frame_stack)) == sorted(twin.observations())
     if not rows:
-        with pytest.raises(NothingToDraw):
-            replay.uniform(4, rng)
+        with pytest.raises(NothingToSample):
+            replay.sample_uniform(4, rng)
         return
     compare(replay, twin, np.array(rows))
-    compare(replay, twin, replay.uniform(8, rng))
+    compare(replay, twin, replay.sample_uniform(8, rng))
 
 
 def compare(replay: Replay, twin: Twin, rows: np.ndarray) -> None:
-    batch = replay.transitions(rows)
+    batch = replay.gather_transitions(rows)
     assert batch.rows.tolist() == rows.tolist()
     assert batch.weights.tolist() == [1] * len(rows)
     for i, row in enumerate(rows.tolist()):
@@ -73,8 +73,8 @@ def test_every_row_is_at_every_position_once(setup: Setup, events: list[str], le
         play(event, rng, replay, twin)
     valid = twin.observations()
     all_windows = Enumerating()
-    replay.sequences(1, length, all_windows)
-    drawn = replay.sequences(int(all_windows.high), length, all_windows)
+    replay.sample_sequences(1, length, all_windows)
+    drawn = replay.sample_sequences(int(all_windows.high), length, all_windows)
     if drawn is None:
         assert not valid
         return
@@ -104,13 +104,13 @@ def test_draws_are_uniform(length: int) -> None:
     fill(410, 26, replay, twin)
     rng = np.random.default_rng(0)
     for drawn, expected in (
-        (replay.uniform(60_000, rng), twin.transitions()),
-        (replay.observations(60_000, rng), twin.observations()),
+        (replay.sample_uniform(60_000, rng), twin.transitions()),
+        (replay.sample_observations(60_000, rng), twin.observations()),
     ):
         rows, counts = np.unique(drawn, return_counts=True)
         assert set(rows.tolist()) == expected
         assert chi_square_excess(counts) < 5
-    found = replay.sequences(20_000, length, rng)
+    found = replay.sample_sequences(20_000, length, rng)
     assert found is not None
     rows, padded = found
     for position in (0, length // 2, length - 1):  # the episodes' first frames as often as any
@@ -129,11 +129,11 @@ def test_sequences_across_episodes() -> None:
     setup = Setup(capacity=50, frame_stack=3, stack_start="blank", n_step=1)
     replay, twin = setup.replay(), setup.twin()
     rng = np.random.default_rng(0)
-    assert replay.sequences(4, 8, rng, cross_episodes=True) is None
+    assert replay.sample_sequences(4, 8, rng, cross_episodes=True) is None
     fill(7, 4, replay, twin)
-    assert replay.sequences(4, 8, rng, cross_episodes=True) is None
+    assert replay.sample_sequences(4, 8, rng, cross_episodes=True) is None
     fill(101, 6, replay, twin)
-    drawn = replay.sequences(2000, 8, rng, cross_episodes=True)
+    drawn = replay.sample_sequences(2000, 8, rng, cross_episodes=True)
     assert drawn is not None
     rows, padded = drawn
     assert not padded.any()
@@ -143,14 +143,14 @@ def test_sequences_across_episodes() -> None:
 
 def test_nothing_stored_yet() -> None:
     replay, rng = Setup(50, 3, "repeat", 1).replay(), np.random.default_rng(0)
-    assert replay.sequences(2, 4, rng) is None
-    assert replay.drawable == len(replay) == 0
-    with pytest.raises(NothingToDraw):
-        replay.uniform(2, rng)
-    with pytest.raises(NothingToDraw):
-        replay.observations(2, rng)
-    with pytest.raises(ValueError, match="may be drawn"):
-        replay.transitions(np.array([0]))
+    assert replay.sample_sequences(2, 4, rng) is None
+    assert replay.sampleable == len(replay) == 0
+    with pytest.raises(NothingToSample):
+        replay.sample_uniform(2, rng)
+    with pytest.raises(NothingToSample):
+        replay.sample_observations(2, rng)
+    with pytest.raises(ValueError, match="can be sampled"):
+        replay.gather_transitions(np.array([0]))
 
 
 def test_one_step_by_hand() -> None:
@@ -162,19 +162,19 @@ def test_one_step_by_hand() -> None:
         replay.append(
             np.zeros(2, np.float32), 10.0**i, frames[i + 1], terminated=False, truncated=i == 3, life_lost=i == 2
         )
-    batch = replay.transitions(np.arange(4))
+    batch = replay.gather_transitions(np.arange(4))
     assert batch.reward.tolist() == pytest.approx([1 + 9 + 81, 10 + 90, 100, 1000])
     assert batch.discount.tolist() == pytest.approx([0, 0, 0, 0.9])
     assert batch.next_obs[:, 0, 0, 0].tolist() == [3, 3, 3, 4]
 
 
-def test_rows_that_may_not_be_drawn_are_refused() -> None:
+def test_rows_that_cannot_be_sampled_are_refused() -> None:
     replay = Setup(12, 3, "repeat", 1).replay()
     fill(20, 50, replay)
     for row in (7, 8, 9, 19, 20, -1):  # overwritten, broken stack (8, 9), newest, not written, nonsense
-        with pytest.raises(ValueError, match="may be drawn"):
-            replay.transitions(np.array([row]))
+        with pytest.raises(ValueError, match="can be sampled"):
+            replay.gather_transitions(np.array([row]))
         if row != 19:
             with pytest.raises(ValueError, match="no whole stack"):
-                replay.stacks(np.array([row]))
-    assert len(replay.transitions(np.array([10, 18]))) == 2
+                replay.gather_stacks(np.array([row]))
+    assert len(replay.gather_transitions(np.array([10, 18]))) == 2

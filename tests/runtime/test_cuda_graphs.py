@@ -129,7 +129,7 @@ def learned(
         done = agent.update(batch, 400 * (update + 1))
         metrics.append({name: float(value) for name, value in done.metrics.items()})
         if done.priorities is not None:
-            replay.reprioritise(batch.transitions.rows, done.priorities)
+            replay.update_priorities(batch.transitions.rows, done.priorities)
     return metrics, leaves(agent.state_dict()), agent
 
 

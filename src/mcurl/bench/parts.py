@@ -11,7 +11,7 @@ from mcurl.bench.timing import Timing, measure
 from mcurl.bench.update import TASKS, build
 from mcurl.build import build_env
 from mcurl.config import resolve as config
-from mcurl.replay import Crop, Shift
+from mcurl.replay import PaddedCrop, RandomCrop
 from mcurl.run.checkpoint import load_tree, save_tree
 from mcurl.runtime.device import Compute
 
@@ -21,15 +21,15 @@ RENDERED = ("cartpole-swingup", "cheetah-run", "finger-spin", "walker-walk", "re
 def time_replay(compute: Compute, repeats: int) -> list[Timing]:
     """Gather and augment 512 stacks (DMControl) and 256 (Atari)."""
     found = []
-    for suite, n, augmentation in (("dmc", 512, Crop(84)), ("atari", 256, Shift())):
+    for suite, n, augmentation in (("dmc", 512, RandomCrop(84)), ("atari", 256, PaddedCrop(80, 4, 84))):
         _, replay, _ = build(suite, "none", compute)
         rng = np.random.default_rng(0)
-        rows = replay.observations(n, rng)
-        window = augmentation.draw(n, (replay.frame_shape[1], replay.frame_shape[2]), rng)
-        out = replay.empty(n, window.size)
+        rows = replay.sample_observations(n, rng)
+        window = augmentation.window(n, (replay.frame_shape[1], replay.frame_shape[2]), rng)
+        out = replay.empty_stacks(n, window.size)
 
         def gather(replay=replay, rows=rows, window=window, out=out) -> None:  # type: ignore[no-untyped-def]
-            replay.stacks(rows, window, out=out)
+            replay.gather_stacks(rows, window, out=out)
 
         found.append(
             measure(f"{n} {suite} stacks, gathered and cropped", gather, repeats=repeats, megabytes=out.nbytes / 1e6)
@@ -90,7 +90,7 @@ def time_checkpoint(compute: Compute, repeats: int) -> list[Timing]:
             replay.begin(frame)
             for step in range(500):
                 replay.append(np.zeros(1, np.float32), 0.0, frame, False, step == 499)
-            replay.write(folder / "replay")
+            replay.save_files(folder / "replay")
 
         found.append(
             measure(

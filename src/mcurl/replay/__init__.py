@@ -1,19 +1,36 @@
-"""Frames stored once; which rows may be drawn; typed batches."""
+"""Frames stored once; which rows can be sampled; augmentation; typed batches."""
 
-from mcurl.replay.batch import Batch, Contrast, Crop, Shift, Transitions, Window
+from mcurl.replay.augment import (
+    Augmentation,
+    CentreCrop,
+    Intensity,
+    PaddedCrop,
+    RandomCrop,
+    RandomShift,
+    WholeFrame,
+    Window,
+    apply_intensity,
+)
+from mcurl.replay.batch import Batch, Contrast, Transitions
 from mcurl.replay.buffer import Replay, bytes_needed
 from mcurl.replay.files import prune
-from mcurl.replay.sampling import NothingToDraw
+from mcurl.replay.sampling import NothingToSample
 
 __all__ = [
+    "Augmentation",
     "Batch",
+    "CentreCrop",
     "Contrast",
-    "Crop",
-    "NothingToDraw",
+    "Intensity",
+    "NothingToSample",
+    "PaddedCrop",
+    "RandomCrop",
+    "RandomShift",
     "Replay",
-    "Shift",
     "Transitions",
+    "WholeFrame",
     "Window",
+    "apply_intensity",
     "bytes_needed",
     "prune",
 ]

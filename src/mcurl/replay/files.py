@@ -1,9 +1,9 @@
 """The replay on disk: files that only grow.
 
-Rows lie in segments of `SEGMENT_ROWS`, by id, one file per column and segment: `frames-00000.bin`, `rows-00000.bin`,
-raw little-endian bytes without a header. A row is written once, when nothing about it can change any more; what still
-can (the newest row, the priorities) travels in the checkpoint's own state. So every checkpoint stays readable while
-later rows are appended, and a killed process leaves at worst rows that no checkpoint counts.
+Rows lie in segments of ``SEGMENT_ROWS``, by id, one file per column and segment: ``frames-00000.bin``,
+``rows-00000.bin``, raw little-endian bytes without a header. A row is written once, when nothing about it can change
+any more; what still can (the newest row, the priorities) travels in the checkpoint's own state. So every checkpoint
+stays readable while later rows are appended, and a killed process leaves at worst rows that no checkpoint counts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FINGERPRINT_ROWS = 16
 
 
 class Journal:
-    """Writes a ring to a folder and reads it back. `frames` [capacity, ...] may be on any device."""
+    """Writes a ring to a folder and reads it back. ``frames [capacity, ...]`` may be on any device."""
 
     def __init__(self, frames: Tensor, records: Records) -> None:
         self._frames, self._records = frames, records
@@ -37,7 +37,7 @@ class Journal:
         self._persisted = 0  # ids below are in the folder's files, but for those overwritten before they were written
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Appends the rows that became final since the last call to the files in `folder`; gives the rest of the
+        """Append the rows that became final since the last call to the files in ``folder``; return the rest of the
         state."""
         records = self._records
         final = records.written - records.open
@@ -46,8 +46,8 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         if final > self._persisted:
             first = max(self._persisted, records.oldest)
-            cut(folder, first, {"frames": self._frames[0].nbytes, "rows": records.table.itemsize})
-            for start, stop in pieces(first, final, records.capacity):
+            truncate(folder, first, {"frames": self._frames[0].nbytes, "rows": records.table.itemsize})
+            for start, stop in segments(first, final, records.capacity):
                 slot = start % records.capacity
                 append(folder, "frames", start, self._frames[slot : slot + stop - start].cpu().numpy())
                 append(folder, "rows", start, records.table[slot : slot + stop - start])
@@ -64,16 +64,20 @@ class Journal:
         }
 
     def read(self, folder: Path, state: dict[str, Any]) -> None:
-        """Restores what `write` saved. Raises `UserError` where layout or files do not fit; the ring is not to be used
-        then."""
+        """Restore what ``write`` saved.
+
+        Raises:
+            UserError: layout or files do not fit. The ring is unusable then.
+        """
         if state["layout"] != self._layout():
             raise UserError(
-                f"the saved replay is laid out as {state['layout']}, not as {self._layout()}: keep these settings to resume"
+                f"the saved replay is laid out as {state['layout']}, not as {self._layout()}: "
+                "keep these settings to resume"
             )
         records, frames, is_open = self._records, self._frames, state["open_frame"] is not None
         final = int(state["written"]) - is_open
         dtype = np.dtype(str(frames.dtype).removeprefix("torch.")).newbyteorder("<")
-        for start, stop in pieces(int(state["oldest"]), final, records.capacity):
+        for start, stop in segments(int(state["oldest"]), final, records.capacity):
             slot = start % records.capacity
             frames[slot : slot + stop - start] = torch.from_numpy(
                 load(folder, "frames", start, stop, dtype, tuple(frames.shape[1:]))
@@ -102,15 +106,18 @@ class Journal:
         }
 
     def _fingerprint(self, final: int) -> int:
-        """A checksum of the last final rows: tells these files from those of another continuation of the run."""
+        """A checksum of the last final rows, which tells these files from those of another continuation of the run."""
         slots = np.arange(max(final - _FINGERPRINT_ROWS, self._records.oldest), final) % self._records.capacity
         frames = self._frames[torch.from_numpy(slots).to(self._frames.device)].cpu().numpy()
         return zlib.crc32(frames.tobytes(), zlib.crc32(self._records.table[slots].tobytes()))
 
 
-def pieces(first: int, stop: int, capacity: int) -> Iterator[tuple[int, int]]:
-    """Cuts the ids first..stop where a segment ends and where the ring does: each piece is consecutive in one file and
-    in memory."""
+def segments(first: int, stop: int, capacity: int) -> Iterator[tuple[int, int]]:
+    """Split the ids from ``first`` up to and without ``stop`` where a segment ends and where the ring does.
+
+    Yields:
+        The first id and the stop of each part, whose rows are consecutive both in one file and in memory.
+    """
     while first < stop:
         end = min(stop, first + SEGMENT_ROWS - first % SEGMENT_ROWS, first + capacity - first % capacity)
         yield first, end
@@ -118,8 +125,8 @@ def pieces(first: int, stop: int, capacity: int) -> Iterator[tuple[int, int]]:
 
 
 def append(folder: Path, column: str, first: int, rows: npt.NDArray[Any]) -> None:
-    """Writes consecutive rows, of ids from `first` on, that lie in one segment; they are on the disk when it
-    returns."""
+    """Write consecutive rows ``[M, ...]``, of ids from ``first`` on, that lie in one segment. They are on the disk when
+    this returns."""
     path = _path(folder, column, first // SEGMENT_ROWS)
     with path.open("r+b" if path.exists() else "w+b") as file:
         file.seek(first % SEGMENT_ROWS * (rows.nbytes // len(rows)))
@@ -131,7 +138,7 @@ def append(folder: Path, column: str, first: int, rows: npt.NDArray[Any]) -> Non
 def load(
     folder: Path, column: str, first: int, stop: int, dtype: np.dtype[Any], shape: tuple[int, ...] = ()
 ) -> npt.NDArray[Any]:
-    """Reads consecutive rows that lie in one segment: [stop - first, *shape].
+    """Read consecutive rows that lie in one segment: ``[stop - first, *shape]``.
 
     Raises:
         UserError: the file is missing or shorter than that.
@@ -147,8 +154,12 @@ def load(
     return values.reshape(stop - first, *shape)
 
 
-def cut(folder: Path, first: int, row_bytes: dict[str, int]) -> None:
-    """Drops all rows from id `first` on: what was written after the checkpoint that is being continued."""
+def truncate(folder: Path, first: int, row_bytes: dict[str, int]) -> None:
+    """Delete all rows from id ``first`` on, which were written after the checkpoint that is being continued.
+
+    Args:
+        row_bytes: bytes of a row in each column.
+    """
     for column, segment, path in _files(folder):
         end = max(0, first - segment * SEGMENT_ROWS) * row_bytes[column]
         if end == 0:
@@ -158,15 +169,15 @@ def cut(folder: Path, first: int, row_bytes: dict[str, int]) -> None:
 
 
 def prune(folder: Path, keep_from: int) -> None:
-    """Deletes the segments that hold only rows of ids below `keep_from`: the `oldest` in the state of the oldest
-    checkpoint that is kept."""
+    """Delete the segments whose rows all have ids below ``keep_from``: the ``oldest`` in the state of the oldest
+    checkpoint to keep."""
     for _, segment, path in _files(folder):
         if (segment + 1) * SEGMENT_ROWS <= keep_from:
             path.unlink()
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names of new files durable, where the system can."""
+    """Make the names of new files durable, where the system can."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -182,7 +193,7 @@ def _path(folder: Path, column: str, segment: int) -> Path:
 
 def _files(folder: Path) -> list[tuple[str, int, Path]]:
     """Column, segment number and path of every segment file in the folder."""
-    found = [
+    matches = [
         (re.fullmatch(rf"({'|'.join(COLUMNS)})-(\d{{5,}})\.bin", path.name), path) for path in sorted(folder.iterdir())
     ]
-    return [(match[1], int(match[2]), path) for match, path in found if match]
+    return [(match[1], int(match[2]), path) for match, path in matches if match]
