@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
+
+Layout = Literal["planes", "channels_last", "patches"]
+"""The order in memory of the pixels that a gather gives, see ``Replay``."""
 
 
 @dataclass(frozen=True, slots=True)

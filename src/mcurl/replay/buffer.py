@@ -17,13 +17,12 @@ from mcurl.errors import UserError
 from mcurl.native import frames as native
 from mcurl.replay import sampling
 from mcurl.replay.augment import Window
-from mcurl.replay.batch import Transitions
+from mcurl.replay.batch import Layout, Transitions
 from mcurl.replay.files import Journal
 from mcurl.replay.priorities import Priorities
 from mcurl.replay.sampling import BoolArray, Records, Rows
 
 FrameDtype = Literal["uint8", "float32"]
-Layout = Literal["planes", "channels_last", "patches"]
 
 BLANK = -1
 """In place of a frame's row id: a frame of zeros."""
