@@ -256,6 +256,14 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
         metavar="NAME",
         help="auto, fp32, tf32 or bf16",
     )
+    bench.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="beside each update one without this accelerated operation (amx.transformer, frames, ...) or group of "
+        "them (amx, onednn, all); may be repeated",
+    )
     bench.add_argument("--threads", type=_count, metavar="N", help="default all cores")
     bench.add_argument("--repeats", type=_count, default=20, metavar="N", help="default 20")
     bench.add_argument(
@@ -431,6 +439,7 @@ def _bench(given: argparse.Namespace) -> int:
         precision=given.precision,
         repeats=given.repeats,
         plain=given.plain,
+        without=given.without,
         target=given.json,
         draw=given.draw,
     )
