@@ -18,7 +18,7 @@ from mcurl.bench.memory import time_memory
 from mcurl.bench.profile import picture, shares
 from mcurl.bench.runs import time_runs
 from mcurl.bench.timing import Timing, ceilings
-from mcurl.bench.update import resolve, time_update
+from mcurl.bench.update import operations, resolve, time_update, time_without
 from mcurl.errors import UserError
 from mcurl.run import provenance
 from mcurl.runtime.threads import available_cores
@@ -38,18 +38,26 @@ def run(
     precision: str,
     repeats: int,
     plain: bool,
+    without: list[str],
     target: Path | None,
     draw: Path,
 ) -> None:
-    """Time the named parts and print a table; with ``plain`` the textbook's update beside ours, in a process of its
-    own.
+    """Time the named parts and print a table.
+
+    Args:
+        plain: beside each update the textbook's, in a process of its own.
+        without: beside each update one without each of these accelerated operations.
 
     Raises:
-        UserError: ``overrides`` are given for a part that takes none, or are none of a method's.
+        UserError: ``overrides`` or ``without`` are given for a part that takes none, or name nothing that there is.
     """
     fixed = [part for part in what if part not in TAKE_SETTINGS]
     if overrides and fixed:
         raise UserError(f"bench: --set is for {' and '.join(TAKE_SETTINGS)}, not for {', '.join(fixed)}")
+    if without and "update" not in what:
+        raise UserError(f"bench: --without is for update, not for {', '.join(what)}")
+    for name in without:
+        operations(name)
     pairs = list(product(suites, methods))
     for suite, method in pairs if overrides else ():
         resolve(suite, method, overrides)  # before any time is spent
@@ -70,6 +78,10 @@ def run(
                 slow = _apart(suite, method, overrides, threads, repeats)
                 found.append(slow)
                 ratios[slow.name] = slow.milliseconds / ours.milliseconds
+            if without:
+                full, *others = time_without(suite, method, compute, without, overrides=overrides, repeats=repeats)
+                found += [full, *others]
+                ratios |= {other.name: other.milliseconds / full.milliseconds for other in others}
     for suite, method in pairs if "memory" in what else ():
         full, peak = time_memory(suite, method, threads)
         found.append(full)
@@ -111,7 +123,8 @@ def _profile(suite: str, method: str, overrides: list[str], compute: Compute, fo
 
 def _apart(suite: str, method: str, overrides: list[str], threads: int, repeats: int) -> Timing:
     """The textbook's update in a fresh process, whose allocator is as it comes."""
-    code = f"from mcurl.bench.command import textbook; textbook({suite!r}, {method!r}, {overrides!r}, {threads}, {repeats})"
+    call = f"textbook({suite!r}, {method!r}, {overrides!r}, {threads}, {repeats})"
+    code = f"from mcurl.bench.command import textbook; {call}"
     answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     values = json.loads(answer.stdout.splitlines()[-1])
     return Timing(**{name: values[name] for name in Timing.__dataclass_fields__})
@@ -138,7 +151,7 @@ def _show(found: list[Timing], ratios: dict[str, float], peaks: dict[str, float]
     for column in ("median ms", "quartiles ms", "GFLOP/s", "GB/s", "times slower", "peak GB"):
         table.add_column(column, justify="right")
     for t in found:
-        ratio = f"{ratios[t.name]:.1f}" if t.name in ratios else ""
+        ratio = f"{ratios[t.name]:.2f}" if t.name in ratios else ""
         table.add_row(
             t.name,
             f"{t.milliseconds:.2f}",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -51,17 +51,28 @@ def measure(
     megabytes: float = 0.0,
 ) -> Timing:
     """Time ``work``; on a GPU until the device has finished it."""
-    for _ in range(warm_up):
-        work()
+    (timing,) = measure_in_turn({name: work}, warm_up=warm_up, repeats=repeats)
+    return replace(timing, gflop=gflop, megabytes=megabytes)
+
+
+def measure_in_turn(works: Mapping[str, Callable[[], Any]], *, warm_up: int = 5, repeats: int = 20) -> list[Timing]:
+    """Time several pieces of work, one repeat of each after the other; on a GPU until the device has finished it."""
+    for work in works.values():
+        for _ in range(warm_up):
+            work()
     synchronize()
-    seconds = []
+    seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        synchronize()
-        seconds.append(time.perf_counter() - start)
-    low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
-    return Timing(name, middle * 1e3, low * 1e3, high * 1e3, repeats, gflop, megabytes)
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    timings = []
+    for name, times in seconds.items():
+        low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
+        timings.append(Timing(name, middle * 1e3, low * 1e3, high * 1e3, repeats))
+    return timings
 
 
 def synchronize() -> None:

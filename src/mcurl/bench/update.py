@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,12 @@ from mcurl import native
 from mcurl.agents.rainbow import Rainbow
 from mcurl.agents.sac import SAC
 from mcurl.batches import draw
-from mcurl.bench.timing import Timing, measure
+from mcurl.bench.timing import Timing, measure, measure_in_turn
 from mcurl.build import build_agent, build_replay
 from mcurl.config import resolve as config
 from mcurl.config.resolve import TrainSettings
+from mcurl.errors import UserError, suggest
 from mcurl.networks import encoders
-from mcurl.networks.atari import DataEfficientEncoder
 from mcurl.objectives.masked import MCurl
 from mcurl.replay.buffer import Replay
 from mcurl.runtime.cuda_graphs import CudaGraphStep
@@ -83,7 +83,7 @@ def as_the_textbook(agent: SAC | Rainbow, replay: Replay) -> None:
     Contiguous layouts, convolution and ReLU apart, every observation encoded wherever the algorithm names it, pixels
     gathered as bytes.
     """
-    native.unused = native.ALL
+    native.disable(native.ALL, "the textbook's update")
     replay._layout = "planes"
     objective = agent.objective
     if isinstance(objective, MCurl):
@@ -95,7 +95,6 @@ def as_the_textbook(agent: SAC | Rainbow, replay: Replay) -> None:
             _plain_atari(agent.query.encoder)
             _plain_atari(agent.key.encoder)
         return
-    encoders.FUSED = False
     for encoder in (agent.encoder, agent.target_encoder, agent.actor_features):
         for module in encoder.modules():
             if isinstance(module, encoders.Convolutions):
@@ -126,6 +125,66 @@ def time_update(
 ) -> Timing:
     """Draw a batch and learn from it; the mean of two updates in a row, since SAC's actor learns at every second
     one."""
+    two = _two_updates(suite, method, compute, overrides, plain=plain)
+    # Four pairs to warm up: the fourth is where a GPU records its graphs.
+    gflop = _gflop(two) if compute.device.type == "cpu" else 0.0
+    name = " ".join([suite, method, *(overrides or []), *(["(textbook)"] if plain else [])])
+    return _half(measure(name, two, warm_up=4, repeats=max(repeats // 2, 2), gflop=gflop))
+
+
+def time_without(
+    suite: str,
+    method: str,
+    compute: Compute,
+    names: Sequence[str],
+    *,
+    overrides: list[str] | None = None,
+    repeats: int = 20,
+) -> list[Timing]:
+    """What each accelerated operation gains alone: an update with all of them, and one without each of ``names``.
+
+    The updates take turns, so that a machine that slows down meanwhile slows all of them.
+
+    Args:
+        names: operations of :data:`mcurl.native.ALL`, or groups of them; see :func:`operations`.
+
+    Returns:
+        The timing of the full set, then one for each name.
+    """
+    works: dict[str, Callable[[], None]] = {}
+    for name in (None, *names):
+        left_out = operations(name) if name else frozenset()
+        with native.without(left_out, "bench --without"):  # the replay's layout depends on it, too
+            two = _two_updates(suite, method, compute, overrides)
+
+        def work(two: Callable[[], None] = two, left_out: frozenset[str] = left_out) -> None:
+            with native.without(left_out, "bench --without"):
+                two()
+
+        title = " ".join([suite, method, *(overrides or [])])
+        works[f"{title} without {name}" if name else f"{title} in turn"] = work
+    return [_half(pair) for pair in measure_in_turn(works, warm_up=4, repeats=max(repeats // 2, 2))]
+
+
+def operations(name: str) -> frozenset[str]:
+    """The accelerated operations of a name: one of :data:`mcurl.native.ALL`, or a group's: ``amx``, ``onednn``,
+    ``all``.
+
+    Raises:
+        UserError: there is no such operation.
+    """
+    groups = {"all": native.ALL, "amx": native.AMX, "onednn": native.ONEDNN}
+    if name in native.ALL:
+        return frozenset({name})
+    if name not in groups:
+        raise UserError(f"there is no native operation {name!r}: {suggest(name, sorted(native.ALL | set(groups)))}")
+    return groups[name]
+
+
+def _two_updates(
+    suite: str, method: str, compute: Compute, overrides: list[str] | None, *, plain: bool = False
+) -> Callable[[], None]:
+    """A new agent's next two updates, data drawn."""
     agent, replay, _ = build(suite, method, compute, overrides=overrides, plain=plain)
     if compute.graphs and not plain:
         agent.step = CudaGraphStep(agent.step)  # type: ignore[method-assign]
@@ -136,38 +195,19 @@ def time_update(
             batch = draw(replay, agent.views, agent.objective, generators, importance=0.5)
             agent.update(batch, 4 * (agent.updates + 1))
 
-    # Four pairs to warm up: the fourth is where a GPU records its graphs.
-    gflop = _gflop(agent, two) if compute.device.type == "cpu" else 0.0
-    pair = measure(
-        " ".join([suite, method, *(overrides or []), *(["(textbook)"] if plain else [])]),
-        two,
-        warm_up=4,
-        repeats=max(repeats // 2, 2),
-        gflop=gflop,
-    )
-    return Timing(pair.name, pair.milliseconds / 2, pair.low / 2, pair.high / 2, 2 * pair.repeats, gflop / 2)
+    return two
 
 
-def _gflop(agent: SAC | Rainbow, work: Callable[[], None]) -> float:
+def _half(pair: Timing) -> Timing:
+    return Timing(pair.name, pair.milliseconds / 2, pair.low / 2, pair.high / 2, 2 * pair.repeats, pair.gflop / 2)
+
+
+def _gflop(work: Callable[[], None]) -> float:
     """Floating-point operations, in 1e9. The counter knows PyTorch's products and convolutions only, so while it counts
     nothing is fused."""
-    rounded = [module for module in _modules(agent) if isinstance(module, DataEfficientEncoder)]
-    kept, fused, unused = [module.dtype for module in rounded], encoders.FUSED, native.unused
-    encoders.FUSED, native.unused = False, unused | native.LAYERS
-    for module in rounded:
-        module.dtype = torch.float32
-    try:
-        with FlopCounterMode(display=False) as counter:
-            work()
-    finally:
-        encoders.FUSED, native.unused = fused, unused
-        for module, dtype in zip(rounded, kept, strict=True):
-            module.dtype = dtype
+    with (
+        native.without(native.AMX | native.ONEDNN, "operations are counted"),
+        FlopCounterMode(display=False) as counter,
+    ):
+        work()
     return float(counter.get_total_flops()) / 1e9
-
-
-def _modules(agent: SAC | Rainbow) -> Iterator[torch.nn.Module]:
-    """Every module that an agent holds, in any depth."""
-    for held in vars(agent).values():
-        if isinstance(held, torch.nn.Module):
-            yield from held.modules()

@@ -1,5 +1,8 @@
-"""What is written in C, built once where the machine has a compiler; where it has none, nobody is told and PyTorch or
-NumPy does it."""
+"""Accelerated twins of plain PyTorch and NumPy code: C that is compiled at first use, and PyTorch's oneDNN operations.
+
+Each operation has a name (:data:`ALL`) and a plain twin, which serves wherever the operation cannot be built or is
+disabled. :func:`served` names the operations that ran in this process, :func:`status` says why the others cannot.
+"""
 
 from __future__ import annotations
 
@@ -10,95 +13,141 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
+AMX = frozenset({"amx.encoder", "amx.head", "amx.dueling", "amx.transformer"})
+"""Layers on the matrix units of x86 processors, in C."""
+ONEDNN = frozenset({"onednn.conv_relu", "onednn.linear_relu"})
+"""Private operations of PyTorch's oneDNN."""
+ALL = frozenset({"frames", "adam"}) | AMX | ONEDNN
+"""Every accelerated operation by name."""
 
-RUN = 32
-"""Rows that the matrix units multiply together; widths come in multiples of it."""
-EPS = 1e-5
-"""Of norms, as PyTorch's."""
+disabled: Mapping[str, str] = {}
+"""Operation -> why it is not used, though it may be available; set by :func:`disable`."""
+_served: set[str] = set()
 
-LAYERS = frozenset({"encoder", "head", "dueling", "transformer"})
-ALL = LAYERS | {"frames", "adam"}
-unused: frozenset[str] = frozenset()
-"""What is not used from here on, though it could be built."""
+
+class Build(NamedTuple):
+    """The result of a compilation."""
+
+    library: ctypes.CDLL | None
+    message: str
+    """``"built"``, or why there is no library."""
+
+
+def disable(names: Iterable[str], reason: str) -> None:
+    """Leave the named operations out in this process from here on, beside those that are disabled already.
+
+    Raises:
+        ValueError: a name is not in :data:`ALL`.
+    """
+    global disabled
+    names = frozenset(names)
+    if unknown := sorted(names - ALL):
+        raise ValueError(f"unknown native operations: {', '.join(unknown)}")
+    disabled = {**disabled, **dict.fromkeys(names, reason)}
+
+
+@contextmanager
+def without(names: Iterable[str], reason: str) -> Iterator[None]:
+    """:func:`disable` for the length of a ``with`` statement."""
+    global disabled
+    before = disabled
+    disable(names, reason)
+    try:
+        yield
+    finally:
+        disabled = before
+
+
+def record(name: str) -> None:
+    """Note that an operation ran."""
+    _served.add(name)
+
+
+def served() -> list[str]:
+    """Names of the accelerated operations that ran in this process so far, sorted."""
+    return sorted(_served)
+
+
+def status() -> dict[str, str]:
+    """What stands behind each operation of :data:`ALL`. Compiles what has not been compiled yet (some seconds).
+
+    Returns:
+        Name -> ``"built"``, ``"built, without OpenMP"``, ``"disabled: ..."``, ``"no C compiler"``,
+        ``"processor without AMX"``, ``"build failed: ..."`` with the compiler's first error, or ``"PyTorch without
+        oneDNN"``.
+    """
+    return {name: f"disabled: {disabled[name]}" if name in disabled else _status(name) for name in sorted(ALL)}
+
+
+def _status(name: str) -> str:
+    if name in ONEDNN:
+        from mcurl.native import onednn
+
+        return "built" if onednn.available(name) else "PyTorch without oneDNN"
+    library, message = _build(name)
+    return "processor without AMX" if library and name in AMX and not library.supported() else message
 
 
 def library(name: str) -> ctypes.CDLL | None:
-    """The functions of ``name.c`` beside this file, built into the user's cache at first use; None where they cannot
-    be.
+    """The functions of an operation in C, built into the user's cache at first use.
 
-    With threads, which are torch's own where its OpenMP can be found in the process; else without.
+    They run in torch's own OpenMP threads where the compiler has OpenMP, else in one thread.
+
+    Args:
+        name: the path of its source below this folder with dots, as in ``amx.encoder``.
+
+    Returns:
+        The library, or None where the operation is disabled or cannot be built.
     """
-    return None if name in unused else _library(name)
+    return None if name in disabled else _build(name).library
 
 
 @cache
-def _library(name: str) -> ctypes.CDLL | None:
-    source = next(Path(__file__).parent.rglob(f"{name}.c"))
+def _build(name: str) -> Build:
+    source = Path(__file__).parent.joinpath(*name.split(".")).with_suffix(".c")
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcurl"
     text = b"".join(file.read_bytes() for file in [source, *sorted(source.parent.glob("*.h"))])
     stem = f"{name}-{hashlib.sha256(text).hexdigest()[:16]}-{platform.machine()}"
-    return _built(source, folder / f"{stem}-openmp.so", "-fopenmp") or _built(source, folder / f"{stem}.so")
+    threaded = _load(source, folder / f"{stem}-openmp.so", "-fopenmp")
+    if threaded.library is not None:
+        return threaded
+    build = _load(source, folder / f"{stem}.so")
+    return build if build.library is None else Build(build.library, "built, without OpenMP")
 
 
-def _built(source: Path, path: Path, *flags: str) -> ctypes.CDLL | None:
+def _load(source: Path, path: Path, *flags: str) -> Build:
+    """The library at a path, compiled if it is not there."""
     try:
         if not path.exists():
-            _compile(source, path, *flags)
-        return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError):
-        return None
+            compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+            if compiler is None:
+                return Build(None, "no C compiler")
+            _compile(compiler, source, path, *flags)
+        return Build(ctypes.CDLL(str(path)), "built")
+    except subprocess.CalledProcessError as error:
+        return Build(None, f"build failed: {_first_error(error.stderr.decode(errors='replace'))}")
+    except (OSError, subprocess.SubprocessError) as error:
+        return Build(None, f"build failed: {error}")
 
 
-def _compile(source: Path, path: Path, *flags: str) -> None:
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise OSError("no C compiler")
+def _compile(compiler: str, source: Path, path: Path, *flags: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        made, built = Path(scratch) / "made.o", Path(scratch) / path.name
+        object_file, shared = Path(scratch) / "object.o", Path(scratch) / path.name
         for command in (
-            ["-O3", "-fno-math-errno", "-fPIC", *flags, "-c", str(source), "-o", str(made)],
-            ["-shared", str(made), "-o", str(built)],
+            ["-O3", "-fno-math-errno", "-fPIC", *flags, "-c", str(source), "-o", str(object_file)],
+            ["-shared", str(object_file), "-o", str(shared)],
         ):
             subprocess.run([compiler, *command], check=True, capture_output=True, timeout=60)
-        os.replace(built, path)  # whole or not at all: two runs may build it at once
+        os.replace(shared, path)  # whole or not at all: two processes may build it at once
 
 
-def layer(name: str, rooms: tuple[str, ...], *, forward: int, backward: int) -> ctypes.CDLL | None:
-    """The functions of a compiled layer: each takes a shape and so many pointers, those of its rooms the shape alone.
-    None without matrix units."""
-    functions = library(name)
-    return functions and _layer(functions, rooms, forward, backward)
-
-
-@cache
-def _layer(functions: ctypes.CDLL, rooms: tuple[str, ...], forward: int, backward: int) -> ctypes.CDLL | None:
-    if not functions.supported():
-        return None
-    for numbers in rooms:
-        function = getattr(functions, numbers)
-        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int64
-    functions.forward.argtypes, functions.backward.argtypes = (
-        [ctypes.c_void_p] * (1 + forward),
-        [ctypes.c_void_p] * (1 + backward),
-    )
-    functions.forward.restype = functions.backward.restype = None
-    return functions
-
-
-def room(numbers: int, *, whole: bool) -> Tensor:
-    """Memory to work in. Zeros unless the rows are whole runs: what a run holds beyond them is multiplied too, and must
-    be a number."""
-    return (torch.empty if whole else torch.zeros)(numbers)
-
-
-def addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
-    """Where contiguous tensors lie, for a struct of pointers."""
-    assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
-    return (ctypes.c_void_p * len(tensors))(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
+def _first_error(output: str) -> str:
+    lines = [line for line in output.splitlines() if line.strip()] or ["the compiler says nothing"]
+    return next((line for line in lines if "error" in line), lines[0])

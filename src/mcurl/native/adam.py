@@ -1,5 +1,8 @@
-"""Adam on a clipped gradient in C: what ``clip_grad_norm_`` and a fused Adam do in four passes and some hundred small
-operations, in two passes."""
+"""Adam on a clipped gradient in C: ``clip_grad_norm_`` and a fused Adam, four passes and some hundred small
+operations, become two passes.
+
+The plain twin is :func:`mcurl.agents.optim.clip_and_step` without it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcurl.native import library
+from mcurl import native
 
 
 class Parameter(NamedTuple):
@@ -41,17 +44,18 @@ def step(parameters: Sequence[Parameter], *, beta1: float, beta2: float, eps: fl
         max_norm: the largest norm that is not clipped; infinity clips nothing.
 
     Returns:
-        The norm before it was clipped, ``float32 []`` (0 where nothing is clipped).
+        The norm before clipping, ``float32 []`` (0 where nothing is clipped).
 
     Raises:
         RuntimeError: it is not available.
     """
     functions = _functions()
     if functions is None:
-        raise RuntimeError("the compiled Adam needs a compiler")
+        raise RuntimeError("the compiled Adam is not available: no compiler, or it is disabled")
     addresses = np.array([tensor.data_ptr() for p in parameters for tensor in p[:5]], np.uint64)
     sizes = np.array([p.value.numel() for p in parameters], np.int64)
     rates = np.array([p.rate for p in parameters], np.float64)
+    native.record("adam")
     return torch.tensor(
         functions.step(
             addresses.ctypes.data, sizes.ctypes.data, rates.ctypes.data, len(parameters), beta1, beta2, eps, max_norm
@@ -60,7 +64,7 @@ def step(parameters: Sequence[Parameter], *, beta1: float, beta2: float, eps: fl
 
 
 def _functions() -> ctypes.CDLL | None:
-    functions = library("adam")
+    functions = native.library("adam")
     return functions and _typed(functions)
 
 

@@ -1,5 +1,8 @@
-"""Stacks of frames gathered out of a ring in C: as crops for convolutions (``gather``), or as patches for matrix
-products (``cut``)."""
+"""Stacks of frames gathered out of a ring in C: as crops for convolutions (:func:`gather`), or as patches for matrix
+products (:func:`cut`, :func:`patches`).
+
+The plain twins are ``Replay._stacks_indexed`` and ``DataEfficientEncoder.patches``.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mcurl.native import library
+from mcurl import native
 
 Rows = npt.NDArray[np.int64]
+
+KERNEL = 5
+"""Side and stride of both convolutions that patches are cut for."""
 
 
 def available() -> bool:
@@ -31,7 +37,7 @@ def gather(frames: Tensor, slots: Rows, top: Rows, left: Rows, out: Tensor) -> N
         out: ``bfloat16 [N, K*C, size, size]``, channels-last.
 
     Raises:
-        RuntimeError: it is not available, or takes no stacks of this size.
+        RuntimeError: it is not available, or does not support stacks of this size.
     """
     functions = _functions()
     if functions is None or not out.is_contiguous(memory_format=torch.channels_last):
@@ -48,7 +54,8 @@ def gather(frames: Tensor, slots: Rows, top: Rows, left: Rows, out: Tensor) -> N
         out.shape[-1],
         out.data_ptr(),
     ):
-        raise RuntimeError(f"the compiled gather takes no stacks of shape {tuple(out.shape[1:])}")
+        raise RuntimeError(f"the compiled gather does not support stacks of shape {tuple(out.shape[1:])}")
+    native.record("frames")
 
 
 def cut(frames: Tensor, slots: Rows, top: Rows, left: Rows, down: Rows, right: Rows, crop: int, out: Tensor) -> None:
@@ -68,11 +75,11 @@ def cut(frames: Tensor, slots: Rows, top: Rows, left: Rows, down: Rows, right: R
     if functions is None or not out.is_contiguous() or not frames.is_contiguous():
         raise RuntimeError("the compiled cut needs a compiler, reads contiguous frames, and writes contiguous patches")
     arrays = [np.ascontiguousarray(array, np.int64) for array in (slots, top, left, down, right)]
-    slots_at, *corners = (array.ctypes.data for array in arrays)
+    slots_address, *corners = (array.ctypes.data for array in arrays)
     if functions.cut(
         frames.data_ptr(),
         *frames.shape[1:],
-        slots_at,
+        slots_address,
         slots.shape[1],
         *corners,
         crop,
@@ -81,30 +88,43 @@ def cut(frames: Tensor, slots: Rows, top: Rows, left: Rows, down: Rows, right: R
         out.shape[2],
         out.data_ptr(),
     ):
-        raise RuntimeError(f"the compiled cut takes no frames of {tuple(frames.shape[2:])} pixels")
+        raise RuntimeError(f"the compiled cut does not support frames of {tuple(frames.shape[2:])} pixels")
+    native.record("frames")
+
+
+def supports_patches(pixels: Tensor) -> bool:
+    """Whether :func:`patches` takes observations like these: square, ``uint8``, on the CPU."""
+    return (
+        pixels.device.type == "cpu"
+        and pixels.dtype == torch.uint8
+        and pixels.shape[2] == pixels.shape[3]
+        and available()
+    )
+
+
+def patches(pixels: Tensor, rows: int, columns: int) -> Tensor:
+    """Whole observations ``uint8 [N, C, S, S]`` as :func:`cut` writes them: ``uint8 [N, rows, columns, 5, 5, C, 5, 5]``
+    from the top left corner on.
+
+    Raises:
+        RuntimeError: as :func:`cut`.
+    """
+    n, channels, size, _ = pixels.shape
+    out = torch.empty((n, rows, columns, KERNEL, KERNEL, channels, KERNEL, KERNEL), dtype=torch.uint8)
+    zeros = np.zeros(n, np.int64)
+    cut(pixels.contiguous(), np.arange(n)[:, None], zeros, zeros, zeros, zeros, size, out)
+    return out
 
 
 def _functions() -> ctypes.CDLL | None:
-    functions = library("frames")
+    functions = native.library("frames")
     return functions and _typed(functions)
 
 
 @cache
 def _typed(functions: ctypes.CDLL) -> ctypes.CDLL:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    functions.gather.argtypes = [
-        pointer,
-        number,
-        number,
-        number,
-        pointer,
-        number,
-        pointer,
-        pointer,
-        number,
-        number,
-        pointer,
-    ]
-    functions.cut.argtypes = [pointer, number, number, number, pointer, number, *[pointer] * 4, *[number] * 4, pointer]
+    functions.gather.argtypes = [pointer, *[number] * 3, pointer, number, *[pointer] * 2, *[number] * 2, pointer]
+    functions.cut.argtypes = [pointer, *[number] * 3, pointer, number, *[pointer] * 4, *[number] * 4, pointer]
     functions.gather.restype = functions.cut.restype = ctypes.c_int
     return functions

@@ -1,51 +1,16 @@
 """The pixel encoder of SAC on DMControl: four 3×3 convolutions, then a linear layer and LayerNorm (section A.1.1).
 
 Layout: activations are channels-last. The linear layer's weight is kept as ``[features, filters, h, w]`` in the same
-    memory format, so that flattening both
-is a view, while its logical order, which checkpoints store, stays the plain one.
+memory format, so that flattening both is a view; its logical order, which checkpoints store, stays the plain one.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FUSED: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")  # type: ignore[no-untyped-call]
-"""Whether this PyTorch has oneDNN's convolution with ReLU."""
-
-
-class _ConvReLU(torch.autograd.Function):
-    """ReLU(conv(x)) as one operation forward; backward needs only the output. What oneDNN fuses in inference, with a
-    gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-        y = fused_conv_relu(x, weight, bias, stride)
-        ctx.save_for_backward(x, weight, y)
-        ctx.stride = stride
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, y = ctx.saved_tensors
-        through = torch.ops.aten.threshold_backward(gradients[0], y, 0)
-        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]]
-        s = ctx.stride
-        dx, dw, db = torch.ops.aten.convolution_backward(
-            through, x, weight, [len(weight)], [s, s], [0, 0], [1, 1], False, [0, 0], 1, wanted
-        )
-        return dx, dw, db, None
-
-
-def fused_conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-    """oneDNN's convolution with ReLU applied before the result is written."""
-    y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        x, weight, bias, [0, 0], [stride, stride], [1, 1], 1, "relu", [], ""
-    )
-    return y
+from mcurl.native import onednn
 
 
 class Convolutions(nn.Module):
@@ -88,11 +53,9 @@ class Convolutions(nn.Module):
         return x
 
     def _conv_relu(self, x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-        if x.device.type != "cpu" or x.dtype == torch.float64 or not FUSED:
-            return F.relu(F.conv2d(x, weight, bias, stride=stride), inplace=True)
-        if torch.is_grad_enabled() and weight.requires_grad:
-            return _ConvReLU.apply(x, weight, bias, stride)  # type: ignore[no-untyped-call, no-any-return]
-        return fused_conv_relu(x, weight, bias, stride)
+        if onednn.supports_conv_relu(x):
+            return onednn.conv_relu(x, weight, bias, stride)
+        return F.relu(F.conv2d(x, weight, bias, stride=stride), inplace=True)
 
     def output_size(self, size: int) -> int:
         """Side of the feature map for square pixels of this side."""

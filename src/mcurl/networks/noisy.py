@@ -1,8 +1,8 @@
 """Noisy linear layers (Fortunato et al., 2018) and the dueling distributional head made of them (Wang et al., 2016;
 Bellemare et al., 2017).
 
-Noise is an argument: weights are made from a draw, and who calls a head says which weights it sees. Nothing here draws
-    while it computes.
+Noise is an argument: weights are made from a draw, and the caller of a head says which weights it uses. No forward pass
+draws noise.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcurl.native.amx import dueling as compiled
+from mcurl.native import amx
 
 
 def draw_noise(size: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
@@ -76,7 +76,7 @@ class HeadWeights(NamedTuple):
     parameters: Sequence[Tensor]
     """μ and σ of the weight and of the bias of each layer."""
     layers: list[Weights] | None
-    """None: the compiled head makes them from the two."""
+    """None: the accelerated head makes them from noise and parameters while it multiplies."""
 
 
 class DuelingHead(nn.Module):
@@ -115,7 +115,7 @@ class DuelingHead(nn.Module):
             for layer in layers
             for parameter in (layer.weight_mu, layer.weight_sigma, layer.bias_mu, layer.bias_sigma)
         ]
-        if compiled.takes(parameters):
+        if amx.dueling.supports(parameters):
             return HeadWeights(noise, parameters, None)
         parts = (None,) * 4 if noise is None else torch.split(noise, self.noise_sizes)
         return HeadWeights(noise, parameters, [layer.weights(part) for layer, part in zip(layers, parts, strict=True)])
@@ -127,40 +127,14 @@ class DuelingHead(nn.Module):
     def both(self, features: Tensor, others: Tensor, weights: HeadWeights) -> tuple[Tensor, Tensor]:
         """The logits of ``features`` [N, d], and those of ``others`` [M, d], through which no gradient flows, under the
         same draw."""
-        if weights.layers is not None:
-            with torch.no_grad():
-                other_logits = self._layers(others, weights.layers)
-            return self._layers(features, weights.layers), other_logits
-        together = torch.cat([features, others.detach()])
-        logits, other_logits = _CompiledDueling.apply(together, len(features), weights.noise, *weights.parameters)  # type: ignore[no-untyped-call]
-        return logits, other_logits
+        if weights.layers is None:
+            return amx.dueling.apply(features, others, weights.noise, weights.parameters)
+        with torch.no_grad():
+            other_logits = self._layers(others, weights.layers)
+        return self._layers(features, weights.layers), other_logits
 
     def _layers(self, features: Tensor, layers: list[Weights]) -> Tensor:
         value_hidden, value, advantage_hidden, advantage = layers
         v = F.linear(F.relu(F.linear(features, *value_hidden)), *value)[:, None]  # [N, 1, atoms]
         a = F.linear(F.relu(F.linear(features, *advantage_hidden)), *advantage).view(-1, self.actions, self.atoms)
         return v + a - a.mean(1, keepdim=True)
-
-
-class _CompiledDueling(torch.autograd.Function):
-    """All layers and all gradients as one operation each, which make the weights while they read them."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, features: Tensor, learned: int, noise: Tensor | None, *parameters: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        logits, kept = compiled.forward(features, parameters, noise)
-        ctx.learned, ctx.rows = learned, len(features)
-        ctx.save_for_backward(kept, features, noise, *parameters)
-        made, others = logits[:learned], logits[learned:]
-        ctx.mark_non_differentiable(others)
-        return made, others
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        kept, features, noise, *parameters = ctx.saved_tensors
-        learned = slice(ctx.learned)
-        of_features, of_parameters = compiled.backward(
-            gradients[0], kept[:, learned], features[learned], parameters, noise
-        )
-        return F.pad(of_features, (0, 0, 0, ctx.rows - ctx.learned)), None, None, *of_parameters

@@ -4,14 +4,23 @@ acting."""
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcurl.native.amx import transformer as compiled
-from mcurl.native.amx.transformer import Dropout
+from mcurl.native import amx
+
+
+class Dropout(NamedTuple):
+    """A draw of dropout for all branches: a number is multiplied by 0 where its word is below ``drop_below``, else by
+    ``scale``."""
+
+    words: Tensor
+    """Random ``int16 [L, 2, B, T, d]``: for both branches of each block."""
+    drop_below: int
+    scale: float
 
 
 def sinusoids(length: int, width: int) -> Tensor:
@@ -23,24 +32,24 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 
 def draw_dropout(shape: tuple[int, ...], p: float, device: torch.device | str = "cpu") -> Dropout:
-    """What drops each number with probability p (in 65536ths), for :func:`dropout_scales`.
+    """A draw that drops each number with probability p (in 65536ths), for :func:`dropout_scales`.
 
-    Four draws from one random word: PyTorch's dropout takes one of its own for each, and on a processor three times as
-        long.
+    One random word of 64 bits serves four numbers. PyTorch's dropout draws a word for each, which takes three times as
+    long on a processor.
     """
-    dropped, size = round(p * 2**16), math.prod(shape)
+    threshold, size = round(p * 2**16), math.prod(shape)
     words = (
         torch.empty(-(-size // 4), dtype=torch.int64, device=device)
         .random_(-(2**63), None)
         .view(torch.int16)[:size]
         .view(shape)
     )
-    return Dropout(words, dropped - 2**15, 0.0 if dropped == 2**16 else 1 / (1 - dropped / 2**16))
+    return Dropout(words, threshold - 2**15, 0.0 if threshold == 2**16 else 1 / (1 - threshold / 2**16))
 
 
 def dropout_scales(dropout: Dropout) -> Tensor:
-    """What a draw multiplies by: ``float32``, 0 or 1 / (1 − p)."""
-    return (dropout.words >= dropout.drop_below) * dropout.kept
+    """The factors of a draw: ``float32``, 0 or 1 / (1 − p)."""
+    return (dropout.words >= dropout.drop_below) * dropout.scale
 
 
 class Block(nn.Module):
@@ -60,7 +69,7 @@ class Block(nn.Module):
                 nn.init.zeros_(offset)
 
     def parameters_in_order(self) -> list[Tensor | None]:
-        """As the compiled block reads them."""
+        """Weight and bias of each layer, as the accelerated blocks read them."""
         return [
             tensor
             for layer in (self.qkv, self.norm1, self.norm2, self.ffn1, self.ffn2)
@@ -110,44 +119,14 @@ class Transformer(nn.Module):
         dropout = draw_dropout((len(self.blocks), 2, *h.shape), self.dropout, h.device) if drops else None
         parameters = [parameter for block in self.blocks for parameter in cast(Block, block).parameters_in_order()]
         rounded = self.dtype != torch.float32
-        if compiled.takes(h, parameters):
-            out: Tensor = _CompiledTransformer.apply(h, padded, dropout, self.scale, rounded, *parameters)  # type: ignore[no-untyped-call]
-            return out
+        if amx.transformer.supports(h, parameters):
+            return amx.transformer.apply(h, padded, dropout, parameters, self.scale, rounded=rounded)
         with torch.autocast(h.device.type, self.dtype, enabled=rounded):
             return self._blocks(h, padded, None if dropout is None else dropout_scales(dropout))
 
     def _blocks(self, h: Tensor, padded: Tensor, scales: Tensor | None) -> Tensor:
         # A large finite number, so that a sequence of nothing but padding gives no NaN.
         bias = padded[:, None, :] * -1e9  # [B, 1, T]
-        for block, of_block in zip(
-            self.blocks, [(1.0, 1.0)] * len(self.blocks) if scales is None else scales, strict=True
-        ):
-            h = block(h, bias, of_block)
+        for i, block in enumerate(self.blocks):
+            h = block(h, bias, (1.0, 1.0) if scales is None else scales[i])
         return h
-
-
-class _CompiledTransformer(torch.autograd.Function):
-    """Every block and every gradient as one operation each."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        h: Tensor,
-        padded: Tensor,
-        dropout: Dropout | None,
-        scale: float,
-        rounded: bool,
-        *parameters: Tensor | None,
-    ) -> Tensor:
-        out, kept = compiled.forward(h, padded, dropout, parameters, scale, rounded=rounded)
-        ctx.dropout, ctx.scale, ctx.rounded = dropout, scale, rounded
-        ctx.save_for_backward(kept, *parameters)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        kept, *parameters = ctx.saved_tensors
-        of_h, of_parameters = compiled.backward(
-            gradients[0], kept, ctx.dropout, parameters, ctx.scale, rounded=ctx.rounded
-        )
-        return of_h, None, None, None, None, *of_parameters

@@ -14,6 +14,9 @@ from mcurl import native
 from mcurl.errors import UserError
 from mcurl.runtime.threads import available_cores
 
+FLAGS = ("amx_tile", "amx_bf16", "amx_int8", "avx512f", "avx512_bf16", "avx2")
+"""Of processors: instruction sets that products here can use."""
+
 
 @dataclass(frozen=True)
 class ComputeSettings:
@@ -30,6 +33,9 @@ class ComputeSettings:
     """SAC: the environment steps while the update runs; bit for bit the same result."""
     graphs: bool = True
     """On a GPU: replay each update as one CUDA graph."""
+    native: Literal["auto", "off"] = "auto"
+    """auto: this package's C, compiled at first use, and oneDNN's fused operations where they apply. off: plain
+    PyTorch and NumPy only; slower, and equal but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +47,20 @@ class Compute:
     graphs: bool
 
     @property
+    def precision(self) -> str:
+        """bf16, tf32 or fp32."""
+        if self.dtype == torch.bfloat16:
+            return "bf16"
+        return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "fp32"
+
+    @property
     def name(self) -> str:
         where = torch.cuda.get_device_name() if self.device.type == "cuda" else f"{torch.get_num_threads()} threads"
-        return f"{where}, {'bf16' if self.dtype == torch.bfloat16 else 'tf32' if torch.backends.cuda.matmul.allow_tf32 else 'fp32'}"
+        return f"{where}, {self.precision}"
 
 
 def prepare(settings: ComputeSettings) -> Compute:
-    """Set threads, allocator and which compiled layers serve for this process, and choose device and precision.
+    """Set threads, allocator and the native operations in use for this process, and choose device and precision.
 
     Comes before the first environment: see `load_compiler`.
 
@@ -67,7 +80,11 @@ def prepare(settings: ComputeSettings) -> Compute:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
         torch.backends.cudnn.benchmark = True
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16(device))
-    native.unused = frozenset() if bf16 else native.LAYERS  # their products are not quite float32's
+    native.disabled = {}
+    if settings.native == "off":
+        native.disable(native.ALL, "compute.native=off")
+    elif not bf16:  # Their products are not quite float32's.
+        native.disable(native.AMX, "the precision is fp32")
     return Compute(device, torch.bfloat16 if bf16 else torch.float32, settings.graphs and device.type == "cuda")
 
 
@@ -76,11 +93,35 @@ def has_fast_bf16(device: torch.device) -> bool:
     BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability()[0] >= 8
+    return bool({"amx_bf16", "avx512_bf16"} & set(processor_flags()))
+
+
+def processor_flags() -> list[str]:
+    """Instruction sets that matter here and that this processor has: amx_tile, amx_bf16, amx_int8, avx512f,
+    avx512_bf16, avx2. Empty where /proc/cpuinfo cannot be read."""
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return False
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+        return []
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return [flag for flag in FLAGS if flag in flags]
+
+
+def compute_metadata(compute: Compute) -> dict[str, Any]:
+    """Plain values about what this process computes with, for ``run.json``.
+
+    Returns:
+        ``device`` (the GPU's name, or cpu), ``precision`` (bf16, tf32 or fp32), ``threads`` in effect, ``native``
+        (accelerated operations that ran so far, see :func:`mcurl.native.served`: ask after the first updates) and
+        ``processor_flags``.
+    """
+    return {
+        "device": torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else "cpu",
+        "precision": compute.precision,
+        "threads": torch.get_num_threads(),
+        "native": native.served(),
+        "processor_flags": processor_flags(),
+    }
 
 
 def keep_freed_memory() -> None:

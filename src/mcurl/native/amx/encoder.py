@@ -1,18 +1,22 @@
-"""Atari's encoder on the processor's matrix units (AMX), and the gradients of its parameters, in C."""
+"""Atari's encoder on the processor's matrix units (AMX), and the gradients of its parameters: ``encoder.c``.
+
+The plain twin is ``DataEfficientEncoder._layers``.
+"""
 
 from __future__ import annotations
 
 import ctypes
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mcurl.native import library
+from mcurl import native
 
 CHANNELS = (32, 64)
 """Of the two convolutions; nothing else is compiled."""
-MOST_INPUTS = 512
+MAX_INPUTS = 512
 """Bytes in a patch."""
 
 Parameters = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -21,14 +25,14 @@ Parameters = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def available() -> bool:
-    """Whether there is a compiler, and a processor with AMX that this process may use."""
+    """Whether the operation is enabled and built, and this process may use AMX."""
     return _functions() is not None
 
 
-def takes(patches: Tensor, parameters: Parameters) -> bool:
-    """Whether :func:`forward` can encode these."""
+def supports(patches: Tensor, parameters: Parameters) -> bool:
+    """Whether :func:`apply` and :func:`forward` can encode these."""
     weight1, _, weight2, _ = parameters
-    shapes = (len(weight1), len(weight2)) == CHANNELS and weight1[0].numel() == patches.shape[2] <= MOST_INPUTS
+    shapes = (len(weight1), len(weight2)) == CHANNELS and weight1[0].numel() == patches.shape[2] <= MAX_INPUTS
     return (
         shapes
         and patches.device.type == "cpu"
@@ -38,95 +42,119 @@ def takes(patches: Tensor, parameters: Parameters) -> bool:
     )
 
 
-def forward(patches: Tensor, parameters: Parameters, *, keep: bool) -> tuple[Tensor, Tensor | None]:
+def apply(patches: Tensor, parameters: Parameters) -> Tensor:
+    """The features of :func:`forward`, differentiable in the parameters.
+
+    Raises:
+        RuntimeError: it does not :func:`supports` such patches.
+    """
+    return _AmxEncoder.apply(torch.is_grad_enabled(), patches, *parameters)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _AmxEncoder(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, differentiable: bool, patches: Tensor, *parameters: Tensor) -> Tensor:
+        features, hidden = forward(patches, parameters, save=differentiable)  # type: ignore[arg-type]
+        if hidden is not None:
+            ctx.save_for_backward(patches, *parameters, hidden, features)
+        return features
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        patches, *parameters, hidden, features = ctx.saved_tensors
+        return None, None, *backward(patches, tuple(parameters), hidden, features, gradients[0])
+
+
+def forward(patches: Tensor, parameters: Parameters, *, save: bool) -> tuple[Tensor, Tensor | None]:
     """Both convolutions with ReLU, in torch's own threads.
 
-    The first multiplies bytes by weights of 15 bits and rounds its sums, and nothing before, to bfloat16; the second
-    multiplies in bfloat16.
+    The first multiplies bytes by weights of 15 bits in integers and rounds the sums to bfloat16; the second multiplies
+    in bfloat16.
 
     Args:
         patches: ``uint8 [N, Y·X·25, C·25]``, see :func:`mcurl.native.frames.cut`.
         parameters: see :data:`Parameters`.
-        keep: give what :func:`backward` needs, too.
+        save: return what :func:`backward` needs, too.
 
     Returns:
-        Features ``float32 [N, 64·Y·X]``, flattened from [64, Y, X], and what lies between the layers, or None.
+        Features ``float32 [N, 64·Y·X]``, flattened from [64, Y, X]; and the first layer's output, ``bfloat16 [N·Y·X +
+        16, 800]``, or None.
 
     Raises:
-        RuntimeError: it :func:`takes` no such patches.
+        RuntimeError: it does not :func:`supports` such patches.
     """
     functions = _checked(patches, parameters)
-    patches, (weight1, bias1, weight2, bias2) = patches.contiguous(), _in_order(parameters)
+    patches, (weight1, bias1, weight2, bias2) = patches.contiguous(), _ordered(parameters)
     n, cells, inputs = len(patches), patches.shape[1] // 25, patches.shape[2]
     features = torch.empty((n, CHANNELS[1] * cells))
     # 16 rows more than there are: matrix units read whole tiles.
-    between = torch.empty((n * cells + 16, CHANNELS[0] * 25), dtype=torch.bfloat16) if keep else None
-    room = _room(functions.forward_room(cells))
-    pointers = (tensor.data_ptr() for tensor in (weight1, bias1, weight2, bias2))
+    hidden = torch.empty((n * cells + 16, CHANNELS[0] * 25), dtype=torch.bfloat16) if save else None
+    workspace = _workspace(functions.forward_workspace(cells))
     functions.forward(
         patches.data_ptr(),
         n,
         cells,
         inputs,
-        *pointers,
-        between.data_ptr() if between is not None else None,
+        *(tensor.data_ptr() for tensor in (weight1, bias1, weight2, bias2)),
+        hidden.data_ptr() if hidden is not None else None,
         features.data_ptr(),
-        room.data_ptr(),
-        len(room),
+        workspace.data_ptr(),
+        len(workspace),
     )
-    return features, between
+    native.record("amx.encoder")
+    return features, hidden
 
 
-def backward(
-    patches: Tensor, parameters: Parameters, between: Tensor, features: Tensor, gradient: Tensor
-) -> Parameters:
-    """The gradients of the parameters from that of the features.
+def backward(patches: Tensor, parameters: Parameters, hidden: Tensor, features: Tensor, gradient: Tensor) -> Parameters:
+    """The gradients of the parameters from that of the features, each in the memory layout that :func:`forward` reads.
 
     Args:
-        patches, parameters: what :func:`forward` was given; between, features: what it gave.
+        patches, parameters: arguments of :func:`forward`; hidden, features: its results.
         gradient: ``float32 [N, 64·Y·X]``, rounded to bfloat16.
+
+    Raises:
+        RuntimeError: it does not :func:`supports` such patches.
     """
     functions = _checked(patches, parameters)
-    patches, weight2, gradient = patches.contiguous(), _in_order(parameters)[2], gradient.contiguous()
+    patches, weight2, gradient = patches.contiguous(), _ordered(parameters)[2], gradient.contiguous()
     n, cells, inputs = len(patches), patches.shape[1] // 25, patches.shape[2]
-    made = tuple(torch.zeros_like(parameter) for parameter in _in_order(parameters))
-    room = _room(functions.backward_room(cells, inputs))
-    given = (tensor.data_ptr() for tensor in (patches, between, features, gradient))
+    parameter_gradients = tuple(torch.zeros_like(parameter) for parameter in _ordered(parameters))
+    workspace = _workspace(functions.backward_workspace(cells, inputs))
     functions.backward(
-        *given,
+        *(tensor.data_ptr() for tensor in (patches, hidden, features, gradient)),
         n,
         cells,
         inputs,
         weight2.data_ptr(),
-        *(tensor.data_ptr() for tensor in made),
-        room.data_ptr(),
-        len(room),
+        *(tensor.data_ptr() for tensor in parameter_gradients),
+        workspace.data_ptr(),
+        len(workspace),
     )
-    return made  # type: ignore[return-value]
+    return parameter_gradients  # type: ignore[return-value]
 
 
-def _in_order(parameters: Parameters) -> Parameters:
+def _ordered(parameters: Parameters) -> Parameters:
     """In the order in which they are multiplied: the second layer reads the channels of a pixel one after the other."""
     weight1, bias1, weight2, bias2 = parameters
     return weight1.contiguous(), bias1, weight2.contiguous(memory_format=torch.channels_last), bias2
 
 
-def _room(of_thread: int) -> Tensor:
-    """Memory to work in, some for each thread."""
-    return torch.empty((torch.get_num_threads(), of_thread), dtype=torch.uint8)
+def _workspace(bytes_per_thread: int) -> Tensor:
+    return torch.empty((torch.get_num_threads(), bytes_per_thread), dtype=torch.uint8)
 
 
 def _checked(patches: Tensor, parameters: Parameters) -> ctypes.CDLL:
     functions = _functions()
-    if functions is None or not takes(patches, parameters):
+    if functions is None or not supports(patches, parameters):
         raise RuntimeError(
-            f"the compiled encoder takes no {patches.dtype} patches of {patches.shape[2]} inputs here, for weights of {tuple(parameters[0].shape)}"
+            f"the compiled encoder does not support {patches.dtype} patches of {patches.shape[2]} inputs here, "
+            f"with weights of {tuple(parameters[0].shape)}"
         )
     return functions
 
 
 def _functions() -> ctypes.CDLL | None:
-    functions = library("encoder")
+    functions = native.library("amx.encoder")
     return functions and _typed(functions)
 
 
@@ -138,6 +166,6 @@ def _typed(functions: ctypes.CDLL) -> ctypes.CDLL | None:
     functions.forward.argtypes = [pointer, number, number, number, *[pointer] * 7, number]
     functions.backward.argtypes = [pointer, pointer, pointer, pointer, number, number, number, *[pointer] * 6, number]
     functions.forward.restype = functions.backward.restype = ctypes.c_int
-    functions.forward_room.argtypes, functions.backward_room.argtypes = [number], [number, number]
-    functions.forward_room.restype = functions.backward_room.restype = number
+    functions.forward_workspace.argtypes, functions.backward_workspace.argtypes = [number], [number, number]
+    functions.forward_workspace.restype = functions.backward_workspace.restype = number
     return functions

@@ -1,13 +1,18 @@
-"""The contrastive head on Atari's encoder and all its gradients on the processor's matrix units (AMX), in C."""
+"""The contrastive head on Atari's encoder and all its gradients on the processor's matrix units (AMX): ``head.c``.
+
+The plain twin is ``ContrastHead._layers``.
+"""
 
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mcurl.native import EPS, RUN, addresses, layer, room
+from mcurl import native
+from mcurl.native.amx.binding import BLOCK, EPS, addresses, layer, workspace
 
 Parameters = tuple[Tensor, Tensor, Tensor, Tensor]
 """``float32``: weight ``[hidden, in]`` and bias ``[hidden]`` of the first layer, weight ``[out, hidden]`` and bias
@@ -21,70 +26,102 @@ class _Shape(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether there is a compiler, and a processor with AMX that this process may use."""
+    """Whether the operation is enabled and built, and this process may use AMX."""
     return _functions() is not None
 
 
-def takes(features: Tensor, parameters: Parameters) -> bool:
-    """Whether :func:`forward` can take these: widths in multiples of :data:`RUN`."""
+def supports(features: Tensor, parameters: Parameters) -> bool:
+    """Whether :func:`apply` and :func:`forward` take these: widths in multiples of :data:`BLOCK`, ``float32`` on the
+    CPU."""
     widths = (*parameters[0].shape, len(parameters[2]))
     plain = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in (features, *parameters))
-    return plain and len(features) > 0 and not any(width % RUN for width in widths) and available()
+    return plain and len(features) > 0 and not any(width % BLOCK for width in widths) and available()
 
 
-def forward(features: Tensor, parameters: Parameters, *, keep: bool) -> tuple[Tensor, Tensor | None]:
+def apply(features: Tensor, parameters: Parameters) -> Tensor:
+    """The output of :func:`forward`, differentiable.
+
+    Raises:
+        RuntimeError: it does not :func:`supports` such features.
+    """
+    return _AmxHead.apply(torch.is_grad_enabled(), features, *parameters)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _AmxHead(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, differentiable: bool, features: Tensor, *parameters: Tensor) -> Tensor:
+        out, saved = forward(features, parameters, save=differentiable)  # type: ignore[arg-type]
+        if saved is not None:
+            ctx.save_for_backward(saved, *parameters)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        saved, *parameters = ctx.saved_tensors
+        feature_gradient, parameter_gradients = backward(gradients[0], saved, tuple(parameters))
+        return None, feature_gradient, *parameter_gradients
+
+
+def forward(features: Tensor, parameters: Parameters, *, save: bool) -> tuple[Tensor, Tensor | None]:
     """Linear, LayerNorm, ReLU, Linear, LayerNorm, the norms without parameters, in torch's own threads.
 
-    The matrices are multiplied as sums of two that are rounded to bfloat16, so that a product is as close to exact as
-    some parts in a million.
+    Each matrix is multiplied as the sum of two that are rounded to bfloat16, so that a product is exact up to some
+    parts in a million.
 
     Args:
         features: ``float32 [N, in]``.
         parameters: see :data:`Parameters`.
-        keep: give what :func:`backward` needs, too.
+        save: return what :func:`backward` needs, too.
 
     Returns:
         ``float32 [N, out]``, and what :func:`backward` needs, or None.
 
     Raises:
-        RuntimeError: it :func:`takes` no such features.
+        RuntimeError: it does not :func:`supports` such features.
     """
     functions = _checked(features, parameters)
     features, shape = features.contiguous(), _shape(len(features), parameters)
+    full = shape.rows % BLOCK == 0
     out = torch.empty((len(features), len(parameters[2])))
-    kept = room(functions.kept_room(ctypes.byref(shape)), whole=shape.rows % RUN == 0) if keep else None
-    work = room(functions.forward_room(ctypes.byref(shape)), whole=shape.rows % RUN == 0)
+    saved = workspace(functions.saved_size(ctypes.byref(shape)), full=full) if save else None
+    scratch = workspace(functions.forward_workspace(ctypes.byref(shape)), full=full)
     functions.forward(
         ctypes.byref(shape),
         features.data_ptr(),
         addresses(parameters),
-        None if kept is None else kept.data_ptr(),
-        work.data_ptr(),
+        None if saved is None else saved.data_ptr(),
+        scratch.data_ptr(),
         out.data_ptr(),
     )
-    return out, kept
+    native.record("amx.head")
+    return out, saved
 
 
-def backward(gradient: Tensor, kept: Tensor, parameters: Parameters) -> tuple[Tensor, list[Tensor]]:
-    """The gradients of the features and of the parameters from that of what :func:`forward` gave, ``float32 [N,
-    out]``."""
+def backward(gradient: Tensor, saved: Tensor, parameters: Parameters) -> tuple[Tensor, list[Tensor]]:
+    """The gradients of the features and of the parameters from that of :func:`forward`'s output.
+
+    Args:
+        gradient: ``float32 [N, out]``.
+        saved, parameters: of :func:`forward`.
+
+    Raises:
+        RuntimeError: it does not :func:`supports` such a gradient.
+    """
     functions = _checked(gradient, parameters)
     gradient, shape = gradient.contiguous(), _shape(len(gradient), parameters)
-    of_features, made = (
-        torch.empty((len(gradient), parameters[0].shape[1])),
-        [torch.empty(parameter.shape) for parameter in parameters],
-    )
-    work = room(functions.backward_room(ctypes.byref(shape)), whole=shape.rows % RUN == 0)
+    feature_gradient = torch.empty((len(gradient), parameters[0].shape[1]))
+    parameter_gradients = [torch.empty(parameter.shape) for parameter in parameters]
+    scratch = workspace(functions.backward_workspace(ctypes.byref(shape)), full=shape.rows % BLOCK == 0)
     functions.backward(
         ctypes.byref(shape),
         gradient.data_ptr(),
         addresses(parameters),
-        kept.data_ptr(),
-        work.data_ptr(),
-        of_features.data_ptr(),
-        addresses(made),
+        saved.data_ptr(),
+        scratch.data_ptr(),
+        feature_gradient.data_ptr(),
+        addresses(parameter_gradients),
     )
-    return of_features, made
+    return feature_gradient, parameter_gradients
 
 
 def _shape(rows: int, parameters: Parameters) -> _Shape:
@@ -94,12 +131,12 @@ def _shape(rows: int, parameters: Parameters) -> _Shape:
 
 def _checked(features: Tensor, parameters: Parameters) -> ctypes.CDLL:
     functions = _functions()
-    if functions is None or not takes(features, parameters):
+    if functions is None or not supports(features, parameters):
         raise RuntimeError(
-            f"the compiled head takes no {features.dtype} features of shape {tuple(features.shape)} here"
+            f"the compiled head does not support {features.dtype} features of shape {tuple(features.shape)} here"
         )
     return functions
 
 
 def _functions() -> ctypes.CDLL | None:
-    return layer("head", ("kept_room", "forward_room", "backward_room"), forward=5, backward=6)
+    return layer("amx.head", ("saved_size", "forward_workspace", "backward_workspace"), forward=5, backward=6)

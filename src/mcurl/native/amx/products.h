@@ -1,117 +1,132 @@
-/* Linear layers in float32 on the processor's matrix units, which multiply bfloat16: a matrix is one plane of that, or the sum of two, which is nearly float32. Some rows at a time pass
-   all layers, so that what they make stays in the cache. What the gradients of matrices need is laid down on the way, and they are products over all rows at the end. */
+/* Linear layers on the matrix units, nearly in float32. The units multiply bfloat16. A matrix is one plane of
+   bfloat16, or the sum of two planes, which is nearly float32. Some rows at a time pass all layers, so that
+   intermediate results stay in the cache. What the gradients of the weights need is packed on the way; they are
+   products over all rows at the end. */
 #include "tiles.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 #include <math.h>
 
-/* Planes of a matrix, 1 or 2; rows that pass together, in whole runs; and all rows. */
+/* Planes of a matrix, 1 or 2; rows that are computed together, a multiple of BLOCK; and all rows. */
 typedef struct {
-    int64_t planes, rows, all;
-} Plan;
+    int64_t planes, rows, total_rows;
+} Layout;
 
-/* The next of so many numbers. */
-static inline float *take(float **from, int64_t n) {
-    float *taken = *from;
-    *from += whole(n, TILE);
-    return taken;
+/* Takes the next n numbers of a workspace, rounded up to whole vectors. */
+static inline float *allocate(float **from, int64_t n) {
+    float *result = *from;
+    *from += round_up(n, TILE);
+    return result;
 }
 
-/* Sixteen numbers rounded to bfloat16, and what that leaves of them in their place. */
-ON_TILES static inline __m256i plane_of(__m512 *x) {
+/* Rounds sixteen numbers to bfloat16 and leaves the rounding error in x: the next plane. */
+AMX_TARGET static inline __m256i split_plane(__m512 *x) {
     const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(*x);
     *x = _mm512_sub_ps(*x, (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16));
     return rounded;
 }
 
-ON_TILES static inline __m512i plane_of_pairs(__m512 *a, __m512 *b) {
-    const __m512i rounded = rounded_pairs(*a, *b);
+AMX_TARGET static inline __m512i split_plane_pairs(__m512 *a, __m512 *b) {
+    const __m512i rounded = round_pairs(*a, *b);
     *a = _mm512_sub_ps(*a, (__m512)_mm512_slli_epi32(rounded, 16));
     *b = _mm512_sub_ps(*b, (__m512)_mm512_and_si512(rounded, _mm512_set1_epi32((int)0xffff0000)));
     return rounded;
 }
 
-#define NUMBERS (TILE * RUN)
+#define TILE_NUMBERS (TILE * BLOCK)
 
-/* Where tile (i, j) of a matrix with so many columns of tiles begins. Tiles on the left of a product are 16 rows of 32 numbers, those on the right 16 pairs of rows of 16. */
-static inline int64_t tile(int64_t i, int64_t j, int64_t columns) { return (i * columns + j) * NUMBERS; }
+/* The offset of tile (i, j) in a packed matrix with so many columns of tiles. A left tile holds 16 rows of 32
+   numbers, a right tile 16 pairs of rows of 16 columns. */
+static inline int64_t tile_offset(int64_t i, int64_t j, int64_t columns) { return (i * columns + j) * TILE_NUMBERS; }
 
-/* x [rows, columns] for the left side, of so many rows in all: planes of tiles. */
-ON_TILES static inline void pack(int64_t planes, int64_t rows, int64_t columns, const float *x, int64_t all, uint16_t *to) {
+/* Packs x [rows, columns], of total_rows in all, for the left side of a product: planes of tiles. */
+AMX_TARGET static inline void pack_left(int64_t planes, int64_t rows, int64_t columns, const float *x,
+                                        int64_t total_rows, uint16_t *to) {
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < columns; j += TILE) {
-            uint16_t *at = to + tile(i / TILE, j / RUN, columns / RUN) + i % TILE * RUN + j % RUN;
+            uint16_t *at = to + tile_offset(i / TILE, j / BLOCK, columns / BLOCK) + i % TILE * BLOCK + j % BLOCK;
             __m512 left = _mm512_loadu_ps(x + i * columns + j);
-            for (int64_t plane = 0; plane < planes; plane++, at += all * columns)
-                _mm256_storeu_si256((__m256i *)at, plane_of(&left));
+            for (int64_t plane = 0; plane < planes; plane++, at += total_rows * columns)
+                _mm256_storeu_si256((__m256i *)at, split_plane(&left));
         }
 }
 
-/* x [rows, columns] turned over for the left side: some of its columns, from one on, of all. */
-ON_TILES static inline void pack_turned(int64_t planes, int64_t rows, int64_t columns, const float *x, int64_t from, int64_t all, uint16_t *to) {
-    for (int64_t i = 0; i < rows; i += RUN)
+/* Packs the transpose of x [rows, columns] for the left side, as columns [from, from + rows) of total_rows. */
+AMX_TARGET static inline void pack_left_transposed(int64_t planes, int64_t rows, int64_t columns, const float *x,
+                                                   int64_t from, int64_t total_rows, uint16_t *to) {
+    for (int64_t i = 0; i < rows; i += BLOCK)
         for (int64_t j = 0; j < columns; j += TILE) {
             __m512i upper[TILE], lower[TILE];
             for (int64_t r = 0; r < TILE; r++) {
                 upper[r] = _mm512_loadu_si512(x + (i + r) * columns + j);
                 lower[r] = _mm512_loadu_si512(x + (i + r + TILE) * columns + j);
             }
-            turn(upper);
-            turn(lower);
-            uint16_t *at = to + tile(j / TILE, (from + i) / RUN, all / RUN);
+            transpose16(upper);
+            transpose16(lower);
+            uint16_t *at = to + tile_offset(j / TILE, (from + i) / BLOCK, total_rows / BLOCK);
             for (int64_t c = 0; c < TILE; c++) {
                 __m512 one = (__m512)upper[c], other = (__m512)lower[c];
                 for (int64_t plane = 0; plane < planes; plane++) {
-                    const __m256i first = plane_of(&one), second = plane_of(&other);
-                    _mm512_storeu_si512(at + plane * all * columns + c * RUN, _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1));
+                    const __m256i lower_half = split_plane(&one), upper_half = split_plane(&other);
+                    _mm512_storeu_si512(at + plane * total_rows * columns + c * BLOCK,
+                                        _mm512_inserti64x4(_mm512_castsi256_si512(lower_half), upper_half, 1));
                 }
             }
         }
 }
 
-/* x [rows, columns] for the right side: some of its rows, from one on, of all. */
-ON_TILES static inline void pack_pairs(int64_t planes, int64_t rows, int64_t columns, const float *x, int64_t from, int64_t all, uint16_t *to) {
+/* Packs x [rows, columns] for the right side, as rows [from, from + rows) of total_rows. */
+AMX_TARGET static inline void pack_right(int64_t planes, int64_t rows, int64_t columns, const float *x, int64_t from,
+                                         int64_t total_rows, uint16_t *to) {
     for (int64_t i = 0; i < rows; i += 2)
         for (int64_t j = 0; j < columns; j += TILE) {
-            uint16_t *at = to + tile((from + i) / RUN, j / TILE, columns / TILE) + i % RUN * TILE;
+            uint16_t *at = to + tile_offset((from + i) / BLOCK, j / TILE, columns / TILE) + i % BLOCK * TILE;
             __m512 a = _mm512_loadu_ps(x + i * columns + j), b = _mm512_loadu_ps(x + (i + 1) * columns + j);
-            for (int64_t plane = 0; plane < planes; plane++, at += all * columns)
-                _mm512_storeu_si512(at, plane_of_pairs(&a, &b));
+            for (int64_t plane = 0; plane < planes; plane++, at += total_rows * columns)
+                _mm512_storeu_si512(at, split_plane_pairs(&a, &b));
         }
 }
 
-/* x [rows, columns] turned over for the right side: some of its columns, from one on, of all. */
-ON_TILES static inline void pack_turned_pairs(int64_t planes, int64_t rows, int64_t columns, const float *x, int64_t from, int64_t all, uint16_t *to) {
+/* Packs the transpose of x [rows, columns] for the right side, as columns [from, from + rows) of total_rows. */
+AMX_TARGET static inline void pack_right_transposed(int64_t planes, int64_t rows, int64_t columns, const float *x,
+                                                    int64_t from, int64_t total_rows, uint16_t *to) {
     for (int64_t i = 0; i < rows; i += TILE)
         for (int64_t j = 0; j < columns; j += TILE) {
             __m512i block[TILE];
             for (int64_t r = 0; r < TILE; r++)
                 block[r] = _mm512_loadu_si512(x + (i + r) * columns + j);
-            turn(block);
+            transpose16(block);
             for (int64_t c = 0; c < TILE; c += 2) {
-                uint16_t *at = to + tile(j / RUN, (from + i) / TILE, all / TILE) + (j % RUN + c) * TILE;
+                uint16_t *at =
+                    to + tile_offset(j / BLOCK, (from + i) / TILE, total_rows / TILE) + (j % BLOCK + c) * TILE;
                 __m512 a = (__m512)block[c], b = (__m512)block[c + 1];
-                for (int64_t plane = 0; plane < planes; plane++, at += all * columns)
-                    _mm512_storeu_si512(at, plane_of_pairs(&a, &b));
+                for (int64_t plane = 0; plane < planes; plane++, at += total_rows * columns)
+                    _mm512_storeu_si512(at, split_plane_pairs(&a, &b));
             }
         }
 }
 
-/* Rows of c [.., columns], from one on and in whole runs, = left right + start, a row of numbers or NULL. left has of_left rows. The product of both second planes is below what float32 keeps. */
-ON_TILES static inline void multiply(int64_t planes, int64_t from, int64_t rows, int64_t columns, int64_t inner, const uint16_t *left, int64_t of_left, const uint16_t *right, const float *start, float *c) {
-    const int64_t lower = tile(1, 0, inner / RUN), left_plane = of_left * inner, right_plane = inner * columns;
-    for (int64_t i = from; i < from + rows; i += RUN)
-        for (int64_t j = 0; j < columns; j += RUN) {
-            const uint16_t *a = left + tile(i / TILE, 0, inner / RUN), *b = right + tile(0, j / TILE, columns / TILE);
-            if (start)
-                load_sums(start + j, 0);
+/* c [.., columns] = left right + initial, for rows [from, from + rows), a multiple of BLOCK. initial: a row of
+   numbers, or NULL. left has left_rows rows. The product of both second planes is left out: it is below float32's
+   precision. */
+AMX_TARGET static inline void multiply(int64_t planes, int64_t from, int64_t rows, int64_t columns, int64_t inner,
+                                       const uint16_t *left, int64_t left_rows, const uint16_t *right,
+                                       const float *initial, float *c) {
+    const int64_t lower = tile_offset(1, 0, inner / BLOCK), left_plane = left_rows * inner,
+                  right_plane = inner * columns;
+    for (int64_t i = from; i < from + rows; i += BLOCK)
+        for (int64_t j = 0; j < columns; j += BLOCK) {
+            const uint16_t *a = left + tile_offset(i / TILE, 0, inner / BLOCK),
+                           *b = right + tile_offset(0, j / TILE, columns / TILE);
+            if (initial)
+                load_sums(initial + j, 0);
             else
                 clear_sums();
-            for (int64_t k = 0; k < inner; k += RUN, a += NUMBERS, b += tile(1, 0, columns / TILE)) {
-                add_product(a, a + lower, TILE_BYTES, b, b + NUMBERS, TILE_BYTES);
+            for (int64_t k = 0; k < inner; k += BLOCK, a += TILE_NUMBERS, b += tile_offset(1, 0, columns / TILE)) {
+                add_product(a, a + lower, TILE_BYTES, b, b + TILE_NUMBERS, TILE_BYTES);
                 if (planes > 1) {
-                    add_product(a, a + lower, TILE_BYTES, b + right_plane, b + right_plane + NUMBERS, TILE_BYTES);
-                    add_product(a + left_plane, a + left_plane + lower, TILE_BYTES, b, b + NUMBERS, TILE_BYTES);
+                    add_product(a, a + lower, TILE_BYTES, b + right_plane, b + right_plane + TILE_NUMBERS, TILE_BYTES);
+                    add_product(a + left_plane, a + left_plane + lower, TILE_BYTES, b, b + TILE_NUMBERS, TILE_BYTES);
                 }
             }
             store_sums(c + i * columns + j, columns);
@@ -120,100 +135,111 @@ ON_TILES static inline void multiply(int64_t planes, int64_t from, int64_t rows,
 
 /* Layers */
 
-/* A run of rows of a layer's matrix [out, in], for the products of forward and of backward. */
-ON_TILES static inline void pack_forward(int64_t planes, int64_t row, int64_t in, int64_t out, const float *weight, uint16_t *to) {
-    pack_turned_pairs(planes, RUN, in, weight + row * in, row, out, to);
+/* Packs BLOCK rows of a layer's weight [out, in] for the products of forward, and of backward. */
+AMX_TARGET static inline void pack_forward(int64_t planes, int64_t row, int64_t in, int64_t out, const float *weight,
+                                           uint16_t *to) {
+    pack_right_transposed(planes, BLOCK, in, weight + row * in, row, out, to);
 }
 
-ON_TILES static inline void pack_backward(int64_t planes, int64_t row, int64_t in, int64_t out, const float *weight, uint16_t *to) {
-    pack_pairs(planes, RUN, in, weight + row * in, row, out, to);
+AMX_TARGET static inline void pack_backward(int64_t planes, int64_t row, int64_t in, int64_t out, const float *weight,
+                                            uint16_t *to) {
+    pack_right(planes, BLOCK, in, weight + row * in, row, out, to);
 }
 
-/* x [rows, in], right: the matrix turned over -> y [rows, out]. left: room for x. */
-ON_TILES static inline void linear(const Plan *p, int64_t in, int64_t out, const float *x, const uint16_t *right, const float *bias, float *y, uint16_t *left) {
-    pack(p->planes, p->rows, in, x, p->rows, left);
+/* y [rows, out] = x [rows, in] right + bias. right: the packed transpose of the weight. left: workspace for x. */
+AMX_TARGET static inline void linear(const Layout *p, int64_t in, int64_t out, const float *x, const uint16_t *right,
+                                     const float *bias, float *y, uint16_t *left) {
+    pack_left(p->planes, p->rows, in, x, p->rows, left);
     multiply(p->planes, 0, p->rows, out, in, left, p->rows, right, bias, y);
 }
 
-/* What came into a layer, from row at on of all, for the gradient of its matrix. */
-ON_TILES static inline void keep_input(const Plan *p, int64_t columns, const float *x, int64_t at, uint16_t *to) { pack_pairs(p->planes, p->rows, columns, x, at, p->all, to); }
+/* Packs a layer's input as rows from number at on, for the gradient of its weight. */
+AMX_TARGET static inline void save_input(const Layout *p, int64_t columns, const float *x, int64_t at, uint16_t *to) {
+    pack_right(p->planes, p->rows, columns, x, at, p->total_rows, to);
+}
 
-/* to = the sum of the rows of x, or of x times y where y is not NULL. */
-ON_TILES static inline void sum_rows(int64_t rows, int64_t columns, const float *x, const float *y, float *to) {
+/* to = the sum of the rows of x, or of x * y where y is not NULL. */
+AMX_TARGET static inline void sum_rows(int64_t rows, int64_t columns, const float *x, const float *y, float *to) {
     memset(to, 0, (size_t)columns * sizeof *to);
     for (int64_t i = 0; i < rows * columns; i += columns)
         for (int64_t j = 0; j < columns; j++)
             to[j] += y ? x[i + j] * y[i + j] : x[i + j];
 }
 
-/* From the gradient of a layer's output, [rows, out], whose rows from live on are made zeros: turned, what its matrix needs of it; bias, its sum; and of_x, what reaches the input. right:
-   the matrix as it is. */
-ON_TILES static inline void linear_backward(const Plan *p, int64_t in, int64_t out, int64_t live, float *gradient, const uint16_t *right, int64_t at, uint16_t *turned, float *bias, float *of_x,
-                                            uint16_t *left) {
-    memset(gradient + live * out, 0, (size_t)((p->rows - live) * out) * sizeof *gradient);
-    sum_rows(live, out, gradient, 0, bias);
-    pack_turned(p->planes, p->rows, out, gradient, at, p->all, turned);
-    linear(p, out, in, gradient, right, 0, of_x, left);
+/* Backward of a layer from the gradient of its output, [rows, out]; its rows from valid_rows on become zeros. Writes
+   transposed: the packed output gradient, for the gradient of the weight; bias: the bias's gradient; x_gradient: the
+   input's gradient. right: the packed weight. */
+AMX_TARGET static inline void linear_backward(const Layout *p, int64_t in, int64_t out, int64_t valid_rows,
+                                              float *gradient, const uint16_t *right, int64_t at, uint16_t *transposed,
+                                              float *bias, float *x_gradient, uint16_t *left) {
+    memset(gradient + valid_rows * out, 0, (size_t)((p->rows - valid_rows) * out) * sizeof *gradient);
+    sum_rows(valid_rows, out, gradient, 0, bias);
+    pack_left_transposed(p->planes, p->rows, out, gradient, at, p->total_rows, transposed);
+    linear(p, out, in, gradient, right, 0, x_gradient, left);
 }
 
-/* A run of rows of the gradient of a matrix [out, in], from what came in and what its outputs' gradients were. */
-ON_TILES static inline void matrix_gradient(const Plan *p, int64_t row, int64_t in, int64_t out, const uint16_t *turned, const uint16_t *inputs, float *made) {
-    multiply(p->planes, row, RUN, in, p->all, turned, out, inputs, 0, made);
+/* BLOCK rows of the gradient of a weight [out, in], from the packed output gradients and inputs of all rows. */
+AMX_TARGET static inline void matrix_gradient(const Layout *p, int64_t row, int64_t in, int64_t out,
+                                              const uint16_t *transposed, const uint16_t *inputs,
+                                              float *weight_gradient) {
+    multiply(p->planes, row, BLOCK, in, p->total_rows, transposed, out, inputs, 0, weight_gradient);
 }
 
-/* to += more. */
-ON_TILES static inline void add(int64_t n, const float *more, float *to) {
+/* to += terms. */
+AMX_TARGET static inline void add_to(int64_t n, const float *terms, float *to) {
     for (int64_t i = 0; i < n; i++)
-        to[i] += more[i];
+        to[i] += terms[i];
 }
 
 /* ReLU in place. */
-ON_TILES static inline void relu(int64_t n, float *x) {
+AMX_TARGET static inline void relu(int64_t n, float *x) {
     for (int64_t i = 0; i < n; i++)
         x[i] = x[i] > 0 ? x[i] : 0;
 }
 
-/* ReLU in place, and where it was positive. */
-ON_TILES static inline void keep_positive(int64_t n, float *x, uint16_t *positive) {
+/* ReLU in place. positive: a bit for each number, whether it was positive. */
+AMX_TARGET static inline void relu_with_mask(int64_t n, float *x, uint16_t *positive) {
     for (int64_t i = 0; i < n; i += TILE) {
-        const __m512 all = _mm512_loadu_ps(x + i);
-        const __mmask16 there = _mm512_cmp_ps_mask(all, _mm512_setzero_ps(), _CMP_GT_OQ);
-        positive[i / TILE] = there;
-        _mm512_storeu_ps(x + i, _mm512_maskz_mov_ps(there, all));
+        const __m512 total_rows = _mm512_loadu_ps(x + i);
+        const __mmask16 positive_lanes = _mm512_cmp_ps_mask(total_rows, _mm512_setzero_ps(), _CMP_GT_OQ);
+        positive[i / TILE] = positive_lanes;
+        _mm512_storeu_ps(x + i, _mm512_maskz_mov_ps(positive_lanes, total_rows));
     }
 }
 
-ON_TILES static inline void where_positive(int64_t n, const uint16_t *positive, float *x) {
+AMX_TARGET static inline void apply_mask(int64_t n, const uint16_t *positive, float *x) {
     for (int64_t i = 0; i < n; i += TILE)
         _mm512_storeu_ps(x + i, _mm512_maskz_loadu_ps(positive[i / TILE], x + i));
 }
 
-/* A row's LayerNorm in place, without weights: root is one over its deviation. */
-ON_TILES static inline void normalise(int64_t d, float eps, float *x, float *root) {
+/* LayerNorm of a row in place, without weights. inv_std: one over the standard deviation. */
+AMX_TARGET static inline void normalise(int64_t d, float eps, float *x, float *inv_std) {
     __m512 sum = _mm512_setzero_ps(), squares = sum;
     for (int64_t i = 0; i < d; i += TILE)
         sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + i));
     const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)d);
     for (int64_t i = 0; i < d; i += TILE) {
-        const __m512 off = _mm512_sub_ps(_mm512_loadu_ps(x + i), mean);
-        squares = _mm512_fmadd_ps(off, off, squares);
+        const __m512 centred = _mm512_sub_ps(_mm512_loadu_ps(x + i), mean);
+        squares = _mm512_fmadd_ps(centred, centred, squares);
     }
-    *root = 1.0f / sqrtf(_mm512_reduce_add_ps(squares) / (float)d + eps);
+    *inv_std = 1.0f / sqrtf(_mm512_reduce_add_ps(squares) / (float)d + eps);
     for (int64_t i = 0; i < d; i += TILE)
-        _mm512_storeu_ps(x + i, _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), mean), _mm512_set1_ps(*root)));
+        _mm512_storeu_ps(x + i, _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), mean), _mm512_set1_ps(*inv_std)));
 }
 
-/* The gradient of what was normalised from that of the normalised, hat, times weight, if any. */
-ON_TILES static inline void norm_backward(int64_t d, const float *gradient, const float *weight, const float *hat, float root, float *of_x) {
-    __m512 sum = _mm512_setzero_ps(), along = sum;
+/* The gradient of LayerNorm's input from that of its output, with the weights of the norm, or NULL. */
+AMX_TARGET static inline void norm_backward(int64_t d, const float *gradient, const float *weight,
+                                            const float *normalised, float inv_std, float *x_gradient) {
+    __m512 sum = _mm512_setzero_ps(), dot = sum;
     for (int64_t i = 0; i < d; i += TILE) {
-        const __m512 given = _mm512_loadu_ps(gradient + i), g = weight ? _mm512_mul_ps(given, _mm512_loadu_ps(weight + i)) : given;
-        _mm512_storeu_ps(of_x + i, g);
+        const __m512 value = _mm512_loadu_ps(gradient + i),
+                     g = weight ? _mm512_mul_ps(value, _mm512_loadu_ps(weight + i)) : value;
+        _mm512_storeu_ps(x_gradient + i, g);
         sum = _mm512_add_ps(sum, g);
-        along = _mm512_fmadd_ps(g, _mm512_loadu_ps(hat + i), along);
+        dot = _mm512_fmadd_ps(g, _mm512_loadu_ps(normalised + i), dot);
     }
-    const float mean = _mm512_reduce_add_ps(sum) / (float)d, slope = _mm512_reduce_add_ps(along) / (float)d;
+    const float mean = _mm512_reduce_add_ps(sum) / (float)d, slope = _mm512_reduce_add_ps(dot) / (float)d;
     for (int64_t i = 0; i < d; i++)
-        of_x[i] = root * (of_x[i] - mean - hat[i] * slope);
+        x_gradient[i] = inv_std * (x_gradient[i] - mean - normalised[i] * slope);
 }
 #endif

@@ -1,4 +1,5 @@
-/* The processor's matrix units (AMX): what every source that multiplies on them has in common. */
+/* What every source that multiplies on the matrix units (AMX) shares. README.md beside this file has pictures of the
+   layouts. */
 #include <stdint.h>
 
 #if defined(__x86_64__) && defined(__linux__)
@@ -14,56 +15,57 @@
 #define omp_get_thread_num() ((void)threads, 0)
 #endif
 
-#define ON_TILES __attribute__((target("amx-tile,amx-int8,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
-/* A tile has 16 rows of 64 bytes; work goes in runs of two tiles of rows. */
+#define AMX_TARGET                                                                                                     \
+    __attribute__((target("amx-tile,amx-int8,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
+/* A tile has 16 rows of 64 bytes. Products are computed in blocks of two tiles by two tiles. */
 #define TILE 16
 #define TILE_BYTES 64
-#define RUN (2 * TILE)
+#define BLOCK (2 * TILE)
 #define ALIGNED __attribute__((aligned(TILE_BYTES)))
 
-static inline int64_t whole(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
+static inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-/* Whether processor and kernel let this process use the matrix units. */
+/* Whether the processor has the instructions and the kernel lets this process use the tiles. */
 int supported(void) {
-    unsigned a, vectors, c, units, more = 0, ignored;
-    if (!__get_cpuid_count(7, 0, &a, &vectors, &c, &units) || !__get_cpuid_count(7, 1, &more, &ignored, &c, &ignored))
+    unsigned eax, ebx, ecx, edx, eax1 = 0, ignored;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !__get_cpuid_count(7, 1, &eax1, &ignored, &ecx, &ignored))
         return 0;
-    const unsigned wanted_vectors = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* AVX-512 F, DQ, BW, VL */
-    const unsigned wanted_units = 1u << 22 | 1u << 24 | 1u << 25;               /* AMX bf16, tile, int8 */
-    const int there = (vectors & wanted_vectors) == wanted_vectors && (units & wanted_units) == wanted_units && more >> 5 & 1; /* AVX-512 bf16 */
-    const long ask_for_state = 0x1023, of_tiles = 18;
-    return there && !syscall(SYS_arch_prctl, ask_for_state, of_tiles);
+    const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;                   /* F, DQ, BW, VL */
+    const unsigned amx = 1u << 22 | 1u << 24 | 1u << 25;                                 /* bf16, tile, int8 */
+    const int present = (ebx & avx512) == avx512 && (edx & amx) == amx && eax1 >> 5 & 1; /* AVX-512 bf16 */
+    const long arch_req_xcomp_perm = 0x1023, xfeature_xtiledata = 18;
+    return present && !syscall(SYS_arch_prctl, arch_req_xcomp_perm, xfeature_xtiledata);
 }
 
-/* GCC's loads of tiles do not say that they read memory: what was written before must be there. */
-#define WRITTEN() __asm__ volatile("" ::: "memory")
+/* GCC's tile loads do not declare that they read memory. The barrier makes earlier stores happen before them. */
+#define COMPILER_BARRIER() __asm__ volatile("" ::: "memory")
 
-/* Every tile as large as it may be: palette, bytes of a row, rows. */
-ON_TILES static void configure(void) {
-    static const uint16_t tiles[TILE_BYTES / 2] = {1, 0, 0, 0, 0, 0, 0, 0, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES,
-                                                   0, 0, 0, 0, 0, 0, 0, 0, 0x1010, 0x1010, 0x1010, 0x1010};
-    WRITTEN();
+/* Configures all eight tiles at their full size: palette, bytes per row, rows. */
+AMX_TARGET static void configure_tiles(void) {
+    static const uint16_t tiles[TILE_BYTES / 2] = {[0] = 1, [8 ... 15] = TILE_BYTES, [24 ... 27] = TILE << 8 | TILE};
+    COMPILER_BARRIER();
     _tile_loadconfig(tiles);
 }
 
-/* Tiles 0 to 3 are sums: two tiles of rows by two tiles of columns of 4 bytes, in a matrix with so many columns. */
-ON_TILES static inline void clear_sums(void) {
+/* Tiles 0 to 3 are accumulators: two tiles of rows by two tiles of columns of 4 bytes, of a matrix with so many
+   columns. */
+AMX_TARGET static inline void clear_sums(void) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
 }
 
-ON_TILES static inline void load_sums(const float *from, int64_t columns) {
+AMX_TARGET static inline void load_sums(const float *from, int64_t columns) {
     const int64_t row = columns * sizeof *from;
-    WRITTEN();
+    COMPILER_BARRIER();
     _tile_loadd(0, from, row);
     _tile_loadd(1, from + TILE, row);
     _tile_loadd(2, from + TILE * columns, row);
     _tile_loadd(3, from + TILE * columns + TILE, row);
 }
 
-ON_TILES static inline void store_sums(float *to, int64_t columns) {
+AMX_TARGET static inline void store_sums(float *to, int64_t columns) {
     const int64_t row = columns * sizeof *to;
     _tile_stored(0, to, row);
     _tile_stored(1, to + TILE, row);
@@ -71,21 +73,23 @@ ON_TILES static inline void store_sums(float *to, int64_t columns) {
     _tile_stored(3, to + TILE * columns + TILE, row);
 }
 
-/* sums += a b in bfloat16: two tiles of rows of a, two tiles of columns of b in pairs; the bytes from one row of a tile to the next. */
-ON_TILES static inline void add_product(const void *a, const void *lower_a, int64_t a_row, const void *b, const void *right_b, int64_t b_row) {
-    WRITTEN();
+/* Accumulators += a b in bfloat16. a: two tiles of rows; b: two tiles of columns in VNNI pairs. a_row, b_row: bytes
+   from one row of a tile to the next. */
+AMX_TARGET static inline void add_product(const void *a, const void *a_lower, int64_t a_row, const void *b,
+                                          const void *b_right, int64_t b_row) {
+    COMPILER_BARRIER();
     _tile_loadd(4, a, a_row);
-    _tile_loadd(5, lower_a, a_row);
+    _tile_loadd(5, a_lower, a_row);
     _tile_loadd(6, b, b_row);
-    _tile_loadd(7, right_b, b_row);
+    _tile_loadd(7, b_right, b_row);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
 }
 
-/* Sixteen rows of sixteen numbers become columns. */
-ON_TILES static inline void turn(__m512i r[TILE]) {
+/* Transposes sixteen rows of sixteen 32-bit numbers. */
+AMX_TARGET static inline void transpose16(__m512i r[TILE]) {
     __m512i t[TILE];
     for (int i = 0; i < TILE; i += 2) {
         t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
@@ -98,8 +102,10 @@ ON_TILES static inline void turn(__m512i r[TILE]) {
         }
     /* Now lane l of r[4 i + j] is column 4 l + j of rows 4 i to 4 i + 3. */
     for (int j = 0; j < 4; j++) {
-        const __m512i even = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88), even2 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
-        const __m512i odd = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd), odd2 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
+        const __m512i even = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88),
+                      even2 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
+        const __m512i odd = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd),
+                      odd2 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
         r[j] = _mm512_shuffle_i32x4(even, even2, 0x88);
         r[8 + j] = _mm512_shuffle_i32x4(even, even2, 0xdd);
         r[4 + j] = _mm512_shuffle_i32x4(odd, odd2, 0x88);
@@ -107,9 +113,10 @@ ON_TILES static inline void turn(__m512i r[TILE]) {
     }
 }
 
-/* Two rows of numbers rounded to bfloat16, a number of each in a pair. */
-ON_TILES static inline __m512i rounded_pairs(__m512 lower, __m512 upper) {
-    const __m512i a = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(lower)), b = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(upper));
+/* Rounds two rows to bfloat16 and interleaves them: a VNNI pair in each 32-bit lane. */
+AMX_TARGET static inline __m512i round_pairs(__m512 lower, __m512 upper) {
+    const __m512i a = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(lower)),
+                  b = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(upper));
     return _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
 }
 #else

@@ -1,126 +1,139 @@
-/* A Transformer's blocks (post-norm, one head; equation 9 of the paper) over short sequences, and all their gradients, on the processor's matrix units (AMX). A few sequences at a time
-   pass all blocks, so that what they make stays in the cache. The units multiply bfloat16: a matrix is one plane of it, or the sum of two, which is nearly float32. Everything else is
-   float32. The plain twin is networks.transformer.Transformer._blocks. */
+/* The blocks of a Transformer (post-norm, one head; equation 9 of the paper) over short sequences, and all their
+   gradients. A few sequences at a time pass all blocks, so that intermediate results stay in the cache. The units
+   multiply bfloat16: a matrix is one plane of it, or the sum of two planes. Everything else is float32. The plain
+   twin is networks.transformer.Transformer._blocks. */
 #include "products.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 
-/* One block's parameters, or their gradients: the matrices [out, in]. */
+/* The parameters of one Transformer block, or their gradients. Weights: [out, in]. */
 typedef struct {
     float *qkv, *qkv_bias, *norm1, *offset1, *norm2, *offset2, *ffn1, *ffn1_bias, *ffn2, *ffn2_bias;
-} Block;
+} BlockParameters;
 
-/* hidden: of the feed-forward net. planes: 1 or 2. Where random words are given, a number of a branch whose word is below drop_below is dropped, and the others are multiplied by kept. */
+/* hidden: width of the feed-forward net. planes: 1 or 2. Dropout: where the word of a number is below drop_below,
+   the number becomes 0; else it is multiplied by dropout_scale. */
 typedef struct {
     int64_t sequences, length, width, hidden, blocks, planes, threads, drop_below;
-    float scale, eps, kept;
+    float scale, eps, dropout_scale;
 } Shape;
 
-/* Sequences that are worked on together, and their rows in whole runs. */
-static int64_t group(const Shape *s) { return s->length < RUN ? RUN / s->length : 1; }
-static int64_t group_rows(const Shape *s) { return whole(group(s) * s->length, RUN); }
-static int64_t groups(const Shape *s) { return (s->sequences + group(s) - 1) / group(s); }
-static int64_t all_rows(const Shape *s) { return groups(s) * group_rows(s); }
-static Plan plan_of(const Shape *s) { return (Plan){s->planes, group_rows(s), all_rows(s)}; }
+/* Sequences that are computed together, and their rows, padded to whole blocks. */
+static int64_t group(const Shape *s) { return s->length < BLOCK ? BLOCK / s->length : 1; }
+static int64_t group_rows(const Shape *s) { return round_up(group(s) * s->length, BLOCK); }
+static int64_t group_count(const Shape *s) { return (s->sequences + group(s) - 1) / group(s); }
+static int64_t total_rows(const Shape *s) { return group_count(s) * group_rows(s); }
+static Layout layout_of(const Shape *s) { return (Layout){s->planes, group_rows(s), total_rows(s)}; }
 
-/* Matrices on the right of a product, in planes of bfloat16. */
+/* Matrices packed for the right side of a product. */
 typedef struct {
     uint16_t *qkv, *ffn1, *ffn2;
-} Pairs;
+} PackedMatrices;
 
-static float *pairs_of(const Shape *s, int64_t rows_of_qkv, int64_t columns_of_qkv, int64_t rows_of_ffn1, int64_t columns_of_ffn1, int64_t rows_of_ffn2, int64_t columns_of_ffn2,
-                       float *room, Pairs *p) {
-    p->qkv = (uint16_t *)take(&room, s->planes * rows_of_qkv * columns_of_qkv / 2);
-    p->ffn1 = (uint16_t *)take(&room, s->planes * rows_of_ffn1 * columns_of_ffn1 / 2);
-    p->ffn2 = (uint16_t *)take(&room, s->planes * rows_of_ffn2 * columns_of_ffn2 / 2);
-    return room;
+static float *place_packed(const Shape *s, int64_t qkv_rows, int64_t qkv_columns, int64_t ffn1_rows,
+                           int64_t ffn1_columns, int64_t ffn2_rows, int64_t ffn2_columns, float *workspace,
+                           PackedMatrices *p) {
+    p->qkv = (uint16_t *)allocate(&workspace, s->planes * qkv_rows * qkv_columns / 2);
+    p->ffn1 = (uint16_t *)allocate(&workspace, s->planes * ffn1_rows * ffn1_columns / 2);
+    p->ffn2 = (uint16_t *)allocate(&workspace, s->planes * ffn2_rows * ffn2_columns / 2);
+    return workspace;
 }
 
-/* The parameters of a block. */
-static float *weights_of(const Shape *s, float *room, Pairs *p) {
+/* The weights of a block. */
+static float *place_weights(const Shape *s, float *workspace, PackedMatrices *p) {
     const int64_t d = s->width, F = s->hidden;
-    return pairs_of(s, d, 3 * d, d, F, F, d, room, p);
+    return place_packed(s, d, 3 * d, d, F, F, d, workspace, p);
 }
 
-/* What the gradients need of one block: what came into its matrices, and what is [all rows, columns]. positive: a bit for each number of the feed-forward net's. */
+/* What backward needs of one block: packed inputs of its layers; and queries, keys and values, attention weights,
+   normalised numbers, one over their deviations, and a bit for each hidden number of the feed-forward net, whether
+   it was positive. */
 typedef struct {
-    Pairs inputs;
-    float *qkv, *alpha, *hat1, *hat2, *root1, *root2;
+    PackedMatrices inputs;
+    float *qkv, *alpha, *normalised1, *normalised2, *inv_std1, *inv_std2;
     uint16_t *positive;
-} Kept;
+} Saved;
 
-static float *kept_of(const Shape *s, float *room, Kept *k) {
-    const int64_t rows = all_rows(s), d = s->width;
-    room = pairs_of(s, rows, d, rows, d, rows, s->hidden, room, &k->inputs);
-    k->qkv = take(&room, rows * 3 * d);
-    k->alpha = take(&room, rows * s->length);
-    k->hat1 = take(&room, rows * d);
-    k->hat2 = take(&room, rows * d);
-    k->root1 = take(&room, rows);
-    k->root2 = take(&room, rows);
-    k->positive = (uint16_t *)take(&room, rows * s->hidden / TILE / 2);
-    return room;
+static float *place_saved(const Shape *s, float *workspace, Saved *k) {
+    const int64_t rows = total_rows(s), d = s->width;
+    workspace = place_packed(s, rows, d, rows, d, rows, s->hidden, workspace, &k->inputs);
+    k->qkv = allocate(&workspace, rows * 3 * d);
+    k->alpha = allocate(&workspace, rows * s->length);
+    k->normalised1 = allocate(&workspace, rows * d);
+    k->normalised2 = allocate(&workspace, rows * d);
+    k->inv_std1 = allocate(&workspace, rows);
+    k->inv_std2 = allocate(&workspace, rows);
+    k->positive = (uint16_t *)allocate(&workspace, rows * s->hidden / TILE / 2);
+    return workspace;
 }
 
-/* The gradients of what one block's matrices gave, turned over, in planes of bfloat16; and each group's part of those of its vectors. */
+/* Packed gradients of the outputs of one block's layers, and each group's part of the gradients of its biases and
+   norms. */
 typedef struct {
     uint16_t *qkv, *ffn1, *ffn2;
-    Block vectors;
-} Flow;
+    BlockParameters vectors;
+} OutputGradients;
 
-/* Where the gradients of the vectors lie, one after the other. Returns how many numbers they are. */
-static int64_t vectors_of(const Shape *s, float *at, Block *b) {
+/* Places the gradients of biases and norms one after the other. Returns their size. */
+static int64_t place_vectors(const Shape *s, float *at, BlockParameters *b) {
     const int64_t d = s->width;
-    *b = (Block){.qkv_bias = at, .norm1 = at + 3 * d, .offset1 = at + 4 * d, .norm2 = at + 5 * d, .offset2 = at + 6 * d, .ffn2_bias = at + 7 * d, .ffn1_bias = at + 8 * d};
+    *b = (BlockParameters){.qkv_bias = at,
+                           .norm1 = at + 3 * d,
+                           .offset1 = at + 4 * d,
+                           .norm2 = at + 5 * d,
+                           .offset2 = at + 6 * d,
+                           .ffn2_bias = at + 7 * d,
+                           .ffn1_bias = at + 8 * d};
     return 8 * d + s->hidden;
 }
 
-static float *flow_of(const Shape *s, float *room, Flow *f) {
-    const int64_t rows = all_rows(s), d = s->width;
-    f->qkv = (uint16_t *)take(&room, s->planes * rows * 3 * d / 2);
-    f->ffn1 = (uint16_t *)take(&room, s->planes * rows * s->hidden / 2);
-    f->ffn2 = (uint16_t *)take(&room, s->planes * rows * d / 2);
-    return room + groups(s) * vectors_of(s, room, &f->vectors);
+static float *place_output_gradients(const Shape *s, float *workspace, OutputGradients *f) {
+    const int64_t rows = total_rows(s), d = s->width;
+    f->qkv = (uint16_t *)allocate(&workspace, s->planes * rows * 3 * d / 2);
+    f->ffn1 = (uint16_t *)allocate(&workspace, s->planes * rows * s->hidden / 2);
+    f->ffn2 = (uint16_t *)allocate(&workspace, s->planes * rows * d / 2);
+    return workspace + group_count(s) * place_vectors(s, workspace, &f->vectors);
 }
 
-/* What a thread works in, for the rows of a group. left: the left side of a product. h: what passes from block to block. */
+/* Scratch memory of a thread, for the rows of a group. left: the left side of a product. h: the numbers that pass
+   from block to block. */
 typedef struct {
     uint16_t *left;
-    float *h, *between, *branch, *sum, *wide, *turned, *scores;
-} Work;
+    float *h, *attended, *branch, *sum, *wide, *transposed, *scores;
+} Scratch;
 
-static float *work_of(const Shape *s, float *room, Work *w) {
+static float *place_scratch(const Shape *s, float *workspace, Scratch *w) {
     const int64_t rows = group_rows(s), d = s->width, widest = 3 * d > s->hidden ? 3 * d : s->hidden;
-    w->left = (uint16_t *)take(&room, s->planes * rows * widest / 2);
-    w->h = take(&room, rows * d);
-    w->between = take(&room, rows * d);
-    w->branch = take(&room, rows * d);
-    w->sum = take(&room, rows * d);
-    w->wide = take(&room, rows * widest);
-    w->turned = take(&room, s->length * d);
-    w->scores = take(&room, s->length * s->length);
-    return room;
+    w->left = (uint16_t *)allocate(&workspace, s->planes * rows * widest / 2);
+    w->h = allocate(&workspace, rows * d);
+    w->attended = allocate(&workspace, rows * d);
+    w->branch = allocate(&workspace, rows * d);
+    w->sum = allocate(&workspace, rows * d);
+    w->wide = allocate(&workspace, rows * widest);
+    w->transposed = allocate(&workspace, s->length * d);
+    w->scores = allocate(&workspace, s->length * s->length);
+    return workspace;
 }
 
-/* Numbers of room: what forward keeps for backward, and what each of them works in. */
-int64_t kept_room(const Shape *s) {
-    Kept k;
-    return s->blocks * (kept_of(s, 0, &k) - (float *)0);
+/* Sizes in floats: what forward saves for backward, and the workspace of each. */
+int64_t saved_size(const Shape *s) {
+    Saved k;
+    return s->blocks * (place_saved(s, 0, &k) - (float *)0);
 }
 
-static int64_t work_room(const Shape *s) {
-    Work w;
-    return work_of(s, 0, &w) - (float *)0;
+static int64_t scratch_size(const Shape *s) {
+    Scratch w;
+    return place_scratch(s, 0, &w) - (float *)0;
 }
 
-int64_t forward_room(const Shape *s) {
-    Pairs p;
-    return s->blocks * (weights_of(s, 0, &p) - (float *)0) + s->threads * work_room(s);
+int64_t forward_workspace(const Shape *s) {
+    PackedMatrices p;
+    return s->blocks * (place_weights(s, 0, &p) - (float *)0) + s->threads * scratch_size(s);
 }
 
-int64_t backward_room(const Shape *s) {
-    Flow f;
-    return forward_room(s) + s->blocks * (flow_of(s, 0, &f) - (float *)0);
+int64_t backward_workspace(const Shape *s) {
+    OutputGradients f;
+    return forward_workspace(s) + s->blocks * (place_output_gradients(s, 0, &f) - (float *)0);
 }
 
 /* Small products, row by row in float32 */
@@ -131,22 +144,26 @@ typedef struct {
     int64_t row, column;
 } Matrix;
 
-static inline Matrix rows_of(const float *at, int64_t width) { return (Matrix){at, width, 1}; }
-static inline Matrix columns_of(const float *at, int64_t width) { return (Matrix){at, 1, width}; }
+static inline Matrix row_major(const float *at, int64_t width) { return (Matrix){at, width, 1}; }
+static inline Matrix column_major(const float *at, int64_t width) { return (Matrix){at, 1, width}; }
 
-#define ROWS 8
-ON_TILES static inline __mmask16 first(int64_t n) { return n >= TILE ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
+#define MAX_ROWS 8
+AMX_TARGET static inline __mmask16 lane_mask(int64_t n) {
+    return n >= TILE ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
+}
 
 /* A block of c = a b: so many rows, and two vectors of columns. */
-ON_TILES static inline __attribute__((always_inline)) void block_product(const int rows, int64_t columns, int64_t inner, Matrix a, const float *b, int64_t b_row, float *c, int64_t c_row) {
-    const __mmask16 left = first(columns), right = first(columns - TILE);
-    __m512 sums[ROWS][2] = {{{0}}};
+AMX_TARGET static inline __attribute__((always_inline)) void block_product(const int rows, int64_t columns,
+                                                                           int64_t inner, Matrix a, const float *b,
+                                                                           int64_t b_row, float *c, int64_t c_row) {
+    const __mmask16 left = lane_mask(columns), right = lane_mask(columns - TILE);
+    __m512 sums[MAX_ROWS][2] = {{{0}}};
     for (int64_t k = 0; k < inner; k++, b += b_row) {
         const __m512 b0 = _mm512_maskz_loadu_ps(left, b), b1 = _mm512_maskz_loadu_ps(right, b + TILE);
         for (int i = 0; i < rows; i++) {
-            const __m512 of_a = _mm512_set1_ps(a.at[i * a.row + k * a.column]);
-            sums[i][0] = _mm512_fmadd_ps(of_a, b0, sums[i][0]);
-            sums[i][1] = _mm512_fmadd_ps(of_a, b1, sums[i][1]);
+            const __m512 a_value = _mm512_set1_ps(a.at[i * a.row + k * a.column]);
+            sums[i][0] = _mm512_fmadd_ps(a_value, b0, sums[i][0]);
+            sums[i][1] = _mm512_fmadd_ps(a_value, b1, sums[i][1]);
         }
     }
     for (int i = 0; i < rows; i++) {
@@ -155,144 +172,161 @@ ON_TILES static inline __attribute__((always_inline)) void block_product(const i
     }
 }
 
-/* c [rows, columns] = a b, whatever their sizes. */
-ON_TILES static void product(int64_t rows, int64_t columns, int64_t inner, Matrix a, const float *b, int64_t b_row, float *c, int64_t c_row) {
+/* c [rows, columns] = a b, of any size. */
+AMX_TARGET static void product(int64_t rows, int64_t columns, int64_t inner, Matrix a, const float *b, int64_t b_row,
+                               float *c, int64_t c_row) {
     for (int64_t j = 0; j < columns; j += 2 * TILE) {
         int64_t i = 0;
-        for (; i + ROWS <= rows; i += ROWS)
-            block_product(ROWS, columns - j, inner, (Matrix){a.at + i * a.row, a.row, a.column}, b + j, b_row, c + i * c_row + j, c_row);
+        for (; i + MAX_ROWS <= rows; i += MAX_ROWS)
+            block_product(MAX_ROWS, columns - j, inner, (Matrix){a.at + i * a.row, a.row, a.column}, b + j, b_row,
+                          c + i * c_row + j, c_row);
         for (; i < rows; i++)
-            block_product(1, columns - j, inner, (Matrix){a.at + i * a.row, a.row, a.column}, b + j, b_row, c + i * c_row + j, c_row);
+            block_product(1, columns - j, inner, (Matrix){a.at + i * a.row, a.row, a.column}, b + j, b_row,
+                          c + i * c_row + j, c_row);
     }
 }
 
-/* to [columns, rows] = from [rows, columns] turned over, the columns in whole tiles. */
-ON_TILES static void turn_over(int64_t rows, int64_t columns, const float *from, int64_t from_row, float *to) {
+/* to [columns, rows] = the transpose of from [rows, columns]. columns: a multiple of TILE. */
+AMX_TARGET static void transpose(int64_t rows, int64_t columns, const float *from, int64_t from_row, float *to) {
     for (int64_t i = 0; i < rows; i += TILE)
         for (int64_t j = 0; j < columns; j += TILE) {
             __m512i block[TILE];
             for (int64_t r = 0; r < TILE; r++)
                 block[r] = i + r < rows ? _mm512_loadu_si512(from + (i + r) * from_row + j) : _mm512_setzero_si512();
-            turn(block);
+            transpose16(block);
             for (int64_t c = 0; c < TILE; c++)
-                _mm512_mask_storeu_ps(to + (j + c) * rows + i, first(rows - i), (__m512)block[c]);
+                _mm512_mask_storeu_ps(to + (j + c) * rows + i, lane_mask(rows - i), (__m512)block[c]);
         }
 }
 
-/* A block's parts */
+/* Parts of a block */
 
-/* Drops from a branch, in place. words: one for each number, or NULL. */
-ON_TILES static void drop(const Shape *s, int64_t n, const int16_t *words, float *branch) {
+/* Dropout of a branch, in place. words: one for each number, or NULL. */
+AMX_TARGET static void apply_dropout(const Shape *s, int64_t n, const int16_t *words, float *branch) {
     const __m512i below = _mm512_set1_epi32((int)s->drop_below);
     for (int64_t i = 0; words && i < n; i += TILE) {
         const __m512i word = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(words + i)));
-        _mm512_storeu_ps(branch + i, _mm512_maskz_mul_ps(_mm512_cmpge_epi32_mask(word, below), _mm512_loadu_ps(branch + i), _mm512_set1_ps(s->kept)));
+        _mm512_storeu_ps(branch + i,
+                         _mm512_maskz_mul_ps(_mm512_cmpge_epi32_mask(word, below), _mm512_loadu_ps(branch + i),
+                                             _mm512_set1_ps(s->dropout_scale)));
     }
 }
 
-/* hat = LayerNorm(x + branch) without weights, and out with them, for a row of each. */
-ON_TILES static void add_and_norm(const Shape *s, const float *x, const float *branch, const float *weight, const float *offset, float *hat, float *root, float *out) {
+/* normalised = LayerNorm(x + branch) without weights, and out with weights, for one row. */
+AMX_TARGET static void add_and_norm(const Shape *s, const float *x, const float *branch, const float *weight,
+                                    const float *offset, float *normalised, float *inv_std, float *out) {
     for (int64_t i = 0; i < s->width; i++)
-        hat[i] = x[i] + branch[i];
-    normalise(s->width, s->eps, hat, root);
+        normalised[i] = x[i] + branch[i];
+    normalise(s->width, s->eps, normalised, inv_std);
     for (int64_t i = 0; i < s->width; i++)
-        out[i] = hat[i] * weight[i] + offset[i];
+        out[i] = normalised[i] * weight[i] + offset[i];
 }
 
-/* Attention's weights from its scores, in place. */
-ON_TILES static void softmax(int64_t n, float *row, float scale, const uint8_t *padded) {
-    float most = -INFINITY, sum = 0;
+/* The attention weights of a row from its scores, in place. */
+AMX_TARGET static void softmax(int64_t n, float *row, float scale, const uint8_t *padded) {
+    float largest = -INFINITY, sum = 0;
     for (int64_t u = 0; u < n; u++) {
         /* A large finite number, so that a sequence of nothing but padding gives no NaN. */
         row[u] = row[u] * scale + (padded[u] ? -1e9f : 0.0f);
-        most = row[u] > most ? row[u] : most;
+        largest = row[u] > largest ? row[u] : largest;
     }
     for (int64_t u = 0; u < n; u++)
-        sum += row[u] = expf(row[u] - most);
+        sum += row[u] = expf(row[u] - largest);
     for (int64_t u = 0; u < n; u++)
         row[u] /= sum;
 }
 
-/* One sequence's attention: queries, keys and values [length, 3 width] -> alpha [length, length] and branch [length, width]. */
-ON_TILES static void attend(const Shape *s, const float *qkv, const uint8_t *padded, float *alpha, float *branch, const Work *w) {
+/* Attention of one sequence: queries, keys and values [length, 3 width] -> alpha [length, length] and branch
+   [length, width]. */
+AMX_TARGET static void attend(const Shape *s, const float *qkv, const uint8_t *padded, float *alpha, float *branch,
+                              const Scratch *w) {
     const int64_t T = s->length, d = s->width;
-    turn_over(T, d, qkv + d, 3 * d, w->turned);
-    product(T, T, d, rows_of(qkv, 3 * d), w->turned, T, alpha, T);
+    transpose(T, d, qkv + d, 3 * d, w->transposed);
+    product(T, T, d, row_major(qkv, 3 * d), w->transposed, T, alpha, T);
     for (int64_t t = 0; t < T; t++)
         softmax(T, alpha + t * T, s->scale, padded);
-    product(T, d, T, rows_of(alpha, T), qkv + 2 * d, 3 * d, branch, d);
+    product(T, d, T, row_major(alpha, T), qkv + 2 * d, 3 * d, branch, d);
 }
 
 /* The gradient of qkv from that of the branch. */
-ON_TILES static void attend_backward(const Shape *s, const float *qkv, const float *alpha, const float *branch, float *of_qkv, const Work *w) {
+AMX_TARGET static void attend_backward(const Shape *s, const float *qkv, const float *alpha, const float *branch,
+                                       float *qkv_gradient, const Scratch *w) {
     const int64_t T = s->length, d = s->width;
-    turn_over(T, d, qkv + 2 * d, 3 * d, w->turned);
-    product(T, T, d, rows_of(branch, d), w->turned, T, w->scores, T);
+    transpose(T, d, qkv + 2 * d, 3 * d, w->transposed);
+    product(T, T, d, row_major(branch, d), w->transposed, T, w->scores, T);
     for (int64_t t = 0; t < T; t++) {
-        float *of_scores = w->scores + t * T, along = 0;
+        float *scores_gradient = w->scores + t * T, dot = 0;
         for (int64_t u = 0; u < T; u++)
-            along += of_scores[u] * alpha[t * T + u];
+            dot += scores_gradient[u] * alpha[t * T + u];
         for (int64_t u = 0; u < T; u++)
-            of_scores[u] = s->scale * alpha[t * T + u] * (of_scores[u] - along);
+            scores_gradient[u] = s->scale * alpha[t * T + u] * (scores_gradient[u] - dot);
     }
-    product(T, d, T, rows_of(w->scores, T), qkv + d, 3 * d, of_qkv, 3 * d);
-    product(T, d, T, columns_of(w->scores, T), qkv, 3 * d, of_qkv + d, 3 * d);
-    product(T, d, T, columns_of(alpha, T), branch, d, of_qkv + 2 * d, 3 * d);
+    product(T, d, T, row_major(w->scores, T), qkv + d, 3 * d, qkv_gradient, 3 * d);
+    product(T, d, T, column_major(w->scores, T), qkv, 3 * d, qkv_gradient + d, 3 * d);
+    product(T, d, T, column_major(alpha, T), branch, d, qkv_gradient + 2 * d, 3 * d);
 }
 
-/* Some sequences, from row at on of what is kept, through one block: w->h in place. words: those of the first branch; the second's lie second further on. */
-ON_TILES static void block_forward(const Shape *s, const Block *p, const Pairs *right, const Kept *k, int64_t at, int64_t sequences, const uint8_t *padded, const int16_t *words, int64_t second,
-                                   const Work *w) {
+/* Some sequences through one block: w->h in place. Their first row is number at of all. words: those of the first
+   branch; those of the second lie branch_stride further on. */
+AMX_TARGET static void block_forward(const Shape *s, const BlockParameters *p, const PackedMatrices *right,
+                                     const Saved *k, int64_t at, int64_t sequences, const uint8_t *padded,
+                                     const int16_t *words, int64_t branch_stride, const Scratch *w) {
     const int64_t T = s->length, d = s->width, F = s->hidden, rows = sequences * T;
-    const Plan plan = plan_of(s);
+    const Layout layout = layout_of(s);
     float *qkv = k->qkv + at * 3 * d;
-    linear(&plan, d, 3 * d, w->h, right->qkv, p->qkv_bias, qkv, w->left);
-    keep_input(&plan, d, w->h, at, k->inputs.qkv);
+    linear(&layout, d, 3 * d, w->h, right->qkv, p->qkv_bias, qkv, w->left);
+    save_input(&layout, d, w->h, at, k->inputs.qkv);
     for (int64_t row = 0; row < rows; row += T)
         attend(s, qkv + row * 3 * d, padded + row, k->alpha + (at + row) * T, w->branch + row * d, w);
-    drop(s, rows * d, words, w->branch);
+    apply_dropout(s, rows * d, words, w->branch);
     for (int64_t row = 0; row < rows; row++)
-        add_and_norm(s, w->h + row * d, w->branch + row * d, p->norm1, p->offset1, k->hat1 + (at + row) * d, k->root1 + at + row, w->between + row * d);
-    linear(&plan, d, F, w->between, right->ffn1, p->ffn1_bias, w->wide, w->left);
-    keep_input(&plan, d, w->between, at, k->inputs.ffn1);
-    keep_positive(group_rows(s) * F, w->wide, k->positive + at * F / TILE);
-    linear(&plan, F, d, w->wide, right->ffn2, p->ffn2_bias, w->branch, w->left);
-    keep_input(&plan, F, w->wide, at, k->inputs.ffn2);
-    drop(s, rows * d, words ? words + second : 0, w->branch);
+        add_and_norm(s, w->h + row * d, w->branch + row * d, p->norm1, p->offset1, k->normalised1 + (at + row) * d,
+                     k->inv_std1 + at + row, w->attended + row * d);
+    linear(&layout, d, F, w->attended, right->ffn1, p->ffn1_bias, w->wide, w->left);
+    save_input(&layout, d, w->attended, at, k->inputs.ffn1);
+    relu_with_mask(group_rows(s) * F, w->wide, k->positive + at * F / TILE);
+    linear(&layout, F, d, w->wide, right->ffn2, p->ffn2_bias, w->branch, w->left);
+    save_input(&layout, F, w->wide, at, k->inputs.ffn2);
+    apply_dropout(s, rows * d, words ? words + branch_stride : 0, w->branch);
     for (int64_t row = 0; row < rows; row++)
-        add_and_norm(s, w->between + row * d, w->branch + row * d, p->norm2, p->offset2, k->hat2 + (at + row) * d, k->root2 + at + row, w->h + row * d);
+        add_and_norm(s, w->attended + row * d, w->branch + row * d, p->norm2, p->offset2,
+                     k->normalised2 + (at + row) * d, k->inv_std2 + at + row, w->h + row * d);
 }
 
-/* w->h: the gradient of what came out of a block, and then of what came in. vectors: where this group's part of the vectors' gradients goes. */
-ON_TILES static void block_backward(const Shape *s, const Block *p, const Pairs *right, const Kept *k, const Flow *f, const Block *vectors, int64_t at, int64_t sequences, const int16_t *words,
-                                    int64_t second, const Work *w) {
+/* w->h: on entry the gradient of a block's output, on return that of its input. vectors: where this group's part of
+   the gradients of biases and norms goes. */
+AMX_TARGET static void block_backward(const Shape *s, const BlockParameters *p, const PackedMatrices *right,
+                                      const Saved *k, const OutputGradients *f, const BlockParameters *vectors,
+                                      int64_t at, int64_t sequences, const int16_t *words, int64_t branch_stride,
+                                      const Scratch *w) {
     const int64_t T = s->length, d = s->width, F = s->hidden, rows = sequences * T;
-    const Plan plan = plan_of(s);
-    const float *hat1 = k->hat1 + at * d, *hat2 = k->hat2 + at * d;
+    const Layout layout = layout_of(s);
+    const float *normalised1 = k->normalised1 + at * d, *normalised2 = k->normalised2 + at * d;
     sum_rows(rows, d, w->h, 0, vectors->offset2);
-    sum_rows(rows, d, w->h, hat2, vectors->norm2);
+    sum_rows(rows, d, w->h, normalised2, vectors->norm2);
     for (int64_t row = 0; row < rows; row++)
-        norm_backward(d, w->h + row * d, p->norm2, hat2 + row * d, k->root2[at + row], w->sum + row * d);
+        norm_backward(d, w->h + row * d, p->norm2, normalised2 + row * d, k->inv_std2[at + row], w->sum + row * d);
     memcpy(w->branch, w->sum, (size_t)(rows * d) * sizeof *w->branch);
-    drop(s, rows * d, words ? words + second : 0, w->branch);
-    linear_backward(&plan, F, d, rows, w->branch, right->ffn2, at, f->ffn2, vectors->ffn2_bias, w->wide, w->left);
-    where_positive(group_rows(s) * F, k->positive + at * F / TILE, w->wide);
-    linear_backward(&plan, d, F, rows, w->wide, right->ffn1, at, f->ffn1, vectors->ffn1_bias, w->h, w->left);
-    add(rows * d, w->sum, w->h);
+    apply_dropout(s, rows * d, words ? words + branch_stride : 0, w->branch);
+    linear_backward(&layout, F, d, rows, w->branch, right->ffn2, at, f->ffn2, vectors->ffn2_bias, w->wide, w->left);
+    apply_mask(group_rows(s) * F, k->positive + at * F / TILE, w->wide);
+    linear_backward(&layout, d, F, rows, w->wide, right->ffn1, at, f->ffn1, vectors->ffn1_bias, w->h, w->left);
+    add_to(rows * d, w->sum, w->h);
     sum_rows(rows, d, w->h, 0, vectors->offset1);
-    sum_rows(rows, d, w->h, hat1, vectors->norm1);
+    sum_rows(rows, d, w->h, normalised1, vectors->norm1);
     for (int64_t row = 0; row < rows; row++)
-        norm_backward(d, w->h + row * d, p->norm1, hat1 + row * d, k->root1[at + row], w->sum + row * d);
+        norm_backward(d, w->h + row * d, p->norm1, normalised1 + row * d, k->inv_std1[at + row], w->sum + row * d);
     memcpy(w->branch, w->sum, (size_t)(rows * d) * sizeof *w->branch);
-    drop(s, rows * d, words, w->branch);
+    apply_dropout(s, rows * d, words, w->branch);
     for (int64_t row = 0; row < rows; row += T)
-        attend_backward(s, k->qkv + (at + row) * 3 * d, k->alpha + (at + row) * T, w->branch + row * d, w->wide + row * 3 * d, w);
-    linear_backward(&plan, d, 3 * d, rows, w->wide, right->qkv, at, f->qkv, vectors->qkv_bias, w->h, w->left);
-    add(rows * d, w->sum, w->h);
+        attend_backward(s, k->qkv + (at + row) * 3 * d, k->alpha + (at + row) * T, w->branch + row * d,
+                        w->wide + row * 3 * d, w);
+    linear_backward(&layout, d, 3 * d, rows, w->wide, right->qkv, at, f->qkv, vectors->qkv_bias, w->h, w->left);
+    add_to(rows * d, w->sum, w->h);
 }
 
-/* The words of a block's first branch from a row on. words: [blocks, 2, sequences * length, width]. */
-static const int16_t *words_of(const Shape *s, const int16_t *words, int64_t block, int64_t row) {
+/* The words of a block's first branch, from a row on. words: [blocks, 2, sequences * length, width]. */
+static const int16_t *dropout_words(const Shape *s, const int16_t *words, int64_t block, int64_t row) {
     return words ? words + (2 * block * s->sequences * s->length + row) * s->width : 0;
 }
 
@@ -302,11 +336,13 @@ static int64_t sequences_of(const Shape *s, int64_t g) {
     return left < group(s) ? left : group(s);
 }
 
-/* Runs of rows in a block's three matrices, one after the other. */
-static int64_t runs_of(const Shape *s) { return (4 * s->width + s->hidden) / RUN; }
+/* Strips of BLOCK rows in a block's three weights together. */
+static int64_t strip_count(const Shape *s) { return (4 * s->width + s->hidden) / BLOCK; }
 
-ON_TILES static void pack_run(const Shape *s, int64_t run, void (*pack)(int64_t, int64_t, int64_t, int64_t, const float *, uint16_t *), const Block *p, const Pairs *to) {
-    const int64_t d = s->width, F = s->hidden, row = run * RUN;
+AMX_TARGET static void pack_strip(const Shape *s, int64_t strip,
+                                  void (*pack)(int64_t, int64_t, int64_t, int64_t, const float *, uint16_t *),
+                                  const BlockParameters *p, const PackedMatrices *to) {
+    const int64_t d = s->width, F = s->hidden, row = strip * BLOCK;
     if (row < 3 * d)
         pack(s->planes, row, d, 3 * d, p->qkv, to->qkv);
     else if (row < 3 * d + F)
@@ -315,103 +351,114 @@ ON_TILES static void pack_run(const Shape *s, int64_t run, void (*pack)(int64_t,
         pack(s->planes, row - 3 * d - F, F, d, p->ffn2, to->ffn2);
 }
 
-ON_TILES static void gradient_run(const Shape *s, int64_t run, const Flow *f, const Pairs *inputs, const Block *made) {
-    const int64_t d = s->width, F = s->hidden, row = run * RUN;
-    const Plan plan = plan_of(s);
+AMX_TARGET static void gradient_strip(const Shape *s, int64_t strip, const OutputGradients *f,
+                                      const PackedMatrices *inputs, const BlockParameters *gradients) {
+    const int64_t d = s->width, F = s->hidden, row = strip * BLOCK;
+    const Layout layout = layout_of(s);
     if (row < 3 * d)
-        matrix_gradient(&plan, row, d, 3 * d, f->qkv, inputs->qkv, made->qkv);
+        matrix_gradient(&layout, row, d, 3 * d, f->qkv, inputs->qkv, gradients->qkv);
     else if (row < 3 * d + F)
-        matrix_gradient(&plan, row - 3 * d, d, F, f->ffn1, inputs->ffn1, made->ffn1);
+        matrix_gradient(&layout, row - 3 * d, d, F, f->ffn1, inputs->ffn1, gradients->ffn1);
     else
-        matrix_gradient(&plan, row - 3 * d - F, F, d, f->ffn2, inputs->ffn2, made->ffn2);
+        matrix_gradient(&layout, row - 3 * d - F, F, d, f->ffn2, inputs->ffn2, gradients->ffn2);
 }
 
-/* x, out: [sequences, length, width]. padded: [sequences, length]. kept, room: zeros of kept_room and forward_room, or anything where no group has rows that belong to no sequence. */
-ON_TILES void forward(const Shape *s, const float *x, const uint8_t *padded, const int16_t *words, const Block *blocks, float *kept, float *room, float *out) {
-    const int64_t d = s->width, L = s->blocks, threads = s->threads, second = s->sequences * s->length * d, runs = runs_of(s);
-    Kept k[L];
-    Pairs right[L];
+/* x, out: [sequences, length, width]. padded: [sequences, length]. saved and workspace have saved_size and
+   forward_workspace floats: zeros, or uninitialised where the sequences fill whole blocks of rows. */
+AMX_TARGET void forward(const Shape *s, const float *x, const uint8_t *padded, const int16_t *words,
+                        const BlockParameters *blocks, float *saved, float *workspace, float *out) {
+    const int64_t d = s->width, L = s->blocks, threads = s->threads, branch_stride = s->sequences * s->length * d,
+                  strips = strip_count(s);
+    Saved k[L];
+    PackedMatrices right[L];
     for (int64_t l = 0; l < L; l++) {
-        kept = kept_of(s, kept, k + l);
-        room = weights_of(s, room, right + l);
+        saved = place_saved(s, saved, k + l);
+        workspace = place_weights(s, workspace, right + l);
     }
 #pragma omp parallel num_threads(threads)
     {
-        Work w;
-        work_of(s, room + omp_get_thread_num() * work_room(s), &w);
-        configure();
+        Scratch w;
+        place_scratch(s, workspace + omp_get_thread_num() * scratch_size(s), &w);
+        configure_tiles();
 #pragma omp for schedule(static)
-        for (int64_t item = 0; item < runs * L; item++)
-            pack_run(s, item % runs, pack_forward, blocks + item / runs, right + item / runs);
+        for (int64_t item = 0; item < strips * L; item++)
+            pack_strip(s, item % strips, pack_forward, blocks + item / strips, right + item / strips);
 #pragma omp for schedule(static)
-        for (int64_t g = 0; g < groups(s); g++) {
+        for (int64_t g = 0; g < group_count(s); g++) {
             const int64_t row = g * group(s) * s->length, n = sequences_of(s, g);
             const size_t bytes = (size_t)(n * s->length * d) * sizeof *x;
             memcpy(w.h, x + row * d, bytes);
             for (int64_t l = 0; l < L; l++)
-                block_forward(s, blocks + l, right + l, k + l, g * group_rows(s), n, padded + row, words_of(s, words, l, row), second, &w);
+                block_forward(s, blocks + l, right + l, k + l, g * group_rows(s), n, padded + row,
+                              dropout_words(s, words, l, row), branch_stride, &w);
             memcpy(out + row * d, w.h, bytes);
         }
         _tile_release();
     }
 }
 
-/* The sum of all groups' parts, in their order. */
-static void add_vectors(const Shape *s, const Block *parts, const Block *made) {
-    const int64_t d = s->width, of_group = 8 * d + s->hidden;
+/* The sum of all groups' parts, in the order of the groups. */
+static void add_vectors(const Shape *s, const BlockParameters *parts, const BlockParameters *gradients) {
+    const int64_t d = s->width, group_stride = 8 * d + s->hidden;
     const struct {
         const float *parts;
-        float *made;
+        float *gradients;
         int64_t n;
-    } vectors[] = {{parts->qkv_bias, made->qkv_bias, 3 * d},   {parts->norm1, made->norm1, d}, {parts->offset1, made->offset1, d}, {parts->norm2, made->norm2, d},
-                   {parts->offset2, made->offset2, d}, {parts->ffn1_bias, made->ffn1_bias, s->hidden}, {parts->ffn2_bias, made->ffn2_bias, d}};
+    } vectors[] = {{parts->qkv_bias, gradients->qkv_bias, 3 * d}, {parts->norm1, gradients->norm1, d},
+                   {parts->offset1, gradients->offset1, d},       {parts->norm2, gradients->norm2, d},
+                   {parts->offset2, gradients->offset2, d},       {parts->ffn1_bias, gradients->ffn1_bias, s->hidden},
+                   {parts->ffn2_bias, gradients->ffn2_bias, d}};
     for (int64_t v = 0; v < 7; v++)
-        for (int64_t i = 0; vectors[v].made && i < vectors[v].n; i++) {
+        for (int64_t i = 0; vectors[v].gradients && i < vectors[v].n; i++) {
             float sum = 0;
-            for (int64_t g = 0; g < groups(s); g++)
-                sum += vectors[v].parts[g * of_group + i];
-            vectors[v].made[i] = sum;
+            for (int64_t g = 0; g < group_count(s); g++)
+                sum += vectors[v].parts[g * group_stride + i];
+            vectors[v].gradients[i] = sum;
         }
 }
 
-/* gradient, of_x: [sequences, length, width]. kept: what forward left there; words and blocks: what it was given. room: as forward's, of backward_room. made: the gradients of the
-   parameters. Each number of them is one sum over all rows in their order, whichever thread takes it. */
-ON_TILES void backward(const Shape *s, const float *gradient, const int16_t *words, const Block *blocks, float *kept, float *room, float *of_x, const Block *made) {
-    const int64_t d = s->width, F = s->hidden, L = s->blocks, threads = s->threads, second = s->sequences * s->length * d, runs = runs_of(s);
-    Kept k[L];
-    Flow f[L];
-    Pairs right[L];
+/* gradient, x_gradient: [sequences, length, width]. saved, words, blocks: of forward. workspace: as forward's, of
+   backward_workspace floats. gradients: those of the parameters. Each is one sum over all rows in their order,
+   whatever the number of threads. */
+AMX_TARGET void backward(const Shape *s, const float *gradient, const int16_t *words, const BlockParameters *blocks,
+                         float *saved, float *workspace, float *x_gradient, const BlockParameters *gradients) {
+    const int64_t d = s->width, F = s->hidden, L = s->blocks, threads = s->threads,
+                  branch_stride = s->sequences * s->length * d, strips = strip_count(s);
+    Saved k[L];
+    OutputGradients f[L];
+    PackedMatrices right[L];
     for (int64_t l = 0; l < L; l++) {
-        kept = kept_of(s, kept, k + l);
-        room = flow_of(s, room, f + l);
-        room = weights_of(s, room, right + l);
+        saved = place_saved(s, saved, k + l);
+        workspace = place_output_gradients(s, workspace, f + l);
+        workspace = place_weights(s, workspace, right + l);
     }
 #pragma omp parallel num_threads(threads)
     {
-        Work w;
-        work_of(s, room + omp_get_thread_num() * work_room(s), &w);
-        configure();
+        Scratch w;
+        place_scratch(s, workspace + omp_get_thread_num() * scratch_size(s), &w);
+        configure_tiles();
 #pragma omp for schedule(static)
-        for (int64_t item = 0; item < runs * L; item++)
-            pack_run(s, item % runs, pack_backward, blocks + item / runs, right + item / runs);
+        for (int64_t item = 0; item < strips * L; item++)
+            pack_strip(s, item % strips, pack_backward, blocks + item / strips, right + item / strips);
 #pragma omp for schedule(static)
-        for (int64_t g = 0; g < groups(s); g++) {
+        for (int64_t g = 0; g < group_count(s); g++) {
             const int64_t row = g * group(s) * s->length, n = sequences_of(s, g);
             const size_t bytes = (size_t)(n * s->length * d) * sizeof *gradient;
             memcpy(w.h, gradient + row * d, bytes);
             for (int64_t l = L - 1; l >= 0; l--) {
-                Block vectors;
-                vectors_of(s, f[l].vectors.qkv_bias + g * (8 * d + F), &vectors);
-                block_backward(s, blocks + l, right + l, k + l, f + l, &vectors, g * group_rows(s), n, words_of(s, words, l, row), second, &w);
+                BlockParameters vectors;
+                place_vectors(s, f[l].vectors.qkv_bias + g * (8 * d + F), &vectors);
+                block_backward(s, blocks + l, right + l, k + l, f + l, &vectors, g * group_rows(s), n,
+                               dropout_words(s, words, l, row), branch_stride, &w);
             }
-            memcpy(of_x + row * d, w.h, bytes);
+            memcpy(x_gradient + row * d, w.h, bytes);
         }
 #pragma omp for schedule(static) nowait
-        for (int64_t item = 0; item < runs * L; item++)
-            gradient_run(s, item % runs, f + item / runs, &k[item / runs].inputs, made + item / runs);
+        for (int64_t item = 0; item < strips * L; item++)
+            gradient_strip(s, item % strips, f + item / strips, &k[item / strips].inputs, gradients + item / strips);
 #pragma omp for
         for (int64_t l = 0; l < L; l++)
-            add_vectors(s, &f[l].vectors, made + l);
+            add_vectors(s, &f[l].vectors, gradients + l);
         _tile_release();
     }
 }

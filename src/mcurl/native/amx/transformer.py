@@ -1,48 +1,83 @@
-"""The Transformer's blocks and all their gradients on the processor's matrix units (AMX), in C."""
+"""The Transformer's blocks and all their gradients on the processor's matrix units (AMX): ``transformer.c``.
+
+The plain twin is ``Transformer._blocks``.
+"""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mcurl.native import EPS, RUN, addresses, layer, room
+from mcurl import native
+from mcurl.native.amx.binding import BLOCK, EPS, addresses, layer, workspace
 
-OF_BLOCK = 10
-"""Parameters of a block: weight and bias of queries, keys and values together (here the bias may be None), of both
-norms, and of both layers of the feed-forward net."""
+PER_BLOCK = 10
+"""Parameters of a Transformer block: weight and bias of queries, keys and values together (this bias may be None), of
+the first and the second norm, and of both layers of the feed-forward net."""
 Parameters = Sequence[Tensor | None]
-
-
-class Dropout(NamedTuple):
-    """``words``: random ``int16 [L, 2, B, T, d]``. What a branch's number is multiplied by is 0 where its word is below
-    ``drop_below``, else ``kept``."""
-
-    words: Tensor
-    drop_below: int
-    kept: float
+Dropout = tuple[Tensor, int, float]
+"""Random words ``int16 [L, 2, B, T, d]``, for both branches of each block; a threshold, below which a word drops its
+number; and what the other numbers are multiplied by (:class:`mcurl.networks.transformer.Dropout`)."""
 
 
 class _Shape(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
         for name in ("sequences", "length", "width", "hidden", "blocks", "planes", "threads", "drop_below")
-    ] + [(name, ctypes.c_float) for name in ("scale", "eps", "kept")]
+    ] + [(name, ctypes.c_float) for name in ("scale", "eps", "dropout_scale")]
 
 
 def available() -> bool:
-    """Whether there is a compiler, and a processor with AMX that this process may use."""
+    """Whether the operation is enabled and built, and this process may use AMX."""
     return _functions() is not None
 
 
-def takes(h: Tensor, parameters: Parameters) -> bool:
-    """Whether :func:`forward` can take these: widths in multiples of :data:`RUN`."""
-    given = [h, *(parameter for parameter in parameters if parameter is not None)]
-    plain = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in given)
-    return plain and h.numel() > 0 and h.shape[2] % RUN == 0 and _hidden(parameters) % RUN == 0 and available()
+def supports(h: Tensor, parameters: Parameters) -> bool:
+    """Whether :func:`apply` and :func:`forward` take these: widths in multiples of :data:`BLOCK`, ``float32`` on the
+    CPU."""
+    tensors = [h, *(parameter for parameter in parameters if parameter is not None)]
+    plain = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
+    return plain and h.numel() > 0 and h.shape[2] % BLOCK == 0 and _hidden(parameters) % BLOCK == 0 and available()
+
+
+def apply(
+    h: Tensor, padded: Tensor, dropout: Dropout | None, parameters: Parameters, scale: float, *, rounded: bool
+) -> Tensor:
+    """The output of :func:`forward`, differentiable.
+
+    Raises:
+        RuntimeError: it does not :func:`supports` such features.
+    """
+    return _AmxTransformer.apply(h, padded, dropout, scale, rounded, *parameters)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _AmxTransformer(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        h: Tensor,
+        padded: Tensor,
+        dropout: Dropout | None,
+        scale: float,
+        rounded: bool,
+        *parameters: Tensor | None,
+    ) -> Tensor:
+        out, saved = forward(h, padded, dropout, parameters, scale, rounded=rounded)
+        ctx.dropout, ctx.scale, ctx.rounded = dropout, scale, rounded
+        ctx.save_for_backward(saved, *parameters)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        saved, *parameters = ctx.saved_tensors
+        h_gradient, parameter_gradients = backward(
+            gradients[0], saved, ctx.dropout, parameters, ctx.scale, rounded=ctx.rounded
+        )
+        return h_gradient, None, None, None, None, *parameter_gradients
 
 
 def forward(
@@ -54,69 +89,73 @@ def forward(
         h: ``float32 [B, T, d]``.
         padded: ``bool [B, T]``, the positions that nothing attends to.
         dropout: of the two branches of each block.
-        parameters: :data:`OF_BLOCK` of each block, ``float32``.
+        parameters: :data:`PER_BLOCK` of each block, ``float32``.
         scale: of the attention's scores.
-        rounded: multiply matrices rounded to bfloat16. Otherwise each is a sum of two such, and a product as close to
-            exact as some parts in a million.
+        rounded: multiply matrices rounded to bfloat16. Otherwise each is the sum of two such, and a product is exact
+            up to some parts in a million.
 
     Returns:
-        What comes out, ``float32 [B, T, d]``, and what :func:`backward` needs.
+        The last block's output, ``float32 [B, T, d]``, and what :func:`backward` needs.
 
     Raises:
-        RuntimeError: it :func:`takes` no such features.
+        RuntimeError: it does not :func:`supports` such features.
     """
     functions = _checked(h, parameters)
-    h, padded, out, shape = (
-        h.contiguous(),
-        padded.contiguous(),
-        torch.empty(h.shape),
-        _shape(h, dropout, parameters, scale, rounded),
-    )
-    kept, work = (
-        room(numbers(ctypes.byref(shape)), whole=_whole(shape))
-        for numbers in (functions.kept_room, functions.forward_room)
-    )
-    given = (
+    h, padded, out = h.contiguous(), padded.contiguous(), torch.empty(h.shape)
+    shape = _shape(h, dropout, parameters, scale, rounded)
+    saved = workspace(functions.saved_size(ctypes.byref(shape)), full=_full(shape))
+    scratch = workspace(functions.forward_workspace(ctypes.byref(shape)), full=_full(shape))
+    functions.forward(
+        ctypes.byref(shape),
         h.data_ptr(),
         padded.data_ptr(),
         _words(dropout),
         addresses(parameters),
-        kept.data_ptr(),
-        work.data_ptr(),
+        saved.data_ptr(),
+        scratch.data_ptr(),
         out.data_ptr(),
     )
-    functions.forward(ctypes.byref(shape), *given)
-    return out, kept
+    native.record("amx.transformer")
+    return out, saved
 
 
 def backward(
-    gradient: Tensor, kept: Tensor, dropout: Dropout | None, parameters: Parameters, scale: float, *, rounded: bool
+    gradient: Tensor, saved: Tensor, dropout: Dropout | None, parameters: Parameters, scale: float, *, rounded: bool
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """The gradients of ``h`` and of the parameters from that of what :func:`forward` gave, which was given the same."""
+    """The gradients of ``h`` and of the parameters from that of :func:`forward`'s output.
+
+    Args:
+        gradient: ``float32 [B, T, d]``.
+        saved: of :func:`forward`; the rest: its arguments.
+
+    Returns:
+        ``float32 [B, T, d]``, and one gradient for each parameter that is not None.
+
+    Raises:
+        RuntimeError: it does not :func:`supports` such a gradient.
+    """
     functions = _checked(gradient, parameters)
-    gradient, of_h, shape = (
-        gradient.contiguous(),
-        torch.empty(gradient.shape),
-        _shape(gradient, dropout, parameters, scale, rounded),
-    )
-    made = [None if parameter is None else torch.empty(parameter.shape) for parameter in parameters]
-    work = room(functions.backward_room(ctypes.byref(shape)), whole=_whole(shape))
-    given = (
+    gradient, h_gradient = gradient.contiguous(), torch.empty(gradient.shape)
+    shape = _shape(gradient, dropout, parameters, scale, rounded)
+    parameter_gradients = [None if parameter is None else torch.empty(parameter.shape) for parameter in parameters]
+    scratch = workspace(functions.backward_workspace(ctypes.byref(shape)), full=_full(shape))
+    functions.backward(
+        ctypes.byref(shape),
         gradient.data_ptr(),
         _words(dropout),
         addresses(parameters),
-        kept.data_ptr(),
-        work.data_ptr(),
-        of_h.data_ptr(),
-        addresses(made),
+        saved.data_ptr(),
+        scratch.data_ptr(),
+        h_gradient.data_ptr(),
+        addresses(parameter_gradients),
     )
-    functions.backward(ctypes.byref(shape), *given)
-    return of_h, made
+    return h_gradient, parameter_gradients
 
 
 def _shape(h: Tensor, dropout: Dropout | None, parameters: Parameters, scale: float, rounded: bool) -> _Shape:
-    counts = (_hidden(parameters), len(parameters) // OF_BLOCK, 1 if rounded else 2, torch.get_num_threads())
-    return _Shape(*h.shape, *counts, dropout.drop_below if dropout else 0, scale, EPS, dropout.kept if dropout else 1.0)
+    counts = (_hidden(parameters), len(parameters) // PER_BLOCK, 1 if rounded else 2, torch.get_num_threads())
+    _, drop_below, dropout_scale = dropout or (None, 0, 1.0)
+    return _Shape(*h.shape, *counts, drop_below, scale, EPS, dropout_scale)
 
 
 def _hidden(parameters: Parameters) -> int:
@@ -125,22 +164,24 @@ def _hidden(parameters: Parameters) -> int:
     return len(first_layer)
 
 
-def _whole(shape: _Shape) -> bool:
-    """Whether the sequences that are worked on together fill runs."""
-    together = max(RUN // shape.length, 1)
-    return bool(together * shape.length % RUN == 0 and shape.sequences % together == 0)
+def _full(shape: _Shape) -> bool:
+    """Whether the sequences that are computed together fill whole blocks of rows."""
+    together = max(BLOCK // shape.length, 1)
+    return bool(together * shape.length % BLOCK == 0 and shape.sequences % together == 0)
 
 
 def _words(dropout: Dropout | None) -> int | None:
-    return None if dropout is None else dropout.words.data_ptr()
+    return None if dropout is None else dropout[0].data_ptr()
 
 
 def _checked(h: Tensor, parameters: Parameters) -> ctypes.CDLL:
     functions = _functions()
-    if functions is None or not takes(h, parameters):
-        raise RuntimeError(f"the compiled Transformer takes no {h.dtype} features of shape {tuple(h.shape)} here")
+    if functions is None or not supports(h, parameters):
+        raise RuntimeError(
+            f"the compiled Transformer does not support {h.dtype} features of shape {tuple(h.shape)} here"
+        )
     return functions
 
 
 def _functions() -> ctypes.CDLL | None:
-    return layer("transformer", ("kept_room", "forward_room", "backward_room"), forward=7, backward=7)
+    return layer("amx.transformer", ("saved_size", "forward_workspace", "backward_workspace"), forward=7, backward=7)

@@ -1,0 +1,111 @@
+"""Convolution or matrix product, bias and ReLU as one oneDNN operation: PyTorch's fusions for inference, with a
+gradient.
+
+The operations are private to PyTorch (``torch.ops.mkldnn``). The gradient of a ReLU needs only its output, so that the
+sums before it are never written. The plain twins are ``F.relu(F.conv2d(...))`` and ``F.relu(F.linear(...))``, in
+``networks.encoders.Convolutions`` and ``networks.atari.DataEfficientEncoder``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcurl import native
+
+
+@cache
+def available(name: str) -> bool:
+    """Whether this PyTorch has an operation of :data:`mcurl.native.ONEDNN`."""
+    function = {"onednn.conv_relu": "_convolution_pointwise", "onednn.linear_relu": "_linear_pointwise"}[name]
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, function)  # type: ignore[no-untyped-call]
+
+
+def supports_conv_relu(x: Tensor) -> bool:
+    """Whether :func:`conv_relu` takes an input like this: on the CPU, not ``float64``, and the operation is not
+    disabled."""
+    name = "onednn.conv_relu"
+    return x.device.type == "cpu" and x.dtype != torch.float64 and name not in native.disabled and available(name)
+
+
+def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """ReLU of a convolution without padding.
+
+    Args:
+        x: ``float32`` or ``bfloat16 [N, C, H, W]``, of any memory format.
+        weight, bias: ``[F, C, h, w]`` and ``[F]``, of the same dtype.
+
+    Returns:
+        ``[N, F, (H - h) // stride + 1, (W - w) // stride + 1]`` of the same dtype.
+    """
+    native.record("onednn.conv_relu")
+    if torch.is_grad_enabled() and weight.requires_grad:
+        return _ConvReLU.apply(x, weight, bias, stride)  # type: ignore[no-untyped-call, no-any-return]
+    return _conv_relu(x, weight, bias, stride)
+
+
+def supports_linear_relu(x: Tensor) -> bool:
+    """Whether :func:`linear_relu` takes an input like this: ``bfloat16`` on the CPU, and the operation is not
+    disabled."""
+    name = "onednn.linear_relu"
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and name not in native.disabled and available(name)
+
+
+def linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """ReLU(x Wᵀ + b).
+
+    Args:
+        x, weight, bias: ``bfloat16 [N, in]``, ``[out, in]`` and ``[out]``.
+
+    Returns:
+        ``bfloat16 [N, out]``.
+    """
+    native.record("onednn.linear_relu")
+    return _LinearReLU.apply(x, weight, bias)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, [0, 0], [stride, stride], [1, 1], 1, "relu", [], ""
+    )
+    return y
+
+
+class _ConvReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+        y = _conv_relu(x, weight, bias, stride)
+        ctx.save_for_backward(x, weight, y)
+        ctx.stride = stride
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, y = ctx.saved_tensors
+        sum_gradient = torch.ops.aten.threshold_backward(gradients[0], y, 0)
+        s, needed = ctx.stride, [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]]
+        dx, dw, db = torch.ops.aten.convolution_backward(
+            sum_gradient, x, weight, [len(weight)], [s, s], [0, 0], [1, 1], False, [0, 0], 1, needed
+        )
+        return dx, dw, db, None
+
+
+class _LinearReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu", [], "")
+        ctx.save_for_backward(x, weight, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight, y = ctx.saved_tensors
+        sum_gradient = torch.ops.aten.threshold_backward(gradients[0], y, 0)
+        return (
+            sum_gradient @ weight if ctx.needs_input_grad[0] else None,
+            sum_gradient.t() @ x,
+            sum_gradient.sum(0),
+        )
