@@ -58,7 +58,8 @@ def _sample_transitions(
 def _two_views(
     transitions: Transitions, rows: Rows, replay: Replay, spec: BatchSpec, generators: Generators
 ) -> Contrast:
-    """Two views of the RL batch: CURL's anchors and keys. The RL loss's own view is the anchor where it is such a view."""
+    """Two views of the RL batch: CURL's anchors and keys. The RL loss's own view is the anchor where it is such a
+    view."""
     augmentation, frames = spec.contrast_augmentation, replay.frame_rows(rows)
     same = spec.augmentation == augmentation
     query = transitions.obs if same else _augmented(replay, frames, augmentation, generators)
@@ -86,13 +87,14 @@ def _shown_frames(replay: Replay, plan: SequencePlan, frames: Rows, rng: np.rand
     """The frames ``[R, K]`` of the encoded positions, as the plan shows them; -1 is a blank one."""
     batch, length, stack = frames.shape
     mask = plan.frame_mask
+    spares: Rows
     if plan.replaced is not None:
         spares = replay.frame_rows(replay.sample_observations(batch * length, rng)).reshape(frames.shape)
         frames = np.where(plan.replaced[..., None], spares, frames)
     if mask is not None:
-        spare = replay.sample_observations(batch * (length + stack - 1), rng).reshape(batch, -1)
-        spare = np.take_along_axis(spare, mask.slot.reshape(batch, -1), 1).reshape(frames.shape)
-        frames = np.where(mask.zeroed, -1, np.where(mask.replaced, spare, frames))
+        spares = replay.sample_observations(batch * (length + stack - 1), rng).reshape(batch, -1)
+        spares = np.take_along_axis(spares, mask.slot.reshape(batch, -1), 1).reshape(frames.shape)
+        frames = np.where(mask.zeroed, -1, np.where(mask.replaced, spares, frames))
     return frames.reshape(-1, stack)[plan.encoded]
 
 

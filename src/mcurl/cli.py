@@ -1,7 +1,7 @@
 """The command line: parsers, and what becomes of errors. What each command does stands in ``commands.py``.
 
-A mistake of the user is one line on standard error and exit status 2. Nothing is written before everything typed is known
-to be good. Nothing heavy is imported before a command needs it: ``mcurl --help`` answers at once.
+A mistake of the user is one line on standard error and exit status 2. Nothing is written before everything typed is
+known to be good. Nothing heavy is imported before a command needs it: ``mcurl --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mcurl import __version__, commands
 from mcurl.errors import UserError, suggest
@@ -104,8 +104,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
-    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = _Parser("mcurl", description=DESCRIPTION, epilog=EXAMPLES, **layout)  # type: ignore[arg-type]
+    layout: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = _Parser("mcurl", description=DESCRIPTION, epilog=EXAMPLES, **layout)
     parser.add_argument("--version", action="version", version=f"mcurl {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND")
     parsers: dict[str, _Parser] = {}
@@ -206,7 +206,10 @@ def _add_bench(bench: _Parser) -> None:
     bench.add_argument("what", nargs="*", metavar="PART", help=parts)
     plain = "beside each update the textbook's: float32, contiguous, everything encoded wherever it is named"
     bench.add_argument("--plain", action="store_true", help=plain)
-    without = "leave out an accelerated operation, such as amx.transformer; may be repeated"
+    without = (
+        "beside each update one without this accelerated operation (amx.transformer, frames, ...) or group of them "
+        "(amx, onednn, all); may be repeated"
+    )
     bench.add_argument("--without", action="append", default=[], metavar="NAME", help=without)
     suite = ("dmc", "atari")
     bench.add_argument("--suite", choices=suite, action="append", metavar="NAME", help="dmc or atari; default both")

@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 
 def train(options: argparse.Namespace) -> int:
     """Train one seed here, or several side by side."""
-    from mcurl.run.logger import check_sink_names
+    from mcurl.run.logger import check_sinks
 
-    check_sink_names(options.log)
+    check_sinks(options.log)
     if len(options.seed) > 1:
         return _train_parallel(options)
     settings = _resolve(options, options.seed[0])
     from mcurl.run.folder import Run
     from mcurl.train import train
 
-    with Run.create(options.out, settings.to_json(), label=settings.parts.method.label, log=options.log) as run:
+    with Run.create(options.out, settings.to_json(), label=settings.parts.method.label) as run:
+        run.add_sinks(options.log)
         return _watch(run, settings.env_steps, lambda sinks: train(settings, run, sinks))
 
 
@@ -55,9 +56,8 @@ def resume(options: argparse.Namespace) -> int:
     """Go on with a run, or extend it."""
     from mcurl.config.fields import read_value
     from mcurl.run.folder import Run
-    from mcurl.run.logger import check_sink_names
+    from mcurl.run.logger import check_sinks
 
-    check_sink_names(options.log)
     budget = None if options.env_steps is None else read_value("--env-steps", int, options.env_steps)
     with Run.open(options.path, train=True) as run:
         newest = run.latest_checkpoint()
@@ -67,7 +67,8 @@ def resume(options: argparse.Namespace) -> int:
         if budget is None and newest.final and newest.env_steps >= run.env_steps:
             complete = f"{run.folder} is complete with {newest.env_steps:,} env steps"
             raise UserError(f"{complete}: use a larger --env-steps to go on")
-        run.add_log(options.log)
+        check_sinks([*run.sinks, *options.log])
+        run.add_sinks(options.log)
         from mcurl.train import resume
 
         past = run.evaluations(until=newest.env_steps)
@@ -91,7 +92,7 @@ def _watch(
     try:
         with until_saved(), Display(env_steps, title, str(run.folder)) as display:
             display.recall(past or {})
-            work(make_sinks(run, display, run.log_names))
+            work(make_sinks(run, display, run.sinks))
     except Interrupted as stopped:
         print(f"stopped at {run.latest_checkpoint().env_steps:,} env steps, everything saved; {go_on}")
         return 128 + stopped.signal_number

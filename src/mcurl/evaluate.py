@@ -86,8 +86,8 @@ def evaluate(
 ) -> npt.NDArray[np.float64]:
     """Play episodes; each has a seed of its own, so its environment is the same however many are played side by side.
 
-    The policy always sees a full batch: the place of an environment that has finished holds its last observation. So all
-    batches have one shape, and what a row gives does not depend on which others still play.
+    The policy always sees a full batch: the place of an environment that has finished holds its last observation. So
+    all batches have one shape, and what a row gives does not depend on which others still play.
 
     Args:
         act: the policy. It must explore by itself if it is to explore at all.

@@ -20,7 +20,7 @@ from mcurl.errors import UserError
 from mcurl.evaluate import evaluate_policy, score_line
 from mcurl.replay import prune
 from mcurl.run.folder import KEPT, Run
-from mcurl.run.logger import Logger, NotFinite, Sink, Stopwatch
+from mcurl.run.logger import Logger, NotFinite, Sink, SpeedMeter
 from mcurl.runtime import seeding
 from mcurl.runtime.cuda_graphs import CudaGraphStep
 from mcurl.runtime.device import compute_metadata, prepare, restore_torch_state, torch_state
@@ -95,7 +95,7 @@ class Trainer:
         self._evaluated_at = -1
         self._warned = False
         self._stop = Stop()
-        self._stopwatch = Stopwatch(0)
+        self._speed = SpeedMeter()
         self._oldest_rows: list[int] = []
 
     def __enter__(self) -> Self:
@@ -119,7 +119,7 @@ class Trainer:
             self.logger.message(f"{about}: {self.compute.name}; {self.run.folder}")
             if self.observation is None:
                 self._begin_episode()
-            self._stopwatch = Stopwatch(self.clock.env_steps)
+            self._speed.start(self.clock.env_steps)
             try:
                 self._evaluate_if_due(budget)
                 while self.clock.env_steps < budget:
@@ -272,7 +272,7 @@ class Trainer:
         self._oldest_rows = [*self._oldest_rows, replay["oldest"]][-KEPT:]
         prune(self.run.replay_folder, min(self._oldest_rows))
         self.run.note_compute(compute_metadata(self.compute))
-        if speed := self._stopwatch.lap(self.clock.env_steps):
+        if speed := self._speed.lap(self.clock.env_steps):
             self.logger.speed(self.clock.env_steps, speed)
         self.logger.flush()
 

@@ -28,7 +28,6 @@ from mcurl.objectives.base import Objective
 from mcurl.replay.augment import Augmentation, Intensity, PaddedCrop, RandomShift, WholeFrame
 from mcurl.replay.batch import Batch, Contrast, Transitions
 
-
 VIEW_PAD = 4
 """A view of 84 × 84 is 80 × 80 of them, padded by 4 on every side, cropped to 84 × 84 again."""
 FeatureSource = Literal["head", "conv"]
@@ -86,11 +85,11 @@ class RainbowSettings:
     intensity: float = setting(0.0, low=0)
     """Scale of a random factor on the pixels of each observation of the RL batch (SPR: 0.05); 0 is off."""
     contrast_augmentation: Literal["padded-crop", "shift"] = setting("padded-crop", needs_contrast=True)
-    """Of the views for the contrastive loss: crop to 80, replicate the edges by 4, crop to 84 (CURL's release), or DrQ's
-    shift."""
+    """Of the views for the contrastive loss: crop to 80, replicate the edges by 4, crop to 84 (CURL's release), or
+    DrQ's shift."""
     feature_source: FeatureSource = setting("head", needs_contrast=True)
-    """The features that an objective compares: those of a 576-256-128 head on the convolutions, or the 576 that the policy
-    reads."""
+    """The features that an objective compares: those of a 576-256-128 head on the convolutions, or the 576 that the
+    policy reads."""
     contrast_weight: float = setting(1.0, low=0, needs_contrast=True)
     """λ of eq. 6 (CURL: its paper 0.05, its code 0.01, for Boxing, Freeway, Pong and PrivateEye)."""
     key_momentum: float = setting(0.001, low=0, high=1, needs_contrast=True)

@@ -1,8 +1,8 @@
 """Soft Actor-Critic from pixels, as CURL's, with the contrastive objective joined as in Algorithm 1.
 
-One update: critic, actor and temperature, targets, contrastive loss. Each is a loss and a step of its own. The actor sees
-the critic's new weights, the contrastive loss the convolutions that the critic's step left. The actor shares the critic's
-convolutions, which its loss does not train.
+One update: critic, actor and temperature, targets, contrastive loss. Each is a loss and a step of its own. The actor
+sees the critic's new weights, the contrastive loss the convolutions that the critic's step left. The actor shares the
+critic's convolutions, which its loss does not train.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from mcurl.networks.heads import GaussianActor, TwinQ, squashed_sample
 from mcurl.objectives.base import Objective
 from mcurl.replay.augment import Augmentation, CentreCrop, Intensity, RandomCrop, RandomShift
 from mcurl.replay.batch import Batch, Contrast, Transitions
-
 
 AugmentationName = Literal["crop", "shift", "none"]
 
@@ -64,7 +63,8 @@ class SacSettings:
     crop: int = setting(84, low=1, unit="pixels")
     """Side of what the encoder sees; acting sees the centre. Not used on states."""
     augmentation: AugmentationName = "crop"
-    """Of the RL batch: a random crop (CURL, RAD), the centre shifted by up to ``shift_pad`` pixels (DrQ), or the centre."""
+    """Of the RL batch: a random crop (CURL, RAD), the centre shifted by up to ``shift_pad`` pixels (DrQ), or the
+    centre."""
     contrast_augmentation: Literal["crop", "shift"] = setting("crop", needs_contrast=True)
     """Of the views for the contrastive loss."""
     shift_pad: int = setting(4, low=0, unit="pixels")
@@ -83,12 +83,13 @@ class SacSettings:
     """Learning rate of the encoder through the contrastive loss, as a multiple of the base rate (CURL's code has the
     encoder in two Adams; M-CURL lets it fall after the warm-up)."""
     contrast_max_grad_norm: float = setting(0.0, low=0, needs_contrast=True, only_if=("joint_optimizer", (False,)))
-    """Clip the gradient of the contrastive loss, encoder and objective together, to this norm; 0 is off (the later release
-    has 0.5)."""
+    """Clip the gradient of the contrastive loss, encoder and objective together, to this norm; 0 is off (the later
+    release has 0.5)."""
     contrast_weight: float = setting(1.0, low=0, needs_contrast=True, only_if=("joint_optimizer", (True,)))
     """λ of eq. 6. An Adam of its own would cancel it."""
     joint_optimizer: bool = setting(False, needs_contrast=True)
-    """One Adam over J_Q + λ·L_ct for encoder, critic and objective (eq. 6 to the letter) instead of one for each loss."""
+    """One Adam over J_Q + λ·L_ct for encoder, critic and objective (eq. 6 to the letter) instead of one for each
+    loss."""
 
 
 class SAC(Agent):

@@ -21,8 +21,8 @@ from mcurl.bench.timing import Timing, ceilings
 from mcurl.bench.update import operations, resolve, time_update, time_without
 from mcurl.errors import UserError
 from mcurl.run import provenance
-from mcurl.runtime.threads import available_cores
 from mcurl.runtime.device import Compute, ComputeSettings, prepare
+from mcurl.runtime.threads import available_cores
 
 PARTS = ("update", "run", "memory", "replay", "render", "env", "checkpoint", "profile")
 TAKE_SETTINGS = ("update", "profile")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mcurl.batches import draw
+from mcurl.agents.base import Clock
+from mcurl.batches import sample_batch
 from mcurl.bench.timing import Timing, measure
 from mcurl.bench.update import TASKS
 from mcurl.build import build_agent, build_env, build_replay
@@ -40,16 +41,18 @@ def run(suite: str, method: str, threads: int) -> None:
     settings = config.resolve(TASKS[suite], method)
     compute = prepare(ComputeSettings(threads=threads))
     env = build_env(settings, 0)
-    agent, replay = build_agent(settings, env, compute), build_replay(settings, env, compute)
+    agent = build_agent(settings, env, compute)
+    replay = build_replay(settings, env, agent.batch_spec, compute)
+    clock = Clock(agent.schedule.learning_starts, 0, action_repeat=4, horizon=settings.env_steps)
     fill_up(replay, settings.replay.capacity)
     generators = Generators(0)
 
     def learn() -> None:
-        agent.update(draw(replay, agent.views, agent.objective, generators, importance=0.5), 4)
+        agent.update(sample_batch(replay, agent.batch_spec, agent.objective, generators, beta=0.5), clock)
 
     timing = measure(f"{suite} {method}, replay full", learn, warm_up=4, repeats=8)
     evaluate(
-        lambda stacks: agent.act(stacks, explore=False),
+        lambda stacks: agent.act(stacks, explore=False, clock=clock),
         lambda seed: build_env(settings, seed),
         settings.evaluation.episodes,
         0,

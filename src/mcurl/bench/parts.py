@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mcurl.bench.timing import Timing, measure
-from mcurl.bench.update import TASKS, build
+from mcurl.bench.update import TASKS, Learner
 from mcurl.build import build_env
 from mcurl.config import resolve as config
 from mcurl.replay import PaddedCrop, RandomCrop
@@ -22,7 +22,7 @@ def time_replay(compute: Compute, repeats: int) -> list[Timing]:
     """Gather and augment 512 stacks (DMControl) and 256 (Atari)."""
     found = []
     for suite, n, augmentation in (("dmc", 512, RandomCrop(84)), ("atari", 256, PaddedCrop(80, 4, 84))):
-        _, replay, _ = build(suite, "none", compute)
+        replay = Learner(suite, "rl-only", compute).replay
         rng = np.random.default_rng(0)
         rows = replay.sample_observations(n, rng)
         window = augmentation.window(n, (replay.frame_shape[1], replay.frame_shape[2]), rng)
@@ -42,7 +42,7 @@ def time_render(repeats: int) -> list[Timing]:
     found = []
     for task in RENDERED:
         for shadows in ("full", "1024", "512", "off"):
-            env = build_env(config.resolve(f"dmc/{task}", "none", overrides=[f"env.shadows={shadows}"]), 0)
+            env = build_env(config.resolve(f"dmc/{task}", "rl-only", overrides=[f"env.shadows={shadows}"]), 0)
             env.reset(seed=0)
             action = np.zeros(env.action_space.shape or (), np.float32)
 
@@ -58,7 +58,7 @@ def time_env(repeats: int) -> list[Timing]:
     """One agent step of each suite's example."""
     found = []
     for task in TASKS.values():
-        env = build_env(config.resolve(task, "none"), 0)
+        env = build_env(config.resolve(task, "rl-only"), 0)
         env.reset(seed=0)
 
         def step(env=env) -> None:  # type: ignore[no-untyped-def]
@@ -73,7 +73,8 @@ def time_env(repeats: int) -> list[Timing]:
 
 def time_checkpoint(compute: Compute, repeats: int) -> list[Timing]:
     """Save and load an agent's state; append 500 rows to the replay's files."""
-    agent, replay, _ = build("dmc", "mcurl", compute)
+    learner = Learner("dmc", "mcurl", compute)
+    agent, replay = learner.agent, learner.replay
     found = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -12,12 +12,10 @@ from typing import Any
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from mcurl.batches import draw
-from mcurl.bench.update import build
+from mcurl.bench.update import Learner
 from mcurl.errors import UserError
 from mcurl.native import adam
 from mcurl.runtime.device import Compute
-from mcurl.runtime.seeding import Generators
 
 GROUPS = {
     "convolutions, forward": (
@@ -44,22 +42,21 @@ GROUPS = {
         "compiled Adam",
     ),
 }
-GATHER, OTHER = "drawing the batch", "everything else"
+GATHER, OTHER = "sampling the batch", "everything else"
 
 
 def shares(
     suite: str, method: str, compute: Compute, *, overrides: list[str] | None = None, updates: int = 6
 ) -> dict[str, float]:
     """Milliseconds of one update by group, the largest first; the processor's own time of each operation."""
-    agent, replay, _ = build(suite, method, compute, overrides=overrides)
-    generators = Generators(0)
+    learner = Learner(suite, method, compute, overrides=overrides or ())
     spent: dict[str, float] = defaultdict(float)
 
     def one() -> None:
         start = time.perf_counter()
-        batch = draw(replay, agent.views, agent.objective, generators, importance=0.5)
+        batch = learner.sample()
         spent[GATHER] += (time.perf_counter() - start) * 1e3
-        agent.update(batch, 4 * (agent.updates + 1))
+        learner.learn(batch)
 
     for _ in range(4):
         one()

@@ -1,4 +1,4 @@
-"""One update, data drawn from a replay included: as it is, and the textbook's way."""
+"""One update, sampling from a replay included: as it is, and the textbook's way."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from mcurl import native
+from mcurl.agents.base import Agent, Clock
 from mcurl.agents.rainbow import Rainbow
 from mcurl.agents.sac import SAC
-from mcurl.batches import draw
+from mcurl.batches import sample_batch
 from mcurl.bench.timing import Timing, measure, measure_in_turn
 from mcurl.build import build_agent, build_replay
 from mcurl.config import resolve as config
@@ -21,6 +22,7 @@ from mcurl.config.resolve import TrainSettings
 from mcurl.errors import UserError, suggest
 from mcurl.networks import encoders
 from mcurl.objectives.masked import MCurl
+from mcurl.replay.batch import Batch
 from mcurl.replay.buffer import Replay
 from mcurl.runtime.cuda_graphs import CudaGraphStep
 from mcurl.runtime.device import Compute
@@ -46,24 +48,49 @@ class Shapes:
         return self.attributes[name]
 
 
-def resolve(suite: str, method: str, overrides: list[str]) -> TrainSettings:
-    """The settings of what is timed. Raises UserError where an override is none of the method's."""
+def resolve(suite: str, method: str, overrides: Sequence[str]) -> TrainSettings:
+    """The settings of what is timed. Raises UserError where an override is not a setting of it."""
     return config.resolve(TASKS[suite], method, overrides=["replay.capacity=6000", *overrides])
 
 
-def build(
-    suite: str, method: str, compute: Compute, *, overrides: list[str] | None = None, plain: bool = False
-) -> tuple[SAC | Rainbow, Replay, TrainSettings]:
-    """An agent and a replay of random episodes, as a run has them."""
-    settings = resolve(suite, method, overrides or [])
-    shapes: Any = Shapes(suite)
-    torch.manual_seed(0)
-    agent = build_agent(settings, shapes, compute)
-    replay = build_replay(settings, shapes, compute)
-    if plain:
-        as_the_textbook(agent, replay)
-    fill(replay, continuous=suite == "dmc")
-    return agent, replay, settings
+class Learner:
+    """An agent and a replay of random episodes, as a run has them, without an environment.
+
+    Args:
+        plain: the textbook's update, see :func:`as_the_textbook`.
+    """
+
+    def __init__(
+        self, suite: str, method: str, compute: Compute, *, overrides: Sequence[str] = (), plain: bool = False
+    ) -> None:
+        self.settings = resolve(suite, method, overrides)
+        shapes: Any = Shapes(suite)
+        torch.manual_seed(0)
+        self.agent = build_agent(self.settings, shapes, compute)
+        self.replay = build_replay(self.settings, shapes, self.agent.batch_spec, compute)
+        self.generators = Generators(0)
+        self.updates = 0
+        if plain:
+            as_the_textbook(self.agent, self.replay)
+        elif compute.graphs and hasattr(self.agent, "step"):
+            self.agent.step = CudaGraphStep(self.agent.step)
+        fill(self.replay, continuous=suite == "dmc")
+
+    @property
+    def clock(self) -> Clock:
+        """As in a run with one update per agent step."""
+        first = self.agent.schedule.learning_starts
+        return Clock(first + self.updates, self.updates, action_repeat=4, horizon=self.settings.env_steps)
+
+    def sample(self) -> Batch:
+        """The next update's data."""
+        agent, beta = self.agent, self.agent.priority_beta(self.clock)
+        return sample_batch(self.replay, agent.batch_spec, agent.objective, self.generators, beta=beta)
+
+    def learn(self, batch: Batch) -> None:
+        """One update."""
+        self.agent.update(batch, self.clock)
+        self.updates += 1
 
 
 def fill(replay: Replay, *, continuous: bool, episodes: int = 40, length: int = 125) -> None:
@@ -77,7 +104,7 @@ def fill(replay: Replay, *, continuous: bool, episodes: int = 40, length: int = 
             replay.append(action, float(rng.random()), frames[(7 * episode + step) % 256], False, step == length - 1)
 
 
-def as_the_textbook(agent: SAC | Rainbow, replay: Replay) -> None:
+def as_the_textbook(agent: Agent, replay: Replay) -> None:
     """Undo what makes it fast, in place, for the rest of this process.
 
     Contiguous layouts, convolution and ReLU apart, every observation encoded wherever the algorithm names it, pixels
@@ -95,6 +122,7 @@ def as_the_textbook(agent: SAC | Rainbow, replay: Replay) -> None:
             _plain_atari(agent.query.encoder)
             _plain_atari(agent.key.encoder)
         return
+    assert isinstance(agent, SAC)
     for encoder in (agent.encoder, agent.target_encoder, agent.actor_features):
         for module in encoder.modules():
             if isinstance(module, encoders.Convolutions):
@@ -123,7 +151,7 @@ def time_update(
     plain: bool = False,
     repeats: int = 20,
 ) -> Timing:
-    """Draw a batch and learn from it; the mean of two updates in a row, since SAC's actor learns at every second
+    """Sample a batch and learn from it; the mean of two updates in a row, since SAC's actor learns at every second
     one."""
     two = _two_updates(suite, method, compute, overrides, plain=plain)
     # Four pairs to warm up: the fourth is where a GPU records its graphs.
@@ -184,16 +212,12 @@ def operations(name: str) -> frozenset[str]:
 def _two_updates(
     suite: str, method: str, compute: Compute, overrides: list[str] | None, *, plain: bool = False
 ) -> Callable[[], None]:
-    """A new agent's next two updates, data drawn."""
-    agent, replay, _ = build(suite, method, compute, overrides=overrides, plain=plain)
-    if compute.graphs and not plain:
-        agent.step = CudaGraphStep(agent.step)  # type: ignore[method-assign]
-    generators = Generators(0)
+    """A new agent's next two updates, data sampled."""
+    learner = Learner(suite, method, compute, overrides=overrides or (), plain=plain)
 
     def two() -> None:
         for _ in range(2):
-            batch = draw(replay, agent.views, agent.objective, generators, importance=0.5)
-            agent.update(batch, 4 * (agent.updates + 1))
+            learner.learn(learner.sample())
 
     return two
 

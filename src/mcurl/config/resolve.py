@@ -222,7 +222,7 @@ def describe(settings: TrainSettings) -> list[Setting]:
     for key, row in known_settings(settings.parts).items():
         section, _, name = key.rpartition(".")
         owner = settings.sections[section] if section else settings
-        if _has_effect(row, owner):
+        if _unused(row, settings.parts) is None and _has_effect(row, owner):
             rows.append(dataclasses.replace(row, value=getattr(owner, name)))
     return rows
 
@@ -232,11 +232,10 @@ def known_settings(parts: Parts) -> dict[str, Setting]:
     budget = field_help(TrainSettings)["env_steps"]
     rows = {"env_steps": Setting("env_steps", int, ENV_STEPS, budget, _BUDGET)}
     for section, cls in parts.sections.items():
-        defaults, help_, meta = field_defaults(cls), field_help(cls), field_meta(cls)
+        defaults, help_, meta = field_defaults(cls), field_help(cls), field_meta(cls)  # type: ignore[arg-type]
         for name, hint in field_hints(cls).items():
-            key = f"{section}.{name}"
-            unused = key == "env.task" or key in parts.agent.unused_settings
-            if not unused and not (meta[name].needs_contrast and parts.objective is None):
+            if (section, name) != ("env", "task"):  # The task is an argument of its own.
+                key = f"{section}.{name}"
                 rows[key] = Setting(key, hint, defaults.get(name), help_[name], meta[name])
     return rows
 
@@ -296,21 +295,26 @@ def _layer(experiments: Mapping[str, Any], *path: str) -> dict[str, Any]:
 def _require_in_use(key: str, parts: Parts, method: str) -> None:
     known = known_settings(parts)
     if key in known:
+        if why := _unused(known[key], parts):
+            raise UserError(f"{key} has no effect here: {why}")
         return
     if key in _ARGUMENTS:
         option = _ARGUMENTS[key]
         example = f", e.g. `{option} 2`" if key == "seed" else f" ({option})"
         raise UserError(f"{key} is not a setting: pass it on the command line{example}")
-    if key in parts.agent.unused_settings:
-        raise UserError(f"{key} has no effect here: {parts.agent.unused_settings[key]}")
     section, _, name = key.partition(".")
-    cls = parts.sections.get(section)
-    if cls is not None and name in field_hints(cls):
-        raise UserError(f"{key} has no effect here: --method {method} has no contrastive loss")
     if section in _other_sections(parts) and name in field_hints(_other_sections(parts)[section]):
         used = ", ".join(parts.sections)
         raise UserError(f"{key} has no effect here: with --method {method} the run's sections are {used}")
-    raise UserError(f"there is no setting {key}: {suggest(key, known)}")
+    usable = [name for name, row in known.items() if _unused(row, parts) is None]
+    raise UserError(f"there is no setting {key}: {suggest(key, usable)}")
+
+
+def _unused(row: Setting, parts: Parts) -> str | None:
+    """Why a setting means nothing to a run of these parts; None where it does."""
+    if row.meta.needs_contrast and parts.objective is None:
+        return "the method has no contrastive loss"
+    return parts.agent.unused_settings.get(row.key)
 
 
 def _other_sections(parts: Parts) -> dict[str, type[Any]]:

@@ -15,8 +15,8 @@ import gymnasium
 from mcurl.errors import UserError, suggest
 
 SUITES = {"dmc": "mcurl.envs.dmc", "atari": "mcurl.envs.atari", "toy": "mcurl.envs.toy", "gym": "mcurl.envs.gym"}
-"""Suite -> its module, which has ``<Suite>Settings``, ``tasks()``, ``resolve(name)``, ``make(settings, seed)``; where the
-suite's file does not say which agent learns a task, ``action_space(name)`` too."""
+"""Suite -> its module, which has ``<Suite>Settings``, ``tasks()``, ``resolve(name)``, ``make(settings, seed)``; where
+the suite's file does not say which agent learns a task, ``action_space(name)`` too."""
 
 
 class CannotSave(Exception):  # noqa: N818 (it reads as what it says)

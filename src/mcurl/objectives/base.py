@@ -50,8 +50,8 @@ class Sequences:
     padded: npt.NDArray[np.bool_]
     """``bool [B, T]``: positions outside their episode."""
     frames: npt.NDArray[np.int64]
-    """``int64 [B, T, K]``: the frame at each place of each stack, oldest first. One number is one frame; the frames of a
-    window are consecutive numbers; -1 is a blank frame."""
+    """``int64 [B, T, K]``: the frame at each place of each stack, oldest first. One number is one frame; the frames of
+    a window are consecutive numbers; -1 is a blank frame."""
 
 
 @dataclass(frozen=True)

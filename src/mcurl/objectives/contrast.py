@@ -13,8 +13,8 @@ from mcurl.config.fields import setting
 from mcurl.objectives.base import ContrastSpec, Encode, Loss, Objective
 
 PADDED_KEY = -1e9
-"""Logit of a padded key: no query is like it. Finite, since a padded query's own key is one: it never counts, and its loss
-must be a number."""
+"""Logit of a padded key: no query is like it. Finite, since a padded query's own key is one: it never counts, and its
+loss must be a number."""
 
 
 def info_nce(logits: Tensor, targets: Tensor, selected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -26,8 +26,8 @@ def info_nce(logits: Tensor, targets: Tensor, selected: Tensor) -> tuple[Tensor,
         selected: ``bool [Q]``, the queries that count (M_i of eq. 4).
 
     Returns:
-        The mean over selected queries, the fraction of them whose own key is the most similar, and the loss of each query
-        ``float32 [Q]`` (unselected: 0).
+        The mean over selected queries, the fraction of them whose own key is the most similar, and the loss of each
+        query ``float32 [Q]`` (unselected: 0).
     """
     each = F.cross_entropy(logits, targets, reduction="none") * selected
     count = selected.sum().clamp_min(1)

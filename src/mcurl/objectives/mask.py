@@ -90,17 +90,18 @@ def plan_frame_mask(
 ) -> MaskPlan:
     """Select single frames before they are stacked, so that a stack's neighbours show nothing of a hidden frame.
 
-    A position counts as selected when all its frames are. Arguments as for :func:`plan_mask`; ``rate`` is that of frames.
+    A position counts as selected when all its frames are. Arguments as for :func:`plan_mask`; ``rate`` is that of
+    frames.
     """
     padded, frames = sequences.padded, sequences.frames
     batch, length, stack = frames.shape
     blank = frames < 0
     first = np.where(blank, np.iinfo(np.int64).max, frames).min((1, 2), keepdims=True)
     slot = np.where(blank, 0, frames - first)  # [B, T, K], within the window's T + K - 1 frames
-    covered, kind = (
-        np.take_along_axis(values, slot.reshape(batch, -1), 1).reshape(frames.shape)
-        for values in sample_runs((batch, length + stack - 1), rate, run_length, generator)
-    )
+    covered, kind = sample_runs((batch, length + stack - 1), rate, run_length, generator)
+    at = slot.reshape(batch, -1)
+    covered = np.take_along_axis(covered, at, 1).reshape(frames.shape)
+    kind = np.take_along_axis(kind, at, 1).reshape(frames.shape)
     hidden = covered & ~padded[..., None] & ~blank
     zeroed_frames = hidden & (kind < zero)
     replaced_frames = hidden & (kind >= zero) & (kind < zero + random)
@@ -135,8 +136,8 @@ def sample_runs(
 
 
 def compact_positions(hidden: Bools, *, compact: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Which flat positions pass the encoder ``int64 [R]``, and which row of [the zero observation, *them] stands at each
-    position ``int64 [B, T]``; hidden ones read row 0.
+    """Which flat positions pass the encoder ``int64 [R]``, and which row of [the zero observation, *them] stands at
+    each position ``int64 [B, T]``; hidden ones read row 0.
     """
     encoded = _whole_groups(hidden) if compact else np.arange(hidden.size)
     source = np.zeros(hidden.size, np.int64)

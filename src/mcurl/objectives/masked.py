@@ -1,4 +1,5 @@
-"""M-CURL's objective: rebuild the features of masked time steps from their neighbours (section 3.2, eq. 2 to 4, 7 to 10)."""
+"""M-CURL's objective: rebuild the features of masked time steps from their neighbours (section 3.2, eq. 2 to 4, 7 to
+10)."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ from mcurl.objectives.mask import MaskPlan, MaskTensors, plan_frame_mask, plan_m
 from mcurl.objectives.schedules import constant, constant_then_inverse_sqrt, inverse_sqrt_with_warmup, released_warmup
 
 WIDE = 256
-"""Features from this width on pass the Transformer in the run's arithmetic: on the 576 of Atari's convolutions it is most
-of an update; at 128 and 50 bfloat16 would gain nothing."""
+"""Features from this width on pass the Transformer in the run's arithmetic: on the 576 of Atari's convolutions it is
+most of an update; at 128 and 50 bfloat16 would gain nothing."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class MCurlSettings:
     batch: int = setting(16, low=1)
     """B, sequences in an update."""
     mask: Literal["iid", "block", "frames"] = "iid"
-    """What is masked: positions independently of each other (the paper), runs of consecutive positions, or single frames
-    before they are stacked, so that a stack's neighbours show nothing of a hidden frame (a position is then selected when
-    all its frames are)."""
+    """What is masked: positions independently of each other (the paper), runs of consecutive positions, or single
+    frames before they are stacked, so that a stack's neighbours show nothing of a hidden frame (a position is then
+    selected when all its frames are)."""
     mask_rate: float = setting(0.5, low=0, high=1)
     """ρ_m, the probability that a position (with mask=frames: a frame) is selected."""
     block_length: int = setting(4, low=1, only_if=("mask", ("block", "frames")))
@@ -45,7 +46,8 @@ class MCurlSettings:
     random_fraction: float = setting(0.1, low=0, high=1)
     """Of the selected, the fraction shown as a random observation of the replay; the rest is shown unchanged."""
     cross_episodes: bool = False
-    """Sequences run across episode ends, as in the released code. Otherwise positions outside the episode are padding."""
+    """Sequences run across episode ends, as in the released code. Otherwise positions outside the episode are
+    padding."""
     layers: int = setting(2, low=0)
     """L, Transformer blocks."""
     ffn_factor: int = setting(2, low=1)
@@ -57,8 +59,8 @@ class MCurlSettings:
     dropout: float = setting(0.1, low=0, high=1)
     """Dropout on the two residual branches of a block."""
     projection: bool = False
-    """Both sides pass a projection before the positions, part of the encoder: Linear d-2d, ReLU, Linear 2d-d, LayerNorm,
-    with a momentum copy for the keys (the later release)."""
+    """Both sides pass a projection before the positions, part of the encoder: Linear d-2d, ReLU, Linear 2d-d,
+    LayerNorm, with a momentum copy for the keys (the later release)."""
     negatives: Literal["batch", "sequence"] = "batch"
     """The keys a query is told from: all B·T positions, or the T of its own sequence (eq. 4 to the letter)."""
     temperature: float = setting(1.0, above=0)

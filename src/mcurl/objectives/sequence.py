@@ -23,8 +23,8 @@ class SeqCurlSettings(CurlSettings):
     batch: int = setting(8, low=1)
     """B, sequences in an update."""
     cross_episodes: bool = False
-    """Sequences run across episode ends, as in the appendix. Otherwise positions outside the episode are padding, neither
-    queries nor keys."""
+    """Sequences run across episode ends, as in the appendix. Otherwise positions outside the episode are padding,
+    neither queries nor keys."""
 
 
 class SeqCurl(Curl):

@@ -161,7 +161,9 @@ def label_of(results: Path, benchmark: str, method: str, name: str) -> str:
         return methods()[method].label
     note = results / benchmark / method / f"{name}.json"
     seeds: dict[str, Any] = json.loads(note.read_text()) if note.exists() else {}
-    return str(next(iter(seeds.values()), {}).get("label", method))
+    for provenance in seeds.values():
+        return str(provenance.get("label", method))
+    return method
 
 
 def tasks(results: Path) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@
     metrics.jsonl       one object a line, no wall-clock: the same seed gives the same file
     evaluations.csv     env_steps,episode,return
     speed.jsonl         what depends on the wall-clock
+    tensorboard/        a view of the logs, where it was asked for
     checkpoints/<env_steps>/   the newest two and every final one
     replay/             files of the replay, which only grow
     lock                held by the process that trains
@@ -26,6 +27,7 @@ from typing import Any, Self
 
 from mcurl.errors import UserError, suggest
 from mcurl.run.checkpoint import load_tree, recover, save_tree, write_atomically, write_file
+from mcurl.run.names import run_name
 from mcurl.run.provenance import run_metadata
 
 FORMAT = "mcurl-run"
@@ -79,12 +81,13 @@ class Run:
         self._made: list[Path] = []
 
     @classmethod
-    def create(cls, out: Path, settings: Mapping[str, Any]) -> Self:
+    def create(cls, out: Path, settings: Mapping[str, Any], *, label: str = "") -> Self:
         """Make the folder of a new run, locked for training.
 
         Args:
             out: folder of all runs; made where it does not exist.
-            settings: every setting as JSON values; ``task``, ``method`` and ``seed`` name the folder.
+            settings: every setting as JSON values; ``task``, ``method``, ``agent`` and ``seed`` name the folder.
+            label: name in tables and plots.
 
         Raises:
             UserError: the folder exists, or cannot be made.
@@ -92,7 +95,7 @@ class Run:
         folder = folder_of(out, settings)
         cls.refuse_existing(folder)
         made = [place for place in (folder, *folder.parents) if not place.exists()]
-        about = _json({"format": FORMAT, **run_metadata(), "resumed": []})
+        about = _json({"format": FORMAT, "label": label, **run_metadata(), "resumed": []})
         try:
             folder.mkdir(parents=True)
             for name in ("checkpoints", "replay"):
@@ -184,6 +187,25 @@ class Run:
             about["extended_to"] = extend_to
         write_file(self.folder / "run.json", _json(about))
 
+    def note_compute(self, values: Mapping[str, Any]) -> None:
+        """Note in ``run.json`` what the run computes with: threads in effect, accelerated layers that served, ..."""
+        about = self.about
+        if about.get("compute") != values:
+            write_file(self.folder / "run.json", _json(about | {"compute": dict(values)}))
+
+    @property
+    def sinks(self) -> list[str]:
+        """Names of the sinks that the run has beside its own files, for ``logger.make_sinks``."""
+        return list(self.about.get("log", []))
+
+    def add_sinks(self, names: Iterable[str]) -> None:
+        """Note in ``run.json`` that the run has these sinks too, from now on and after every resume."""
+        about = self.about
+        before = about.get("log", [])
+        about["log"] = list(dict.fromkeys([*before, *names]))
+        if about["log"] != before:
+            write_file(self.folder / "run.json", _json(about))
+
     def log(self, env_steps: int, metrics: Mapping[str, float]) -> None:
         """Add a line to ``metrics.jsonl``. Floats are exact; nothing here may depend on the wall-clock."""
         self._write("metrics.jsonl", json.dumps({"env_steps": env_steps, **metrics}))
@@ -198,14 +220,22 @@ class Run:
             "evaluations.csv", *(f"{env_steps},{episode},{float(value)!r}" for episode, value in enumerate(returns))
         )
 
+    def metrics(self) -> list[tuple[int, dict[str, float]]]:
+        """Env steps and values of each line of ``metrics.jsonl``, as logged so far. Raises UserError where a line is
+        damaged."""
+        found = []
+        for number, line in enumerate(self._whole_lines("metrics.jsonl"), 1):
+            try:
+                values = json.loads(line)
+                found.append((int(values.pop("env_steps")), values))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{self.folder / 'metrics.jsonl'} is damaged in line {number}: {error}") from error
+        return found
+
     def evaluations(self, until: int | None = None) -> dict[int, list[float]]:
         """Env steps -> returns, as logged so far; up to ``until`` simulator steps."""
         found: dict[int, list[float]] = {}
-        path = self.folder / "evaluations.csv"
-        whole, _, _ = (
-            path.read_text().rpartition("\n") if path.exists() else ("", "", "")
-        )  # a kill may have left half a line
-        for line in whole.splitlines()[1:]:
+        for line in self._whole_lines("evaluations.csv")[1:]:
             env_steps, _, value = line.split(",")
             if until is None or int(env_steps) <= until:
                 found.setdefault(int(env_steps), []).append(float(value))
@@ -283,6 +313,11 @@ class Run:
         for line in lines:
             self._logs[name].write(line + "\n")
 
+    def _whole_lines(self, name: str) -> list[str]:
+        """Lines of a log, without the half that a kill may have left; none where there is no such log."""
+        path = self.folder / name
+        return path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
+
     def _sync(self, name: str) -> int:
         if not (self.folder / name).exists():
             return 0
@@ -322,8 +357,8 @@ def folder_of(out: Path, settings: Mapping[str, Any]) -> Path:
     >>> str(folder_of(Path("runs"), {"task": "dmc/cartpole-swingup", "method": "mcurl", "seed": 1}))
     'runs/dmc-cartpole-swingup/mcurl-seed1'
     """
-    task, method = (re.sub(r"[^\w.-]+", "-", settings[name]) for name in ("task", "method"))
-    return out / task / f"{method}-seed{settings['seed']}"
+    task = re.sub(r"[^\w.-]+", "-", settings["task"])
+    return out / task / f"{run_name(settings)}-seed{settings['seed']}"
 
 
 def _is_run(path: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from mcurl import native
+from mcurl.config.fields import setting
 from mcurl.errors import UserError
 from mcurl.runtime.threads import available_cores
 
@@ -27,7 +28,7 @@ class ComputeSettings:
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """Arithmetic of the products that take the time (docs/deviations.md names them). auto: bf16 where there are
     instructions for it, else fp32. All else is fp32; tf32 is a GPU's, for every product."""
-    threads: int = 0
+    threads: int = setting(0, low=0)
     """Threads of the processor; 0: all cores."""
     overlap: bool = True
     """SAC: the environment steps while the update runs; bit for bit the same result."""

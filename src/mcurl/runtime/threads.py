@@ -13,8 +13,8 @@ def available_cores() -> int:
 def limit_openmp_spinning() -> None:
     """Let threads that wait for each other sleep soon.
 
-    By default they spin for milliseconds, and an update beside other busy processes takes 20 times as long. OpenMP reads
-    this once, when PyTorch is imported; what the user has set stays.
+    By default they spin for milliseconds, and an update beside other busy processes takes 20 times as long. OpenMP
+    reads this once, when PyTorch is imported; what the user has set stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
