@@ -277,7 +277,7 @@ class Replay:
         """Set the priorities of sampled transitions.
 
         Args:
-            rows: ids ``int64 [B]``. Those whose rows were overwritten since are ignored.
+            rows: ids ``int64 [B]``. Rows that were overwritten since, or whose stacks were, are ignored.
             priorities: ``[B]``; their absolute values count.
 
         Raises:

@@ -106,7 +106,8 @@ class Priorities:
         return oldest + (slots - oldest) % self._records.capacity, weights.astype(np.float32)
 
     def update(self, rows: Rows, priorities: npt.NDArray[Any]) -> None:
-        """Set the priorities of rows ``int64 [B]`` to |priorities| ``[B]``; rows that were overwritten are ignored.
+        """Set the priorities of rows ``int64 [B]`` to |priorities| ``[B]``. Rows that were overwritten, or whose stacks
+        were, are ignored.
 
         Raises:
             ValueError: a priority is not finite.
