@@ -20,7 +20,7 @@ RENDERED = ("cartpole-swingup", "cheetah-run", "finger-spin", "walker-walk", "re
 
 def time_replay(compute: Compute, repeats: int) -> list[Timing]:
     """Gather and augment 512 stacks (DMControl) and 256 (Atari)."""
-    found = []
+    timings = []
     for suite, n, augmentation in (("dmc", 512, Crop(84)), ("atari", 256, Shift())):
         _, replay, _ = build(suite, "none", compute)
         rng = np.random.default_rng(0)
@@ -31,15 +31,15 @@ def time_replay(compute: Compute, repeats: int) -> list[Timing]:
         def gather(replay=replay, rows=rows, window=window, out=out) -> None:  # type: ignore[no-untyped-def]
             replay.stacks(rows, window, out=out)
 
-        found.append(
+        timings.append(
             measure(f"{n} {suite} stacks, gathered and cropped", gather, repeats=repeats, megabytes=out.nbytes / 1e6)
         )
-    return found
+    return timings
 
 
 def time_render(repeats: int) -> list[Timing]:
     """One agent step of DMControl tasks with each shadow map; nearly all of it is the picture."""
-    found = []
+    timings = []
     for task in RENDERED:
         for shadows in ("full", "1024", "512", "off"):
             env = build_env(config.resolve(f"dmc/{task}", "none", overrides=[f"env.shadows={shadows}"]), 0)
@@ -49,14 +49,14 @@ def time_render(repeats: int) -> list[Timing]:
             def step(env=env, action=action) -> None:  # type: ignore[no-untyped-def]
                 env.step(action)
 
-            found.append(measure(f"{task}, shadows {shadows}", step, repeats=repeats))
+            timings.append(measure(f"{task}, shadows {shadows}", step, repeats=repeats))
             env.close()
-    return found
+    return timings
 
 
 def time_env(repeats: int) -> list[Timing]:
     """One agent step of each suite's example."""
-    found = []
+    timings = []
     for task in TASKS.values():
         env = build_env(config.resolve(task, "none"), 0)
         env.reset(seed=0)
@@ -66,24 +66,24 @@ def time_env(repeats: int) -> list[Timing]:
             if terminated or truncated:
                 env.reset()
 
-        found.append(measure(f"{task}, one agent step", step, repeats=10 * repeats))
+        timings.append(measure(f"{task}, one agent step", step, repeats=10 * repeats))
         env.close()
-    return found
+    return timings
 
 
 def time_checkpoint(compute: Compute, repeats: int) -> list[Timing]:
     """Save and load an agent's state; append 500 rows to the replay's files."""
     agent, replay, _ = build("dmc", "mcurl", compute)
-    found = []
+    timings = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         state = agent.state_dict()
         (folder / "agent").mkdir()
-        found.append(
+        timings.append(
             measure("save an M-CURL agent", lambda: save_tree(folder / "agent", state), warm_up=1, repeats=repeats)
         )
         size = sum(path.stat().st_size for path in (folder / "agent").iterdir())
-        found.append(
+        timings.append(
             measure("load it", lambda: load_tree(folder / "agent"), warm_up=1, repeats=repeats, megabytes=size / 1e6)
         )
         frame = np.zeros(replay.frame_shape, np.uint8)
@@ -94,7 +94,7 @@ def time_checkpoint(compute: Compute, repeats: int) -> list[Timing]:
                 replay.append(np.zeros(1, np.float32), 0.0, frame, False, step == 499)
             replay.write(folder / "replay")
 
-        found.append(
+        timings.append(
             measure(
                 "store 500 frames and append them to the files",
                 grow,
@@ -103,4 +103,4 @@ def time_checkpoint(compute: Compute, repeats: int) -> list[Timing]:
                 megabytes=500 * frame.nbytes / 1e6,
             )
         )
-    return found
+    return timings
