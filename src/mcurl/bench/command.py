@@ -162,5 +162,5 @@ def _show(timings: list[Timing], ratios: dict[str, float], peaks: dict[str, floa
             f"{peaks[t.name]:.2f}" if t.name in peaks else "",
         )
     console = Console()
-    console.width = max(console.width, 110)  # whole rows, also where the output is no terminal
+    console.width = max(console.width, 120)  # whole rows, also where the output is no terminal
     console.print(table)
