@@ -16,8 +16,10 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
-def compiled_code_serves_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a run in float32 leaves out, it leaves out for the whole process."""
+def native_operations_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run disables native operations for the whole process, and what served is recorded for all of it: each test
+    leaves both as they were."""
     from mcurl import native
 
-    monkeypatch.setattr(native, "unused", native.unused)
+    monkeypatch.setattr(native, "disabled", native.disabled)
+    monkeypatch.setattr(native, "_served", set())

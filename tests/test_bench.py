@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from mcurl import native
 from mcurl.bench import command
 from mcurl.bench.timing import Timing, measure
-from mcurl.bench.update import build, time_update
+from mcurl.bench.update import build, operations, time_update, time_without
 from mcurl.errors import UserError
 from mcurl.objectives.masked import MCurl
 from mcurl.runtime.device import Compute
@@ -82,6 +83,7 @@ def test_settings_that_nothing_timed_has_are_refused_before_anything_is(monkeypa
         "precision": "fp32",
         "repeats": 1,
         "plain": False,
+        "without": [],
         "target": None,
         "draw": Path(),
     }
@@ -89,6 +91,30 @@ def test_settings_that_nothing_timed_has_are_refused_before_anything_is(monkeypa
         command.run(["update", "render"], methods=["mcurl"], overrides=["mcurl.layers=1"], **rest)
     with pytest.raises(UserError, match=r"mcurl\.layers has no effect"):
         command.run(["update"], methods=["mcurl", "curl"], overrides=["mcurl.layers=1"], **rest)
+
+
+def test_operations_to_leave_out_are_named() -> None:
+    rest: dict[str, Any] = {"suites": ["atari"], "methods": ["mcurl"], "overrides": [], "threads": 1, "repeats": 1}
+    rest |= {"precision": "fp32", "plain": False, "target": None, "draw": Path()}
+    with pytest.raises(UserError, match="--without is for update, not for render"):
+        command.run(["render"], without=["amx.head"], **rest)
+    with pytest.raises(UserError, match=r"no native operation 'amx\.haed': did you mean amx\.head\?"):
+        command.run(["update"], without=["amx.haed"], **rest)
+    assert operations("frames") == {"frames"}
+    assert operations("amx") == native.AMX
+
+
+def test_what_an_operation_gains_alone() -> None:
+    """Each name is left out by itself, and everything serves again afterwards."""
+    compute = Compute(torch.device("cpu"), torch.bfloat16, graphs=False)
+    full, head, everything = time_without("atari", "curl", compute, ["amx.head", "all"], repeats=2)
+    assert [full.name, head.name, everything.name] == [
+        "atari curl in turn",
+        "atari curl without amx.head",
+        "atari curl without all",
+    ]
+    assert min(full.milliseconds, head.milliseconds, everything.milliseconds) > 0
+    assert native.disabled == {}
 
 
 @pytest.mark.slow

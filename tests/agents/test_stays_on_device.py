@@ -54,7 +54,7 @@ def shapes(batch: Batch) -> list[torch.Size]:
 @pytest.mark.parametrize("method", ["mcurl", "curl", "none"])
 @pytest.mark.parametrize("suite", ["dmc", "atari"])
 def test_a_step_waits_for_nothing_and_shapes_stay(suite: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "unused", native.ALL)  # as on a GPU
+    native.disable(native.ALL, "as on a GPU")
     agent, replay, _ = build(suite, method, Compute(torch.device("cpu"), torch.float32, graphs=False))
     agent.views = dataclasses.replace(agent.views, batch=8)
     if isinstance(agent.objective, MCurl):

@@ -1,5 +1,5 @@
-"""Nothing is read past the end of what was given, nor written past that of the room: the next page is forbidden. In
-processes of their own: that kills."""
+"""Nothing is read past the end of the arguments, nor written past the end of the workspace: the next page is
+forbidden. In processes of their own, since an access kills the process."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ for channels, size, places in [(1, 84, range(0, 5)), (3, 28, range(0, 4)), (1, 2
         for down in (-4, 0, 1, 4):
             n, crop = 3, size - max(places)
             last, at, right = np.array([[3, 4], [4, 5], [5, 5]]), np.full(n, top), np.array([down, 4, -4])
-            made = []
+            outputs = []
             for source in (ring, plain):
                 out = at_the_end((n, blocks, blocks, 5, 5, 2 * channels, 5, 5), torch.tensor(7, dtype=torch.uint8))
                 frames.cut(source, last, at, at, np.full(n, down), right, crop, out)
-                made.append(out)
-            assert torch.equal(*made)
+                outputs.append(out)
+            assert torch.equal(*outputs)
 print("inside")
 """
 
@@ -67,10 +67,11 @@ for shape in [(4, 84, 84), (1, 28, 28), (3, 60, 60), (20, 25, 25)]:
         module = DataEfficientEncoder(shape, dtype=torch.bfloat16)
         patches = at_the_end((n, module.rows * module.columns * 25, shape[0] * 25))
         parameters = tuple(parameter.detach() for parameter in module.parameters())
-        features, between = encoder.forward(patches, parameters, keep=True)
-        given = encoder.backward(patches, parameters, between, features, features)
-        assert torch.equal(encoder.forward(patches.clone(), parameters, keep=False)[0], features)
-        assert all(map(torch.equal, given, encoder.backward(patches.clone(), parameters, between, features, features)))
+        features, hidden = encoder.forward(patches, parameters, save=True)
+        gradients = encoder.backward(patches, parameters, hidden, features, features)
+        assert torch.equal(encoder.forward(patches.clone(), parameters, save=False)[0], features)
+        again = encoder.backward(patches.clone(), parameters, hidden, features, features)
+        assert all(map(torch.equal, gradients, again))
 print("inside")
 """
 
@@ -82,29 +83,31 @@ def numbers(*shape):
     size = int(np.prod(shape))
     return at_the_end((4 * size,), torch.randn(size).view(torch.uint8)).view(torch.float32).view(shape)
 
-def room(numbers, whole):
-    return at_the_end((4 * numbers,), torch.tensor(0, dtype=torch.uint8)).view(torch.float32)
+def workspace(size, full):
+    return at_the_end((4 * size,), torch.tensor(0, dtype=torch.uint8)).view(torch.float32)
 
-dueling.room = head.room = transformer.room = room
+dueling.workspace = head.workspace = transformer.workspace = workspace
 
 for rows, features, actions, atoms in [(1, 32, 2, 5), (37, 64, 6, 51), (32, 96, 18, 51)]:
     x = numbers(rows, features)
     parameters = [numbers(64, features), numbers(64), numbers(32, 64), numbers(32)]
-    out, kept = head.forward(x, parameters, keep=True)
-    head.backward(at_the_end((4 * out.numel(),), out.flatten().view(torch.uint8)).view(torch.float32).view(out.shape), kept, parameters)
+    out, saved = head.forward(x, parameters, save=True)
+    head.backward(numbers(*out.shape), saved, parameters)
     sizes = [(64, features), (atoms, 64), (64, features), (actions * atoms, 64)]
     layers = [numbers(*shape) for out, of in sizes for shape in [(out, of), (out, of), (out,), (out,)]]
     noise = numbers(sum(map(sum, sizes)))
-    logits, kept = dueling.forward(x, layers, noise)
-    dueling.backward(numbers(*logits.shape), kept, x, layers, noise)
+    logits, hidden = dueling.forward(x, layers, noise)
+    dueling.backward(numbers(*logits.shape), hidden, x, layers, noise)
 for batch, length, width, hidden in [(1, 1, 32, 32), (5, 10, 64, 96), (4, 16, 32, 64), (3, 33, 32, 32)]:
-    h, padded = numbers(batch, length, width), at_the_end((batch, length), torch.tensor(0, dtype=torch.uint8)).view(torch.bool)
+    h = numbers(batch, length, width)
+    padded = at_the_end((batch, length), torch.tensor(0, dtype=torch.uint8)).view(torch.bool)
     words = at_the_end((2 * 2 * batch * length * width * 2,)).view(torch.int16)
     d, f = width, hidden
-    parameters = [numbers(*shape) for shape in [(3 * d, d), (3 * d,), (d,), (d,), (d,), (d,), (f, d), (f,), (d, f), (d,)] * 2]
-    dropout = transformer.Dropout(words, -20000, 1.2)
-    out, kept = transformer.forward(h, padded, dropout, parameters, 0.3, rounded=False)
-    transformer.backward(numbers(batch, length, width), kept, dropout, parameters, 0.3, rounded=False)
+    shapes = [(3 * d, d), (3 * d,), (d,), (d,), (d,), (d,), (f, d), (f,), (d, f), (d,)]
+    parameters = [numbers(*shape) for shape in shapes * 2]
+    dropout = (words, -20000, 1.2)
+    out, saved = transformer.forward(h, padded, dropout, parameters, 0.3, rounded=False)
+    transformer.backward(numbers(batch, length, width), saved, dropout, parameters, 0.3, rounded=False)
     assert out.isfinite().all()
 print("inside")
 """

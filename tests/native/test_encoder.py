@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mcurl.native.amx import encoder as on_tiles
+from mcurl.native.amx import encoder as amx_encoder
 from mcurl.networks.atari import DataEfficientEncoder
 
-pytestmark = pytest.mark.skipif(not on_tiles.available(), reason="no processor with AMX, or no compiler")
+pytestmark = pytest.mark.skipif(not amx_encoder.available(), reason="no processor with AMX, or no compiler")
 
 SHAPES = [(4, 84, 84), (1, 28, 28), (3, 60, 60), (20, 25, 25)]
 """Nine patches of patches of 100 bytes; one of 25; four of 75; one of 500."""
@@ -21,7 +21,7 @@ SHAPES = [(4, 84, 84), (1, 28, 28), (3, 60, 60), (20, 25, 25)]
 
 class Case(NamedTuple):
     patches: Tensor
-    parameters: on_tiles.Parameters
+    parameters: amx_encoder.Parameters
 
 
 def case(shape: tuple[int, int, int], n: int) -> Case:
@@ -38,18 +38,18 @@ def case(shape: tuple[int, int, int], n: int) -> Case:
 def test_each_layer_is_the_product_in_float64(shape: tuple[int, int, int], n: int) -> None:
     patches, parameters = case(shape, n)
     weight1, bias1, weight2, bias2 = (parameter.double() for parameter in parameters)
-    features, between = on_tiles.forward(patches, parameters, keep=True)
-    assert between is not None
+    features, hidden = amx_encoder.forward(patches, parameters, save=True)
+    assert hidden is not None
     cells = patches.shape[1] // 25
     assert features.shape == (n, 64 * cells)
     first = F.relu(patches.double() / 255 @ weight1.flatten(1).T + bias1).view(n * cells, 800)
     # Half a unit of bfloat16's last place, and weights that are off by half a 16256th of the largest.
     bound = first / 2**8 + patches.shape[2] ** 0.5 * weight1.abs().max() / 16256
-    assert ((between[: n * cells].double() - first).abs() <= bound).all()
+    assert ((hidden[: n * cells].double() - first).abs() <= bound).all()
     rounded = weight2.permute(0, 2, 3, 1).flatten(1).float().bfloat16().double()
-    second = F.relu(between[: n * cells].double() @ rounded.T + bias2).view(n, cells, 64).transpose(1, 2).flatten(1)
+    second = F.relu(hidden[: n * cells].double() @ rounded.T + bias2).view(n, cells, 64).transpose(1, 2).flatten(1)
     torch.testing.assert_close(features.double(), second, rtol=1e-5, atol=1e-5)
-    assert torch.equal(features, on_tiles.forward(patches, parameters, keep=False)[0])
+    assert torch.equal(features, amx_encoder.forward(patches, parameters, save=False)[0])
 
 
 @pytest.mark.usefixtures("threads")
@@ -57,12 +57,12 @@ def test_each_layer_is_the_product_in_float64(shape: tuple[int, int, int], n: in
 @pytest.mark.parametrize("n", [1, 5, 16, 17, 48])
 def test_gradients_are_the_products_in_float64(shape: tuple[int, int, int], n: int) -> None:
     patches, parameters = case(shape, n)
-    features, between = on_tiles.forward(patches, parameters, keep=True)
-    assert between is not None
+    features, hidden = amx_encoder.forward(patches, parameters, save=True)
+    assert hidden is not None
     gradient = torch.randn_like(features)
-    made = on_tiles.backward(patches, parameters, between, features, gradient)
+    gradients = amx_encoder.backward(patches, parameters, hidden, features, gradient)
     cells = patches.shape[1] // 25
-    h = between[: n * cells].double()
+    h = hidden[: n * cells].double()
     g = (gradient * (features > 0)).bfloat16().double().view(n, 64, cells).transpose(1, 2).reshape(n * cells, 64)
     weight2 = parameters[2].permute(0, 2, 3, 1).flatten(1).bfloat16().double()
     # Rounded on the way, so that two of a million may fall to the other side.
@@ -73,7 +73,7 @@ def test_gradients_are_the_products_in_float64(shape: tuple[int, int, int], n: i
         (g.T @ h).view(64, 5, 5, 32).permute(0, 3, 1, 2),
         g.sum(0),
     )
-    for ours, theirs, parameter in zip(made, plain, parameters, strict=True):
+    for ours, theirs, parameter in zip(gradients, plain, parameters, strict=True):
         assert ours.shape == parameter.shape
         assert ours.stride() == parameter.stride()
         assert (ours.double() - theirs).norm() < 1e-4 * theirs.norm()
@@ -82,21 +82,21 @@ def test_gradients_are_the_products_in_float64(shape: tuple[int, int, int], n: i
 @pytest.mark.usefixtures("threads")
 def test_can_be_repeated() -> None:
     patches, parameters = case((4, 84, 84), 70)
-    features, between = on_tiles.forward(patches, parameters, keep=True)
-    assert between is not None
+    features, hidden = amx_encoder.forward(patches, parameters, save=True)
+    assert hidden is not None
     gradient = torch.randn_like(features)
-    first = on_tiles.backward(patches, parameters, between, features, gradient)
+    first = amx_encoder.backward(patches, parameters, hidden, features, gradient)
     for _ in range(10):
-        assert torch.equal(on_tiles.forward(patches, parameters, keep=True)[0], features)
-        assert all(map(torch.equal, first, on_tiles.backward(patches, parameters, between, features, gradient)))
+        assert torch.equal(amx_encoder.forward(patches, parameters, save=True)[0], features)
+        assert all(map(torch.equal, first, amx_encoder.backward(patches, parameters, hidden, features, gradient)))
 
 
 def test_channels_without_weights_are_their_bias() -> None:
     patches, (weight1, bias1, weight2, _) = case((4, 84, 84), 3)
     bias2 = torch.linspace(-1, 1, 64)
-    features, between = on_tiles.forward(patches, (0 * weight1, bias1, 0 * weight2, bias2), keep=True)
-    assert between is not None
-    assert torch.equal(between[:27].view(-1, 32), bias1.relu().bfloat16().expand(27 * 25, -1))
+    features, hidden = amx_encoder.forward(patches, (0 * weight1, bias1, 0 * weight2, bias2), save=True)
+    assert hidden is not None
+    assert torch.equal(hidden[:27].view(-1, 32), bias1.relu().bfloat16().expand(27 * 25, -1))
     assert torch.equal(features, bias2.relu().repeat_interleave(9).expand(3, -1))
 
 
@@ -105,14 +105,14 @@ def test_weights_may_lie_in_any_order() -> None:
     plain = tuple(parameter.contiguous() for parameter in parameters)
     assert plain[2].stride() != parameters[2].stride()
     assert torch.equal(
-        on_tiles.forward(patches, parameters, keep=False)[0], on_tiles.forward(patches, plain, keep=False)[0]
+        amx_encoder.forward(patches, parameters, save=False)[0], amx_encoder.forward(patches, plain, save=False)[0]
     )  # type: ignore[arg-type]
 
 
-def test_what_it_does_not_take_is_refused() -> None:
+def test_unsupported_arguments_are_refused() -> None:
     patches, parameters = case((4, 84, 84), 3)
     weight1, bias1, weight2, bias2 = parameters
-    for other, given in [
+    for other, others in [
         (torch.zeros(3, 25, 525, dtype=torch.uint8), (torch.zeros(32, 21, 5, 5), bias1, weight2, bias2)),
         (patches.float(), parameters),
         (patches, (weight1[:16], bias1[:16], weight2, bias2)),
@@ -120,9 +120,9 @@ def test_what_it_does_not_take_is_refused() -> None:
         (patches, (weight1.double(), bias1, weight2, bias2)),
         (patches[..., :75], parameters),
     ]:
-        assert not on_tiles.takes(other, given)
-        with pytest.raises(RuntimeError, match="takes no"):
-            on_tiles.forward(other, given, keep=False)
+        assert not amx_encoder.supports(other, others)
+        with pytest.raises(RuntimeError, match="does not support"):
+            amx_encoder.forward(other, others, save=False)
 
 
 @pytest.mark.parametrize("n", [1, 33])
@@ -139,7 +139,7 @@ def test_the_encoder_means_the_same_without_it(n: int, monkeypatch: pytest.Monke
     features, gradients = encoded()
     with torch.no_grad():
         assert torch.equal(encoder(pixels), features)
-    monkeypatch.setattr(on_tiles, "available", lambda: False)
+    monkeypatch.setattr(amx_encoder, "available", lambda: False)
     plain, plain_gradients = encoded()
     assert (features - plain).norm() < 0.01 * plain.norm()
     for ours, theirs in zip(gradients, plain_gradients, strict=True):
@@ -153,8 +153,8 @@ def test_others_that_use_the_matrix_units_are_left_alone() -> None:
     x, weight = torch.randn(512, 512).bfloat16(), torch.randn(512, 512).bfloat16()
     before = F.linear(x, weight)
     for _ in range(5):
-        features, between = on_tiles.forward(patches, parameters, keep=True)
+        features, hidden = amx_encoder.forward(patches, parameters, save=True)
         assert torch.equal(F.linear(x, weight), before)
-        assert between is not None
-        on_tiles.backward(patches, parameters, between, features, features)
+        assert hidden is not None
+        amx_encoder.backward(patches, parameters, hidden, features, features)
         assert torch.equal(F.linear(x, weight), before)

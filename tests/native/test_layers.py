@@ -46,15 +46,15 @@ def differences(module: nn.Module, x: Tensor, work: Work, monkeypatch: pytest.Mo
     out = work(module, x).detach()
     upstream = torch.randn(out.shape)
     ours = results(module, x, upstream, work)
-    monkeypatch.setattr(native, "unused", native.ALL)
+    native.disable(native.ALL, "the plain twin")
     exact = results(copy.deepcopy(module).double(), x.double(), upstream, work)
-    found = []
+    distances = []
     for a, b in zip(ours, exact, strict=True):
         assert (a is None) == (b is None)
         if a is not None and b is not None:
             assert a.dtype == torch.float32
-            found.append(float((a.double() - b).norm() / b.norm()))
-    return found
+            distances.append(float((a.double() - b).norm() / b.norm()))
+    return distances
 
 
 def through_transformer(padded: Tensor) -> Work:
@@ -102,7 +102,7 @@ def test_a_sequence_of_nothing_attends_to_all_of_it_alike(monkeypatch: pytest.Mo
     module, h, upstream = randomised(Transformer(64, 2, 64, dropout=0.0)), torch.randn(3, 6, 64), torch.randn(3, 6, 64)
     work = through_transformer(torch.tensor([[False], [True], [False]]).expand(3, 6))
     ours = results(module, h, upstream, work)
-    monkeypatch.setattr(native, "unused", native.ALL)
+    native.disable(native.ALL, "the plain twin")
     for a, b in zip(ours, results(module, h, upstream, work), strict=True):
         assert (a - b).norm() < CLOSE * b.norm()  # type: ignore[operator, union-attr]
 
@@ -114,7 +114,7 @@ def test_the_transformer_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     h, upstream = torch.randn(4, 8, 64), torch.randn(4, 8, 64)
     work = through_transformer(padding(4, 8)[:1].expand(4, 8))
     ours = results(module, h, upstream, work)
-    monkeypatch.setattr(native, "unused", native.ALL)
+    native.disable(native.ALL, "the plain twin")
     theirs = results(module, h, upstream, work)
     module.dtype = torch.float32  # type: ignore[assignment]
     exact = results(copy.deepcopy(module).double(), h.double(), upstream, work)
@@ -163,10 +163,10 @@ def test_both_observations_in_one_pass_are_two_passes() -> None:
     logits, other_logits = module.both(x, others, weights)
     assert not other_logits.requires_grad
     torch.testing.assert_close(other_logits, module(others, weights).detach(), rtol=0, atol=1e-6)
-    given = torch.autograd.grad(logits, [x, *module.parameters()], upstream)
+    gradients = torch.autograd.grad(logits, [x, *module.parameters()], upstream)
     alone = module(x, weights)
     assert torch.equal(logits, alone)
-    for a, b in zip(given, torch.autograd.grad(alone, [x, *module.parameters()], upstream), strict=True):
+    for a, b in zip(gradients, torch.autograd.grad(alone, [x, *module.parameters()], upstream), strict=True):
         assert torch.equal(a, b)
 
 
@@ -181,30 +181,30 @@ def test_results_do_not_depend_on_the_threads() -> None:
     ]
     before = torch.get_num_threads()
     for module, x, work in cases:
-        upstream, found = torch.randn(work(module, x).shape), []
+        upstream, runs = torch.randn(work(module, x).shape), []
         for threads in (1, 2, 2):
             torch.set_num_threads(threads)
-            found.append(results(module, x, upstream, work))
+            runs.append(results(module, x, upstream, work))
         torch.set_num_threads(before)
-        for other in found[1:]:
-            assert all(a is b or torch.equal(a, b) for a, b in zip(found[0], other, strict=True))  # type: ignore[arg-type]
+        for other in runs[1:]:
+            assert all(a is b or torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))  # type: ignore[arg-type]
 
 
-def test_what_they_cannot_take_is_left_to_pytorch() -> None:
+def test_unsupported_layers_are_left_to_pytorch() -> None:
     """Widths that are no multiples, other numbers."""
     h, padded = torch.randn(2, 4, 50), torch.zeros(2, 4, dtype=torch.bool)
     narrow = Transformer(50, 1, 100, dropout=0.0)
     assert narrow(h, padded).shape == h.shape
     parameters = narrow.blocks[0].parameters_in_order()  # type: ignore[operator]
-    assert not transformer.takes(h, parameters)
-    with pytest.raises(RuntimeError, match="takes no"):
+    assert not transformer.supports(h, parameters)
+    with pytest.raises(RuntimeError, match="does not support"):
         transformer.forward(h, padded, None, parameters, 1.0, rounded=False)
     contrast = [parameter.detach() for parameter in ContrastHead(70).parameters()]
-    assert not head.takes(torch.rand(3, 70), tuple(contrast))  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match="takes no"):
-        head.forward(torch.rand(3, 70), tuple(contrast), keep=False)  # type: ignore[arg-type]
+    assert not head.supports(torch.rand(3, 70), tuple(contrast))  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="does not support"):
+        head.forward(torch.rand(3, 70), tuple(contrast), save=False)  # type: ignore[arg-type]
     for module in (DuelingHead(64, 2, 5, 32), DuelingHead(48, 2, 5, 64), DuelingHead(64, 2, 5, 64).double()):
         weights = module.weights(None)
         assert weights.layers is not None
-        with pytest.raises(RuntimeError, match="takes no"):
+        with pytest.raises(RuntimeError, match="does not support"):
             dueling.forward(torch.rand(3, 64), weights.parameters, None)

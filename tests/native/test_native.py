@@ -1,20 +1,58 @@
-"""What is in C is built where there is a compiler, without a warning; where there is none, nothing breaks."""
+"""The C is built where there is a compiler, without a warning; where there is none, the plain twin serves, and
+``status`` says why."""
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from mcurl import native
-from mcurl.native import adam, frames
+from mcurl.native import adam, frames, onednn
 from mcurl.native.amx import dueling, encoder, head, transformer
+from mcurl.networks.atari import ContrastHead, DataEfficientEncoder
+from mcurl.networks.encoders import Convolutions, PixelEncoder
+from mcurl.networks.noisy import DuelingHead
+from mcurl.networks.transformer import Transformer
 
-SOURCES = sorted(Path(native.__file__).parent.glob("*.c"))
+FOLDER = Path(native.__file__).parent
+SOURCES = sorted(FOLDER.rglob("*.c"))
+COMPILED = {"frames": frames, "adam": adam} | {
+    "amx.dueling": dueling,
+    "amx.encoder": encoder,
+    "amx.head": head,
+    "amx.transformer": transformer,
+}
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
+
+
+@pytest.fixture
+def fresh_builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty folder of builds, and no memory of earlier ones."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    native._build.cache_clear()
+    yield tmp_path
+    native._build.cache_clear()
+
+
+def on_amx() -> bool:
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    needed = ("amx_tile", "amx_int8", "amx_bf16", "avx512_bf16", "avx512bw", "avx512dq", "avx512vl")
+    return all(flag in flags for flag in needed)
+
+
+def test_every_source_has_a_name() -> None:
+    assert {".".join(path.relative_to(FOLDER).with_suffix("").parts) for path in SOURCES} == set(COMPILED)
+    assert set(COMPILED) | native.ONEDNN == native.ALL
 
 
 @needs_compiler
@@ -22,7 +60,12 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler here
 @pytest.mark.parametrize("threads", [[], ["-fopenmp"]])
 def test_compiles_without_a_warning(source: Path, threads: list[str], tmp_path: Path) -> None:
     flags = ["-O3", "-fno-math-errno", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", *threads]
-    subprocess.run([COMPILER, *flags, "-c", str(source), "-o", str(tmp_path / "made.o")], check=True, timeout=60)
+    subprocess.run([COMPILER, *flags, "-c", str(source), "-o", str(tmp_path / "object.o")], check=True, timeout=60)
+
+
+def test_lines_of_c_have_120_columns() -> None:
+    for path in [*SOURCES, *FOLDER.rglob("*.h")]:
+        assert max(map(len, path.read_text().splitlines())) <= 120, path
 
 
 @needs_compiler
@@ -30,55 +73,163 @@ def test_what_compiles_is_used() -> None:
     """Falling back is silent: a mistake in the C would only show as slowness."""
     assert frames.available()
     assert adam.available()
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    on_tiles = all(
-        flag in flags
-        for flag in ("amx_tile", "amx_int8", "amx_bf16", "avx512_bf16", "avx512bw", "avx512dq", "avx512vl")
-    )
+    amx = on_amx()
     for module in (encoder, transformer, head, dueling):
-        assert module.available() == on_tiles
+        assert module.available() == amx
+    status = native.status()
+    assert status.keys() == native.ALL
+    for name, module in COMPILED.items():
+        assert (status[name] in ("built", "built, without OpenMP")) == module.available()  # type: ignore[attr-defined]
+        assert module.available() or status[name] == "processor without AMX"  # type: ignore[attr-defined]
+    for name in native.ONEDNN:
+        assert status[name] == ("built" if onednn.available(name) else "PyTorch without oneDNN")
 
 
-def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "unused", native.ALL)
-    assert not any(module.available() for module in (adam, dueling, encoder, frames, head, transformer))
+def test_it_can_be_switched_off() -> None:
+    native.disable(native.AMX, "no AMX, please")
+    assert not any(module.available() for module in (dueling, encoder, head, transformer))
+    assert native.status()["amx.head"] == "disabled: no AMX, please"
+    native.disable({"frames"}, "no C, please")
+    assert native.disabled.keys() == native.AMX | {"frames"}
+    assert not frames.available()
+    with native.without(native.ALL, "for a moment"):
+        assert not any(module.available() for module in COMPILED.values())  # type: ignore[attr-defined]
+        assert not onednn.supports_conv_relu(torch.zeros(1, 1, 3, 3))
+        assert not onednn.supports_linear_relu(torch.zeros(1, 1, dtype=torch.bfloat16))
+        assert set(native.status().values()) == {"disabled: for a moment"}
+    assert native.disabled.keys() == native.AMX | {"frames"}
+
+
+def test_unknown_operations_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown native operations: amx\.decoder"):
+        native.disable({"amx.decoder", "adam"}, "a slip")
+    assert "adam" not in native.disabled
 
 
 @needs_compiler
-def test_a_changed_header_is_built_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
-    (tmp_path / "small.c").write_text('#include "number.h"\nint number(void) { return NUMBER; }')
-    found = []
+def test_a_changed_header_is_built_anew(monkeypatch: pytest.MonkeyPatch, fresh_builds: Path) -> None:
+    monkeypatch.setattr(native, "__file__", str(fresh_builds / "__init__.py"))
+    (fresh_builds / "small.c").write_text('#include "number.h"\nint number(void) { return NUMBER; }')
+    numbers = []
     for number in (1, 2):
-        (tmp_path / "number.h").write_text(f"#define NUMBER {number}")
-        native._library.cache_clear()
+        (fresh_builds / "number.h").write_text(f"#define NUMBER {number}")
+        native._build.cache_clear()
         library = native.library("small")
         assert library is not None
-        found.append(library.number())
-    native._library.cache_clear()
-    assert found == [1, 2]
+        numbers.append(library.number())
+    assert numbers == [1, 2]
 
 
-def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native._library.cache_clear()
-    try:
-        assert native.library("frames") is None
-        assert not list(tmp_path.rglob("*.so"))
-    finally:
-        native._library.cache_clear()
+def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch, fresh_builds: Path) -> None:
+    monkeypatch.setenv("PATH", str(fresh_builds))
+    assert native.library("frames") is None
+    assert not frames.available()
+    assert not list(fresh_builds.rglob("*.so"))
+    status = native.status()
+    assert {status[name] for name in COMPILED} == {"no C compiler"}
 
 
 @needs_compiler
-def test_a_broken_source_is_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    broken = tmp_path / "broken.c"
-    broken.write_text("int broken(void) { return 0;")
-    monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
-    native._library.cache_clear()
-    try:
-        assert native.library("broken") is None
-    finally:
-        native._library.cache_clear()
+def test_a_broken_source_is_no_library(monkeypatch: pytest.MonkeyPatch, fresh_builds: Path) -> None:
+    (fresh_builds / "frames.c").write_text("int broken(void) { return 0;")
+    monkeypatch.setattr(native, "__file__", str(fresh_builds / "__init__.py"))
+    assert native.library("frames") is None
+    assert native._status("frames").startswith("build failed: ")
+    assert "error" in native._status("frames")
+    assert "\n" not in native._status("frames")
+
+
+def test_a_folder_that_cannot_be_written_is_no_library(monkeypatch: pytest.MonkeyPatch, fresh_builds: Path) -> None:
+    (fresh_builds / "cache").write_text("a file where a folder should be")
+    assert native.library("frames") is None
+    assert COMPILER is None or native._status("frames").startswith("build failed: ")
+
+
+def test_a_processor_without_amx_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unsupported:
+        def supported(self) -> int:
+            return 0
+
+    library: Any = Unsupported()
+    monkeypatch.setattr(native, "_build", lambda name: native.Build(library, "built"))
+    status = native.status()
+    assert {status[name] for name in native.AMX} == {"processor without AMX"}
+    assert status["adam"] == status["frames"] == "built"
+    assert not isinstance(library, ctypes.CDLL)
+
+
+def run_everything() -> dict[str, list[Tensor]]:
+    """Every network forward and backward, and a step of Adam: name -> output and gradients."""
+    torch.manual_seed(0)
+    results: dict[str, list[Tensor]] = {}
+
+    def backward(name: str, out: Tensor, module: torch.nn.Module) -> None:
+        upstream = torch.linspace(-1, 1, out.numel()).view(out.shape)
+        gradients = torch.autograd.grad(out, list(module.parameters()), upstream, allow_unused=True)
+        results[name] = [out.detach(), *(gradient for gradient in gradients if gradient is not None)]
+
+    atari = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
+    data_efficient = DataEfficientEncoder((4, 84, 84), dtype=torch.bfloat16)
+    backward("amx.encoder", data_efficient(atari), data_efficient)
+    with native.without({"amx.encoder"}, "its plain twin uses oneDNN"):
+        backward("onednn.linear_relu", data_efficient(atari), data_efficient)
+    features = torch.rand(40, 576)
+    contrast, duel = ContrastHead(576), DuelingHead(576, 3, 51, 64)
+    backward("amx.head", contrast(features), contrast)
+    backward("amx.dueling", duel(features, duel.weights(duel.draw_noise())), duel)
+    blocks = Transformer(64, 2, 96)
+    padded = torch.zeros(3, 8, dtype=torch.bool)
+    padded[:, 5:] = True
+    backward("amx.transformer", blocks(torch.randn(3, 8, 64), padded), blocks)
+    pixels = PixelEncoder(Convolutions(6, 8, 3), 20, 10)
+    backward("onednn.conv_relu", pixels(torch.randint(0, 256, (4, 6, 20, 20), dtype=torch.uint8)), pixels)
+    return results
+
+
+def test_off_is_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No accelerated operation runs, and the results are those of the formulas with nothing dispatched at all."""
+    native.disable(native.ALL, "compute.native=off")
+    off = run_everything()
+    assert native.served() == []
+    for module in (frames, onednn, encoder, head, dueling, transformer):
+        for name in [name for name in vars(module) if name.startswith("supports")]:
+            monkeypatch.setattr(module, name, lambda *_: False)
+    monkeypatch.setattr(native, "disabled", {})
+    plain = run_everything()
+    assert native.served() == []
+    for name in plain:
+        assert all(map(torch.equal, off[name], plain[name])), name
+
+
+def test_off_is_the_textbook() -> None:
+    native.disable(native.ALL, "compute.native=off")
+    torch.manual_seed(0)
+    encoder_, pixels = DataEfficientEncoder((4, 84, 84)), torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
+    h = F.relu(encoder_.conv2(F.relu(encoder_.conv1(pixels / 255)))).flatten(1)
+    torch.testing.assert_close(encoder_(pixels), h)
+    convolutions = Convolutions(6, 8, 2)
+    x = torch.rand(2, 6, 20, 20) * 255
+    w, b = convolutions.weights, convolutions.biases
+    textbook = F.relu(F.conv2d(F.relu(F.conv2d(x / 255, w[0], b[0], stride=2)), w[1], b[1]))
+    torch.testing.assert_close(convolutions(x), textbook)
+    assert native.served() == []
+
+
+def test_served_names_what_ran() -> None:
+    on = run_everything()
+    available = {name for name, module in COMPILED.items() if module.available()}  # type: ignore[attr-defined]
+    available |= {name for name in native.ONEDNN if onednn.available(name)}
+    assert native.served() == sorted(available - {"adam"})
+    native.disable(native.ALL, "the plain twin")
+    plain = run_everything()
+    for name in plain:
+        for ours, theirs in zip(on[name], plain[name], strict=True):
+            assert F.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 0.99, name
+
+
+@needs_compiler
+def test_served_names_adam() -> None:
+    value, zeros = torch.ones(3), torch.zeros(3)
+    parameter = adam.Parameter(value, torch.ones(3), zeros.clone(), zeros.clone(), torch.zeros(()), 0.1)
+    adam.step([parameter], beta1=0.9, beta2=0.999, eps=1e-8, max_norm=1.0)
+    assert native.served() == ["adam"]

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import torch
+
+from mcurl import native
+from mcurl.runtime.device import Compute, compute_metadata, processor_flags
 
 PRECISION = """
 from mcurl import native
 from mcurl.runtime.device import ComputeSettings, prepare
 
-for precision, unused in [("fp32", native.LAYERS), ("bf16", frozenset()), ("fp32", native.LAYERS)]:
+for precision, disabled in [("fp32", native.AMX), ("bf16", frozenset()), ("fp32", native.AMX)]:
     prepare(ComputeSettings(device="cpu", precision=precision))
-    assert native.unused == unused
+    assert native.disabled.keys() == disabled
+    prepare(ComputeSettings(device="cpu", precision=precision, native="off"))
+    assert native.disabled.keys() == native.ALL
 print("as asked")
 """
 
@@ -21,6 +29,21 @@ def test_what_is_asked_for_in_float32_is_float32() -> None:
     """Compiled layers multiply sums of two planes of bfloat16."""
     done = subprocess.run([sys.executable, "-c", PRECISION], capture_output=True, text=True)
     assert done.stdout == "as asked\n", done.stderr
+
+
+def test_metadata_of_what_computes() -> None:
+    compute = Compute(torch.device("cpu"), torch.bfloat16, graphs=False)
+    native.record("adam")
+    metadata = compute_metadata(compute)
+    assert json.loads(json.dumps(metadata)) == metadata
+    assert metadata == {
+        "device": "cpu",
+        "precision": "bf16",
+        "threads": torch.get_num_threads(),
+        "native": ["adam"],
+        "processor_flags": processor_flags(),
+    }
+    assert set(processor_flags()) <= {"amx_tile", "amx_bf16", "amx_int8", "avx512f", "avx512_bf16", "avx2"}
 
 
 ORDER = """
@@ -34,8 +57,9 @@ def spy(*arguments):
     return build_env(*arguments)
 
 train.build_env = spy
-small = ["sac.batch_size=4", "sac.hidden=16", "sac.filters=4", "sac.learning_starts=20", "mcurl.batch=2", "mcurl.length=4"]
-assert cli.main(["train", "toy/reach", "--env-steps", "20", "--threads", "1", "--set", "evaluation.episodes=1", *small]) == 0
+small = ["sac.batch_size=4", "sac.hidden=16", "sac.filters=4", "sac.learning_starts=20", "mcurl.batch=2"]
+small += ["mcurl.length=4", "evaluation.episodes=1"]
+assert cli.main(["train", "toy/reach", "--env-steps", "20", "--threads", "1", "--set", *small]) == 0
 assert cli.main(["evaluate", "runs/toy-reach/mcurl-seed1", "--episodes", "1"]) == 0
 assert seen
 assert all(seen)

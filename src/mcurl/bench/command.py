@@ -66,46 +66,46 @@ def run(
         if not os.access(folder, os.W_OK):
             raise UserError(f"bench: {folder} may not be written")
     compute = prepare(ComputeSettings(threads=threads, precision=precision))  # type: ignore[arg-type]
-    found: list[Timing] = []
+    timings: list[Timing] = []
     ratios: dict[str, float] = {}
     peaks: dict[str, float] = {}
     if "update" in what:
-        found += ceilings(compute.device)
+        timings += ceilings(compute.device)
         for suite, method in pairs:
             ours = time_update(suite, method, compute, overrides=overrides, repeats=repeats)
-            found.append(ours)
+            timings.append(ours)
             if plain:
                 slow = _apart(suite, method, overrides, threads, repeats)
-                found.append(slow)
+                timings.append(slow)
                 ratios[slow.name] = slow.milliseconds / ours.milliseconds
             if without:
                 full, *others = time_without(suite, method, compute, without, overrides=overrides, repeats=repeats)
-                found += [full, *others]
+                timings += [full, *others]
                 ratios |= {other.name: other.milliseconds / full.milliseconds for other in others}
     for suite, method in pairs if "memory" in what else ():
         full, peak = time_memory(suite, method, threads)
-        found.append(full)
+        timings.append(full)
         peaks[full.name] = peak
     for suite, method in pairs if "run" in what else ():
         alone, together = time_runs(suite, method, threads, repeats)
-        found += [alone, together]
+        timings += [alone, together]
         ratios[together.name] = together.milliseconds / alone.milliseconds
     if "replay" in what:
-        found += parts.time_replay(compute, repeats)
+        timings += parts.time_replay(compute, repeats)
     if "render" in what:
-        found += parts.time_render(repeats)
+        timings += parts.time_render(repeats)
     if "env" in what:
-        found += parts.time_env(repeats)
+        timings += parts.time_env(repeats)
     if "checkpoint" in what:
-        found += parts.time_checkpoint(compute, max(repeats // 4, 2))
-    if found:
-        _show(found, ratios, peaks, compute)
+        timings += parts.time_checkpoint(compute, max(repeats // 4, 2))
+    if timings:
+        _show(timings, ratios, peaks, compute)
     for suite, method in pairs if "profile" in what else ():
         _profile(suite, method, overrides, compute, draw)
     if target is not None:
         about = provenance.run_metadata() | {
             "compute": compute.name,
-            "timings": [t.to_json() for t in found],
+            "timings": [t.to_json() for t in timings],
             "times_slower": ratios,
             "peak_gigabytes": peaks,
         }
@@ -145,12 +145,12 @@ def textbook(suite: str, method: str, overrides: list[str], threads: int, repeat
     print(json.dumps(timing.to_json()))
 
 
-def _show(found: list[Timing], ratios: dict[str, float], peaks: dict[str, float], compute: Compute) -> None:
+def _show(timings: list[Timing], ratios: dict[str, float], peaks: dict[str, float], compute: Compute) -> None:
     table = Table(title=f"{compute.name}, PyTorch {torch.__version__}")
     table.add_column("what")
     for column in ("median ms", "quartiles ms", "GFLOP/s", "GB/s", "times slower", "peak GB"):
         table.add_column(column, justify="right")
-    for t in found:
+    for t in timings:
         ratio = f"{ratios[t.name]:.2f}" if t.name in ratios else ""
         table.add_row(
             t.name,
@@ -162,5 +162,5 @@ def _show(found: list[Timing], ratios: dict[str, float], peaks: dict[str, float]
             f"{peaks[t.name]:.2f}" if t.name in peaks else "",
         )
     console = Console()
-    console.width = max(console.width, 110)  # whole rows, also where the output is no terminal
+    console.width = max(console.width, 120)  # whole rows, also where the output is no terminal
     console.print(table)

@@ -61,11 +61,11 @@ def shares(
     for _ in range(4):
         one()
     spent.clear()
-    with _named_adam(), profile(activities=[ProfilerActivity.CPU]) as found:
+    with _named_adam(), profile(activities=[ProfilerActivity.CPU]) as profiled:
         for _ in range(updates):
             one()
     named = {operation: group for group, operations in GROUPS.items() for operation in operations}
-    for row in found.key_averages():
+    for row in profiled.key_averages():
         spent[named.get(row.key, OTHER)] += row.self_cpu_time_total / 1e3
     return {group: value / updates for group, value in sorted(spent.items(), key=lambda item: -item[1])}
 

@@ -85,14 +85,14 @@ def ceilings(device: torch.device) -> list[Timing]:
     """A large matrix product in both precisions, and a large copy: what the machine can do, measured in the same
     run."""
     n = 8192 if device.type == "cuda" else 2048
-    found = []
+    timings = []
     for dtype in (torch.float32, torch.bfloat16):
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         name = f"matrix product {n}, {'fp32' if dtype == torch.float32 else 'bf16'}"
-        found.append(measure(name, lambda a=a, b=b: a @ b, warm_up=3, repeats=9, gflop=2 * n**3 / 1e9))  # type: ignore[misc]
+        timings.append(measure(name, lambda a=a, b=b: a @ b, warm_up=3, repeats=9, gflop=2 * n**3 / 1e9))  # type: ignore[misc]
     source = torch.randn(64 * 2**20, device=device)
     target = torch.empty_like(source)
-    found.append(
+    timings.append(
         measure("copy of 256 MB", lambda: target.copy_(source), warm_up=3, repeats=9, megabytes=2 * source.nbytes / 1e6)
     )
-    return found
+    return timings

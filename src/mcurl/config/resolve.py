@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ENV_STEPS = 100_000
 """The budget where neither the suite nor the user says another."""
+BUDGET_HELP = "Budget in simulator steps, action repeat included (Atari: frames). The schedules' horizon."
 _BUDGET = Meta(low=1)
 _ARGUMENTS = {"task": "TASK", "method": "--method", "agent": "--agent", "seed": "--seed", "env.task": "TASK"}
 """What looks like a setting and is an argument of the command."""
@@ -229,8 +230,7 @@ def describe(settings: TrainSettings) -> list[Setting]:
 
 def known_settings(parts: Parts) -> dict[str, Setting]:
     """Every setting that a run of these parts may have, by its full name."""
-    budget = field_help(TrainSettings)["env_steps"]
-    rows = {"env_steps": Setting("env_steps", int, ENV_STEPS, budget, _BUDGET)}
+    rows = {"env_steps": Setting("env_steps", int, ENV_STEPS, BUDGET_HELP, _BUDGET)}
     for section, cls in parts.sections.items():
         defaults, help_, meta = field_defaults(cls), field_help(cls), field_meta(cls)  # type: ignore[arg-type]
         for name, hint in field_hints(cls).items():
