@@ -153,6 +153,7 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
         metavar="DIR",
         help="folder of all runs; default runs. One that exists is never touched",
     )
+    _add_log(train)
 
     resume = command(
         _resume,
@@ -167,6 +168,7 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
         metavar="N",
         help="a larger budget in simulator steps; schedules keep the horizon that the run began with",
     )
+    _add_log(resume)
 
     evaluate = command(_evaluate, "play episodes with a run's newest policy", "Nothing in the run's folder is touched.")
     evaluate.add_argument("path", type=Path, metavar="RUN", help="a run's folder")
@@ -301,6 +303,25 @@ def _add_settings(parser: _Parser) -> None:
     )
 
 
+def _add_log(parser: _Parser) -> None:
+    parser.add_argument(
+        "--log",
+        type=_log,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="log there too: tensorboard (into tensorboard/ in the run's folder). A resume goes on with it",
+    )
+
+
+def _log(text: str) -> str:
+    from mcurl.run.logger import SINKS
+
+    if text not in SINKS:
+        raise argparse.ArgumentTypeError(f"unknown log {text!r}: {suggest(text, SINKS)}")
+    return text
+
+
 def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"a whole number from 0, not {text!r}")
@@ -345,19 +366,24 @@ def _train(given: argparse.Namespace) -> int:
     settings = _resolve(given, given.seed[0])
     from mcurl import train
     from mcurl.run.folder import Run
+    from mcurl.run.logger import check_sinks
 
+    check_sinks(given.log)
     with Run.create(given.out, settings.to_json()) as run:
+        run.add_sinks(given.log)
         return _watched(run, settings.env_steps, lambda display: train.train(settings, run, display))
 
 
 def _train_side_by_side(given: argparse.Namespace) -> int:
     """Every seed's settings and folder are checked before any of them starts."""
     from mcurl.run.folder import Run, folder_of
+    from mcurl.run.logger import check_sinks
     from mcurl.run.provenance import available_cores
     from mcurl.runtime.parallel import ParallelRuns
 
     for seed in given.seed:
         Run.refuse_existing(folder_of(given.out, _resolve(given, seed).to_json()))
+    check_sinks(given.log)
     at_once = min(given.at_once or available_cores(), len(given.seed))
     threads = given.threads or max(available_cores() // at_once, 1)
     options = {
@@ -367,6 +393,7 @@ def _train_side_by_side(given: argparse.Namespace) -> int:
         "--out": str(given.out),
     }
     shared = [given.task, *(part for name, value in options.items() if value is not None for part in (name, value))]
+    shared += [part for name in given.log for part in ("--log", name)]
     # What is set by name comes last.
     shared += ["--set", f"compute.threads={threads}", *given.overrides]
     return ParallelRuns({f"seed {seed}": ["train", *shared, "--seed", str(seed)] for seed in given.seed}, at_once).run()
@@ -375,6 +402,7 @@ def _train_side_by_side(given: argparse.Namespace) -> int:
 def _resume(given: argparse.Namespace) -> int:
     from mcurl.config.fields import read_value
     from mcurl.run.folder import Run
+    from mcurl.run.logger import check_sinks
 
     budget = None if given.env_steps is None else read_value("--env-steps", int, given.env_steps)
     with Run.open(given.path, train=True) as run:
@@ -388,6 +416,8 @@ def _resume(given: argparse.Namespace) -> int:
             )
         from mcurl import train
 
+        check_sinks([*run.sinks, *given.log])
+        run.add_sinks(given.log)
         past = run.evaluations(until=newest.env_steps)
         return _watched(run, budget or run.env_steps, lambda display: train.resume(run, display, budget), past)
 

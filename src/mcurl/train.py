@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Any, Self
 
@@ -25,6 +24,7 @@ from mcurl.replay import prune
 from mcurl.replay.batch import Batch
 from mcurl.run.display import Display
 from mcurl.run.folder import KEPT, Run
+from mcurl.run.logger import Logger, NotFinite, Sink, SpeedMeter, make_sinks
 from mcurl.runtime import seeding
 from mcurl.runtime.cuda_graphs import CudaGraphStep
 from mcurl.runtime.device import prepare
@@ -36,26 +36,30 @@ RANDOM_START = "rainbow.random_start=true rainbow.learning_starts=5000"
 """Met a reward in RoadRunner with twelve seeds of twelve, where the noise alone often does not."""
 
 
-def train(settings: TrainSettings, run: Run, display: Display) -> None:
+def train(settings: TrainSettings, run: Run, display: Display, sinks: Iterable[Sink] = ()) -> None:
     """Train from the beginning.
+
+    Args:
+        sinks: of the caller's own; the run closes them.
 
     Raises:
         Interrupted: the user asked to stop; everything is saved.
         UserError: the environment or the settings do not fit the method or the machine.
     """
-    with Trainer(settings, run, display) as trainer:
+    with Trainer(settings, run, display, sinks) as trainer:
         trainer.learn(settings.env_steps)
 
 
-def resume(run: Run, display: Display, env_steps: int | None = None) -> None:
+def resume(run: Run, display: Display, env_steps: int | None = None, sinks: Iterable[Sink] = ()) -> None:
     """Go on from the latest checkpoint, exactly as if the run had never stopped.
 
     Args:
         env_steps: extend the budget to so many simulator steps; schedules keep the horizon that they began with.
+        sinks: of the caller's own; the run closes them.
     """
     settings = TrainSettings.from_json(run.settings)
     checkpoint = run.latest_checkpoint()
-    with Trainer(settings, run, display) as trainer:
+    with Trainer(settings, run, display, sinks) as trainer:
         try:
             trainer.load_state_dict(checkpoint.load())
         except (RuntimeError, KeyError) as error:
@@ -64,10 +68,11 @@ def resume(run: Run, display: Display, env_steps: int | None = None) -> None:
                 f"{checkpoint.folder} does not fit {run.folder / 'settings.json'}, which was changed since: {why}"
             ) from error
         run.rewind(checkpoint)
+        trainer.logger.rewind(trainer.env_steps)
         run.note_resume(env_steps)
-        display.message(f"resumed at {trainer.env_steps:,} env steps")
+        trainer.logger.message(f"resumed at {trainer.env_steps:,} env steps")
         if run.env_steps != settings.env_steps:
-            display.message(
+            trainer.logger.message(
                 f"extended to {run.env_steps:,} env steps; schedules keep the horizon of {settings.env_steps:,} that the run began with"
             )
         trainer.learn(run.env_steps)
@@ -87,8 +92,8 @@ def evaluate_run(run: Run, episodes: int, seed: int | None = None) -> np.ndarray
 class Trainer:
     """One run: its parts, its clock, and what is due when."""
 
-    def __init__(self, settings: TrainSettings, run: Run, display: Display) -> None:
-        self.settings, self.run, self.display = settings, run, display
+    def __init__(self, settings: TrainSettings, run: Run, display: Display, sinks: Iterable[Sink] = ()) -> None:
+        self.settings, self.run = settings, run
         self.compute = prepare(settings.compute)
         torch.manual_seed(seeding.integer(settings.seed, "torch"))
         self.generators = seeding.Generators(settings.seed)
@@ -99,7 +104,6 @@ class Trainer:
         if self.compute.graphs:
             self.agent.step = CudaGraphStep(self.agent.step)  # type: ignore[method-assign]
         self.replay = build_replay(settings, self.env, self.compute)
-        self.metrics = Metrics()
         self.agent_steps = 0
         self.episode_return, self.episode_length = 0.0, 0
         self.observation: np.ndarray | None = None
@@ -107,14 +111,19 @@ class Trainer:
         self._evaluated = -1
         self._warned = False
         self._stop = Stop()
-        self._started = time.perf_counter(), 0
         self._kept: list[int] = []
+        self._speed = SpeedMeter()
+        # Last: what it opens is closed by __exit__ alone.
+        self.logger = Logger([*make_sinks(run, display, run.sinks), *sinks], every=LOG_EVERY)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.beside.close()
+        try:
+            self.logger.close()
+        finally:
+            self.beside.close()
 
     @property
     def env_steps(self) -> int:
@@ -126,12 +135,12 @@ class Trainer:
     def learn(self, env_steps: int) -> None:
         """Run until the clock shows ``env_steps``, evaluating and saving when due."""
         with stop_on_signal() as self._stop:
-            self.display.message(
+            self.logger.message(
                 f"{self.settings.task}, {self.settings.method}, seed {self.settings.seed}: {self.compute.name}; {self.run.folder}"
             )
             if self.observation is None:
                 self._begin_episode()
-            self._started = time.perf_counter(), self.env_steps
+            self._speed.start(self.env_steps)
             try:
                 self._evaluate_if_due(env_steps)
                 while self.env_steps < env_steps:
@@ -175,7 +184,7 @@ class Trainer:
             self._learn()
         if terminated or truncated:
             self._end_episode()
-        self.display.update(self.env_steps, updates=self.agent.updates)
+        self.logger.progress(self.env_steps, self.agent.updates)
 
     def _act(self) -> Any:
         if self.agent.explores_at_random and self.agent_steps < self.agent.learning_starts:
@@ -205,18 +214,10 @@ class Trainer:
     def _note(self, batch: Batch, update: Update) -> None:
         if update.priorities is not None:
             self._pending = batch.transitions.rows, update.priorities
-        self.metrics.add(update.metrics)
-        if self.agent.updates % LOG_EVERY == 0:
-            means = self.metrics.take()
-            self._require_finite(means)
-            self.run.log(self.env_steps, means)
-            self.display.update(self.env_steps, means)
-
-    def _require_finite(self, means: dict[str, float]) -> None:
-        """What is not finite never becomes finite again: better to stop than to train on."""
-        for name, value in means.items():
-            if not np.isfinite(value):
-                raise self._diverged(f"{name} is {value}")
+        try:
+            self.logger.add(update.metrics, self.agent.updates, self.env_steps)
+        except NotFinite as error:  # What is not finite never becomes finite again.
+            raise self._diverged(str(error)) from error
 
     def _diverged(self, what: str) -> UserError:
         return UserError(
@@ -250,8 +251,7 @@ class Trainer:
         self.episode_return, self.episode_length = 0.0, 0
 
     def _end_episode(self) -> None:
-        self.run.log(self.env_steps, {"episode/return": self.episode_return, "episode/length": self.episode_length})
-        self.display.episode(self.episode_return)
+        self.logger.episode(self.env_steps, self.episode_return, self.episode_length)
         self._begin_episode()
 
     # What is due
@@ -278,7 +278,7 @@ class Trainer:
                 if self.agent.explores_at_random
                 else f"; a new run begins with uniform actions under --set {RANDOM_START}"
             )
-            self.display.message(f"no reward in the replay after {self.env_steps:,} env steps{way}")
+            self.logger.message(f"no reward in the replay after {self.env_steps:,} env steps{way}")
 
     def _evaluate(self, episodes: int | None = None) -> np.ndarray:
         """Raises Interrupted, with nothing logged, where the user asks to stop meanwhile."""
@@ -287,15 +287,14 @@ class Trainer:
             self.settings, self.agent, episodes, self.settings.seed, self.env_steps, self._stop.check
         )
         self._evaluated = self.env_steps
-        self.run.log_evaluation(self.env_steps, returns)
-        self.display.evaluation(self.env_steps, returns)
+        self.logger.evaluation(self.env_steps, returns)
         return returns
 
     def _finish(self) -> None:
         """The last evaluation, and a checkpoint that is kept with the policy beside it."""
         final = self.settings.evaluation.final_episodes
         if final or self._evaluated != self.env_steps:
-            self.display.message(score_line(self.settings.task, self._evaluate(final or None)))
+            self.logger.message(score_line(self.settings.task, self._evaluate(final or None)))
         self._save(final=True)
 
     def _save(self, *, final: bool = False) -> None:
@@ -304,22 +303,9 @@ class Trainer:
         # Rows that the ring has overwritten go once no kept checkpoint needs them.
         self._kept = [*self._kept, state["replay"]["oldest"]][-KEPT:]
         prune(self.run.replay_folder, min(self._kept))
-        self._log_speed()
-
-    def _log_speed(self) -> None:
-        """Since the last checkpoint, evaluations and saving included."""
-        since, from_steps = self._started
-        now = time.perf_counter()
-        steps = self.env_steps - from_steps
-        if steps:
-            seconds = now - since
-            speed = {
-                "seconds": seconds,
-                "env_steps_per_second": steps / seconds,
-                "hours_per_100k_env_steps": seconds / steps * 100_000 / 3600,
-            }
-            self.run.log_speed(self.env_steps, speed)
-        self._started = now, self.env_steps
+        if speed := self._speed.lap(self.env_steps):
+            self.logger.speed(self.env_steps, speed)
+        self.logger.flush()
 
     # State
 
@@ -332,7 +318,7 @@ class Trainer:
             "env": self._env_state(),
             "generators": self.generators.state_dict(),
             "torch": torch_state(self.compute.device),
-            "metrics": self.metrics.state_dict(),
+            "metrics": self.logger.state_dict(),
             "clock": {
                 "agent_steps": self.agent_steps,
                 "episode_return": self.episode_return,
@@ -346,7 +332,7 @@ class Trainer:
         self.agent.load_state_dict(state["agent"])
         self.replay.read(self.run.replay_folder, state["replay"])
         self._kept = [0, state["replay"]["oldest"]]
-        self.metrics.load_state_dict(state["metrics"])
+        self.logger.load_state_dict(state["metrics"])
         clock = state["clock"]
         self.agent_steps, self._evaluated = clock["agent_steps"], clock["evaluated"]
         self.episode_return, self.episode_length = clock["episode_return"], clock["episode_length"]
@@ -366,41 +352,11 @@ class Trainer:
             self.beside.load_state_dict(state["env"])
             self.observation = state["observation"]
             return
-        self.display.message(
+        self.logger.message(
             "not exact: this environment cannot save its state; the episode that was open ends as truncated"
         )
         self.replay.close_as_truncated()
         self._begin_episode()
-
-
-class Metrics:
-    """Running means of named scalars. They stay tensors on the device until they are taken."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        for name, value in metrics.items():
-            value = value.detach().float()
-            # Not in place: sums of a checkpoint come back on the host.
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-            self._counts[name] = self._counts.get(name, 0) + 1
-
-    def take(self) -> dict[str, float]:
-        """The means since the last call, with one transfer from the device."""
-        if not self._sums:
-            return {}
-        sums = torch.stack(list(self._sums.values())).tolist()
-        means = {name: total / self._counts[name] for name, total in zip(self._sums, sums, strict=True)}
-        self._sums, self._counts = {}, {}
-        return means
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"sums": dict(self._sums), "counts": dict(self._counts)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
 
 
 def score_line(task: str, returns: np.ndarray) -> str:

@@ -6,6 +6,7 @@
     metrics.jsonl       one object a line, no wall-clock: the same seed gives the same file
     evaluations.csv     env_steps,episode,return
     speed.jsonl         what depends on the wall-clock
+    tensorboard/        a view of the logs, where it was asked for
     checkpoints/<env_steps>/   the newest two and every final one
     replay/             files of the replay, which only grow
     lock                held by the process that trains
@@ -184,6 +185,19 @@ class Run:
             about["extended_to"] = extend_to
         write_file(self.folder / "run.json", _json(about))
 
+    @property
+    def sinks(self) -> list[str]:
+        """Names of the sinks that the run has beside its own files, for ``logger.make_sinks``."""
+        return list(self.about.get("log", []))
+
+    def add_sinks(self, names: Iterable[str]) -> None:
+        """Note in ``run.json`` that the run has these sinks too, from now on and after every resume."""
+        about = self.about
+        before = about.get("log", [])
+        about["log"] = list(dict.fromkeys([*before, *names]))
+        if about["log"] != before:
+            write_file(self.folder / "run.json", _json(about))
+
     def log(self, env_steps: int, metrics: Mapping[str, float]) -> None:
         """Add a line to ``metrics.jsonl``. Floats are exact; nothing here may depend on the wall-clock."""
         self._write("metrics.jsonl", json.dumps({"env_steps": env_steps, **metrics}))
@@ -198,14 +212,22 @@ class Run:
             "evaluations.csv", *(f"{env_steps},{episode},{float(value)!r}" for episode, value in enumerate(returns))
         )
 
+    def metrics(self) -> list[tuple[int, dict[str, float]]]:
+        """Env steps and values of each line of ``metrics.jsonl``, as logged so far. Raises UserError where a line is
+        damaged."""
+        found = []
+        for number, line in enumerate(self._whole_lines("metrics.jsonl"), 1):
+            try:
+                values = json.loads(line)
+                found.append((int(values.pop("env_steps")), values))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{self.folder / 'metrics.jsonl'} is damaged in line {number}: {error}") from error
+        return found
+
     def evaluations(self, until: int | None = None) -> dict[int, list[float]]:
         """Env steps -> returns, as logged so far; up to ``until`` simulator steps."""
         found: dict[int, list[float]] = {}
-        path = self.folder / "evaluations.csv"
-        whole, _, _ = (
-            path.read_text().rpartition("\n") if path.exists() else ("", "", "")
-        )  # a kill may have left half a line
-        for line in whole.splitlines()[1:]:
+        for line in self._whole_lines("evaluations.csv")[1:]:
             env_steps, _, value = line.split(",")
             if until is None or int(env_steps) <= until:
                 found.setdefault(int(env_steps), []).append(float(value))
@@ -282,6 +304,11 @@ class Run:
             )  # Whole lines reach the file, so that it can be followed.
         for line in lines:
             self._logs[name].write(line + "\n")
+
+    def _whole_lines(self, name: str) -> list[str]:
+        """Lines of a log, without the half that a kill may have left; none where there is no such log."""
+        path = self.folder / name
+        return path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
 
     def _sync(self, name: str) -> int:
         if not (self.folder / name).exists():
