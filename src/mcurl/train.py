@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, Self
 
 import gymnasium
@@ -39,7 +40,7 @@ def train(settings: TrainSettings, run: Run, sinks: Sequence[Sink]) -> None:
         Interrupted: the user asked to stop; everything is saved.
         UserError: the environment or the settings do not fit the method or the machine.
     """
-    with Trainer(settings, run, Logger(sinks)) as trainer:
+    with closing(Logger(sinks)) as logger, Trainer(settings, run, logger) as trainer:
         trainer.learn(settings.env_steps)
 
 
@@ -57,7 +58,7 @@ def resume(run: Run, sinks: Sequence[Sink], env_steps: int | None = None) -> Non
     """
     settings = TrainSettings.from_json(run.settings)
     checkpoint = run.latest_checkpoint()
-    with Trainer(settings, run, Logger(sinks)) as trainer:
+    with closing(Logger(sinks)) as logger, Trainer(settings, run, logger) as trainer:
         try:
             trainer.load_state_dict(checkpoint.load())
         except (RuntimeError, KeyError) as error:
@@ -65,12 +66,12 @@ def resume(run: Run, sinks: Sequence[Sink], env_steps: int | None = None) -> Non
             changed = run.folder / "settings.json"
             raise UserError(f"{checkpoint.folder} does not fit {changed}, which was changed since: {why}") from error
         run.rewind(checkpoint)
-        trainer.logger.rewind(checkpoint.env_steps)
+        logger.rewind(checkpoint.env_steps)
         run.note_resume(env_steps)
-        trainer.logger.message(f"resumed at {trainer.clock.env_steps:,} env steps")
+        logger.message(f"resumed at {trainer.clock.env_steps:,} env steps")
         if run.env_steps != settings.env_steps:
             horizon = f"schedules keep the horizon of {settings.env_steps:,} that the run began with"
-            trainer.logger.message(f"extended to {run.env_steps:,} env steps; {horizon}")
+            logger.message(f"extended to {run.env_steps:,} env steps; {horizon}")
         trainer.learn(run.env_steps)
 
 
@@ -103,7 +104,6 @@ class Trainer:
 
     def __exit__(self, *error: object) -> None:
         self.env.close()
-        self.logger.close()
 
     @property
     def clock(self) -> Clock:
