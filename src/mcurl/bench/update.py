@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,14 @@ class Learner:
         shapes: Any = Shapes(suite)
         torch.manual_seed(0)
         self.agent = build_agent(self.settings, shapes, compute)
-        self.replay = build_replay(self.settings, shapes, self.agent.batch_spec, compute)
+        spec = self.agent.batch_spec
+        if plain:
+            spec = self.agent.batch_spec = replace(spec, layout="planes")
+        self.replay = build_replay(self.settings, shapes, spec, compute)
         self.generators = Generators(0)
         self.updates = 0
         if plain:
-            as_the_textbook(self.agent, self.replay)
+            as_the_textbook(self.agent)
         elif compute.graphs and hasattr(self.agent, "step"):
             self.agent.step = CudaGraphStep(self.agent.step)
         fill(self.replay, continuous=suite == "dmc")
@@ -104,14 +108,13 @@ def fill(replay: Replay, *, continuous: bool, episodes: int = 40, length: int = 
             replay.append(action, float(rng.random()), frames[(7 * episode + step) % 256], False, step == length - 1)
 
 
-def as_the_textbook(agent: Agent, replay: Replay) -> None:
+def as_the_textbook(agent: Agent) -> None:
     """Undo what makes it fast, in place, for the rest of this process.
 
     Contiguous layouts, convolution and ReLU apart, every observation encoded wherever the algorithm names it, pixels
     gathered as bytes.
     """
     native.disable(native.ALL, "the textbook's update")
-    replay._layout = "planes"
     objective = agent.objective
     if isinstance(objective, MCurl):
         objective.compact = False

@@ -264,7 +264,8 @@ def _import_dm_control(*, pictures: bool) -> Any:
         raise UserError(f"DMControl tasks need dm_control ({error}): pip install 'mcurl[dmc]'") from error
     except (ImportError, AttributeError, RuntimeError) as error:
         raise UserError(
-            f"dm_control does not load with MUJOCO_GL={chosen} ({error}): unset MUJOCO_GL, or apt-get install libegl1 libgl1"
+            f"dm_control does not load with MUJOCO_GL={chosen} ({error}): unset MUJOCO_GL, "
+            "or apt-get install libegl1 libgl1"
         ) from error
     if pictures and chosen in ("egl", "osmesa") and chosen != _render.BACKEND:
         raise UserError(

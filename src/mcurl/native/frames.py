@@ -1,7 +1,7 @@
 """Stacks of frames gathered out of a ring in C: as crops for convolutions (:func:`gather`), or as patches for matrix
 products (:func:`cut`, :func:`patches`).
 
-The plain twins are ``Replay._stacks_indexed`` and ``DataEfficientEncoder.patches``.
+The plain twins are ``FrameGather._indexed`` and ``DataEfficientEncoder.patches``.
 """
 
 from __future__ import annotations

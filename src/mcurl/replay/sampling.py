@@ -205,7 +205,7 @@ def sample_sequences(
     return inside, inside != rows
 
 
-def sample_runs(records: Records, frame_stack: int, length: int, batch: int, rng: np.random.Generator) -> Rows:
+def sample_consecutive(records: Records, frame_stack: int, length: int, batch: int, rng: np.random.Generator) -> Rows:
     """Sample ``batch`` runs of ``length`` consecutive rows of the ring, across ends of episodes: ``int64 [batch,
     length]``.
 

@@ -241,10 +241,8 @@ def _read_document(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged or not a state of mcurl: {_one_line(error)}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UserError(f"{path} is not a state of mcurl")
-    if document.get("version") != VERSION:
-        raise UserError(
-            f"{path} was written by another version of mcurl (format {document.get('version')}, this one reads {VERSION})"
-        )
+    if (version := document.get("version")) != VERSION:
+        raise UserError(f"{path} was written by another version of mcurl (format {version}, this one reads {VERSION})")
     if (
         "tree" not in document
         or not isinstance(document.get("tensors"), dict)

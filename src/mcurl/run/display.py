@@ -155,9 +155,8 @@ class Display:
         self.evaluations.append((env_steps, fmean(values), _spread(values)))
         self.activity = ""
         if not self._live:
-            self._line(
-                f"{'evaluation':<12}{self._evaluation_text().plain} · {len(values)} episodes · {self._best_text().plain}"
-            )
+            parts = [self._evaluation_text().plain, f"{len(values)} episodes", self._best_text().plain]
+            self._line(f"{'evaluation':<12}{' · '.join(parts)}")
         self._draw(now=True)
 
     def recall(self, evaluations: Mapping[int, Iterable[float]]) -> None:

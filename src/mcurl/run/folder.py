@@ -289,7 +289,8 @@ class Run:
         found = self.checkpoints()
         if not found:
             raise UserError(
-                f"{self.folder} has no checkpoint yet: wait for its first one or, if it was stopped before, train anew with another --seed or --out"
+                f"{self.folder} has no checkpoint yet: wait for its first one or, if it was stopped before, "
+                "train anew with another --seed or --out"
             )
         return found[-1]
 
@@ -300,7 +301,8 @@ class Run:
             path = self.folder / name
             if not path.exists() or path.stat().st_size < length:
                 raise UserError(
-                    f"{path} is shorter than at the checkpoint of {checkpoint.env_steps} env steps ({length} bytes): it was changed from outside"
+                    f"{path} is shorter than at the checkpoint of {checkpoint.env_steps} env steps ({length} bytes): "
+                    "it was changed from outside"
                 )
         for name, length in checkpoint.log_bytes().items():
             os.truncate(self.folder / name, length)

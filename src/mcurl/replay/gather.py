@@ -1,0 +1,165 @@
+"""Gathering stacks of frames out of the ring, each cut by its own window, in the layout that an encoder reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mcurl.native import frames as native
+from mcurl.replay.augment import Window
+from mcurl.replay.batch import Layout
+from mcurl.replay.sampling import Rows
+
+BLANK = -1
+"""In place of a frame's row id or slot: a frame of zeros."""
+
+
+class FrameGather:
+    """Reads the frames of a ring by their slots.
+
+    Args:
+        frames: ``[capacity, C, H, W]`` (states: ``[capacity, D]``), on any device.
+        frame_stack: K, frames in a stack.
+        layout: see ``Replay``; "planes" where the compiled gathers do not apply.
+    """
+
+    def __init__(self, frames: Tensor, frame_stack: int, layout: Layout) -> None:
+        self.frames, self.frame_stack, self.frame_shape = frames, frame_stack, tuple(frames.shape[1:])
+        on_cpu = frames.device.type == "cpu"
+        self._stack_view = _stack_view(frames, frame_stack) if on_cpu else None
+        compiled = frames.dtype == torch.uint8 and len(self.frame_shape) == 3 and on_cpu and native.available()
+        square = compiled and self.frame_shape[1] == self.frame_shape[2] >= 25
+        self.layout: Layout = layout if compiled and (square or layout != "patches") else "planes"
+
+    def empty(self, n: int, size: int) -> Tensor:
+        """Memory for ``n`` square crops of stacks, as ``gather`` fills it.
+
+        Returns:
+            By layout: "planes", ``[n, K*C, size, size]`` in the frames' dtype; "channels_last", ``bfloat16 [n, K*C,
+            size, size]`` in that memory format; "patches", ``uint8 [n, P, K*C*25]`` with P = 25·⌊size/25⌋².
+        """
+        channels = self.frame_stack * self.frame_shape[0]
+        if self.layout == "patches":
+            return torch.empty((n, (size // 25) ** 2 * 25, channels * 25), dtype=torch.uint8)
+        if self.layout == "channels_last":
+            return torch.empty((n, channels, size, size), dtype=torch.bfloat16, memory_format=torch.channels_last)
+        return torch.empty((n, channels, size, size), dtype=self.frames.dtype, device=self.frames.device)
+
+    def gather(self, slots: Rows, window: Window | None = None, out: Tensor | None = None) -> Tensor:
+        """Stacks of the frames in ``slots`` ``int64 [N, K]``, -1 (``BLANK``) for zeros; see
+        ``Replay.gather_frames``."""
+        if self.layout == "patches":
+            return self._patches(slots, window or self._whole_windows(len(slots)), out)
+        if window is None or self._stack_view is None:
+            stacks = self._indexed(slots, window)
+            return stacks if out is None else out.copy_(stacks)
+        if out is None:
+            out = self.empty(len(slots), window.size)
+        if out.dtype != torch.bfloat16:
+            self._copy_windows(slots, window, self._stack_view, out.numpy())
+        elif window.is_plain:
+            native.gather(self.frames, slots, window.top, window.left, out)
+        else:
+            out.copy_(self._indexed(slots, window))
+        return out
+
+    def _patches(self, slots: Rows, window: Window, out: Tensor | None) -> Tensor:
+        n, side = len(slots), window.size // 25
+        out = self.empty(n, window.size) if out is None else out
+        corners = (window.top, window.left, window.down, window.right)
+        native.cut(self.frames, slots, *corners, window.crop, out.view(n, side, side, 25 * out.shape[2]))
+        return out
+
+    def _whole_windows(self, n: int) -> Window:
+        """Whole square frames as windows of n stacks."""
+        size = self.frame_shape[1]
+        zeros = np.zeros(n, np.int64)
+        return Window(size, size, zeros, zeros, zeros, zeros)
+
+    def _indexed(self, slots: Rows, window: Window | None) -> Tensor:
+        """``gather`` on any device, without waiting for it: whole lines first, then their
+        pixels, so that indices stay small."""
+        corners = [] if window is None else [window.top, window.left, window.down, window.right]
+        numbers = self._to_device(np.column_stack([np.maximum(slots, 0), *corners]))  # one transfer
+        slot = numbers[:, : self.frame_stack]
+        if window is None:
+            frames = self.frames.index_select(0, slot.flatten()).reshape(*slot.shape, *self.frame_shape)
+        else:
+            frames = self._windows(slot, numbers[:, self.frame_stack :], window)
+        blank = np.flatnonzero(slots < 0)
+        if len(blank):
+            frames.view(-1, *frames.shape[2:]).index_fill_(0, self._to_device(blank), 0)
+        stacks: Tensor = frames.flatten(1, 2)
+        return stacks
+
+    def _windows(self, slot: Tensor, corners: Tensor, window: Window) -> Tensor:
+        """The windows ``[N, K, C, size, size]`` of the frames in ``slot [N, K]``; ``corners [N, 4]`` are those of
+        ``window``, on the device."""
+        channels, height, width = self.frame_shape
+        along = torch.arange(window.size, device=slot.device)
+        top, left, down, right = corners[:, :, None].unbind(1)  # [N, 1]
+        y = top + (along - down).clamp(0, window.crop - 1)  # [N, size]
+        x = left + (along - right).clamp(0, window.crop - 1)
+        planes = (slot[:, :, None] * channels + torch.arange(channels, device=slot.device)).flatten(1)  # [N, K*C]
+        lines = planes[:, :, None] * height + y[:, None]  # [N, K*C, size]
+        whole = self.frames.view(-1, width).index_select(0, lines.flatten()).view(*lines.shape, width)
+        return whole.gather(3, x[:, None, None].expand(*lines.shape, -1)).view(
+            *slot.shape, channels, window.size, window.size
+        )
+
+    def _copy_windows(self, slots: Rows, window: Window, runs: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+        """``gather`` as one NumPy copy per stack where its frames lie side by side, else one
+        per frame: on a CPU many times faster than indexing. ``runs``: see ``_stack_view``."""
+        adjacent = (slots[:, 0] >= 0) & (slots[:, 1:] - slots[:, :-1] == 1).all(1)
+        frames, channels = self.frames.numpy(), self.frame_shape[0]
+        for i, (first, (y, x, v, u, h, w)) in enumerate(
+            zip(np.where(adjacent, slots[:, 0], -1).tolist(), _visible_parts(window), strict=True)
+        ):
+            image = out[i]
+            if first >= 0:
+                image[:, v : v + h, u : u + w] = runs[first, :, y : y + h, x : x + w]
+            else:
+                for k, slot in enumerate(slots[i].tolist()):
+                    frame = frames[slot, :, y : y + h, x : x + w] if slot >= 0 else 0
+                    image[k * channels : (k + 1) * channels, v : v + h, u : u + w] = frame
+            if h < window.size or w < window.size:
+                _replicate(image, v, u, h, w)
+
+    def _to_device(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.frames.device, non_blocking=True)
+
+
+def _stack_view(frames: Tensor, frame_stack: int) -> npt.NDArray[Any]:
+    """All runs of K frames that lie side by side, as overlapping views, by the slot of the first: ``[capacity - K + 1,
+    K*C, H, W]``."""
+    array = frames.numpy()
+    shape = (len(array) - frame_stack + 1, frame_stack * array.shape[1], *array.shape[2:])
+    return np.lib.stride_tricks.as_strided(array, shape, array.strides, writeable=False)
+
+
+def _visible_parts(window: Window) -> Iterator[tuple[int, ...]]:
+    """For each stack, where the part of its crop that shows begins in the frame (y, x) and in the output (v, u), and
+    its height and width."""
+    y, x = window.top + np.maximum(-window.down, 0), window.left + np.maximum(-window.right, 0)
+    v, u = np.maximum(window.down, 0), np.maximum(window.right, 0)
+    height = np.minimum(window.crop - np.maximum(-window.down, 0), window.size - v)
+    width = np.minimum(window.crop - np.maximum(-window.right, 0), window.size - u)
+    return zip(*(values.tolist() for values in (y, x, v, u, height, width)), strict=True)
+
+
+def _replicate(image: npt.NDArray[Any], v: int, u: int, h: int, w: int) -> None:
+    """Repeat the edges of the part image[:, v:v+h, u:u+w] outwards, in place: sideways first, then whole rows."""
+    size = image.shape[-1]
+    if u > 0:
+        image[:, v : v + h, :u] = image[:, v : v + h, u : u + 1]
+    if u + w < size:
+        image[:, v : v + h, u + w :] = image[:, v : v + h, u + w - 1 : u + w]
+    if v > 0:
+        image[:, :v] = image[:, v : v + 1]
+    if v + h < size:
+        image[:, v + h :] = image[:, v + h - 1 : v + h]
