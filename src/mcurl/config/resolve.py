@@ -25,6 +25,7 @@ from mcurl.errors import UserError, suggest
 if TYPE_CHECKING:
     from mcurl.agents.base import Agent
     from mcurl.objectives.base import Objective
+    from mcurl.registry import Pluggable
     from mcurl.runtime.device import ComputeSettings
 
 ENV_STEPS = 100_000
@@ -203,7 +204,7 @@ def resolve(
         merged |= {key: value for key, value in layer.items() if key in known}
     explicit = dict([*_preset(preset, experiments).items(), *map(_override, overrides)])
     for key in explicit:
-        _require_in_use(key, parts, method)
+        _require_in_use(key, parts, f"--method {method} on {suite}/{name}")
     merged |= explicit
     if seed < 0:
         raise UserError(f"the seed is a whole number from 0, not {seed}")
@@ -292,7 +293,8 @@ def _layer(experiments: Mapping[str, Any], *path: str) -> dict[str, Any]:
     return {key: value for key, value in flatten(table) if key != "agent"}
 
 
-def _require_in_use(key: str, parts: Parts, method: str) -> None:
+def _require_in_use(key: str, parts: Parts, run: str) -> None:
+    """Raise UserError, with the reason, where a key that the user set means nothing to the run."""
     known = known_settings(parts)
     if key in known:
         if why := _unused(known[key], parts):
@@ -303,9 +305,10 @@ def _require_in_use(key: str, parts: Parts, method: str) -> None:
         example = f", e.g. `{option} 2`" if key == "seed" else f" ({option})"
         raise UserError(f"{key} is not a setting: pass it on the command line{example}")
     section, _, name = key.partition(".")
-    if section in _other_sections(parts) and name in field_hints(_other_sections(parts)[section]):
-        used = ", ".join(parts.sections)
-        raise UserError(f"{key} has no effect here: with --method {method} the run's sections are {used}")
+    other = _other_sections(parts).get(section)
+    if other is not None and name in field_hints(other.Settings):
+        used = f"{run} is learned by {parts.agent.label}; its sections are {', '.join(parts.sections)}"
+        raise UserError(f"{key} is a setting of {other.label} and has no effect here: {used}")
     usable = [name for name, row in known.items() if _unused(row, parts) is None]
     raise UserError(f"there is no setting {key}: {suggest(key, usable)}")
 
@@ -317,13 +320,13 @@ def _unused(row: Setting, parts: Parts) -> str | None:
     return parts.agent.unused_settings.get(row.key)
 
 
-def _other_sections(parts: Parts) -> dict[str, type[Any]]:
-    """Sections of registered agents and objectives that this run does not use."""
+def _other_sections(parts: Parts) -> dict[str, type[Pluggable]]:
+    """Section -> class of the registered agents and objectives that this run does not use."""
     from mcurl.agents.registry import AGENTS
     from mcurl.objectives.registry import OBJECTIVES
 
-    classes = [*map(AGENTS.get, AGENTS), *map(OBJECTIVES.get, OBJECTIVES)]
-    return {cls.section: cls.Settings for cls in classes if cls.section not in parts.sections}
+    classes: list[type[Pluggable]] = [*map(AGENTS.get, AGENTS), *map(OBJECTIVES.get, reversed(list(OBJECTIVES)))]
+    return {cls.section: cls for cls in classes if cls.section not in parts.sections}
 
 
 def _require_effect(key: str, settings: TrainSettings) -> None:
