@@ -1,4 +1,4 @@
-"""What the README shows can be typed."""
+"""What README.md and docs/ show can be typed, and runs."""
 
 from __future__ import annotations
 
@@ -9,71 +9,147 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from mcurl import cli
-from mcurl.config import resolve as config
-from mcurl.config.resolve import TrainSettings
-from mcurl.errors import UserError
+from mcurl import cli, envs
+from mcurl.config.resolve import TrainSettings, resolve
 from mcurl.run.folder import Run
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-LINES = [
-    line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()
-]
-COMMANDS = [line for line in LINES if line.startswith("mcurl ")]
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 
 
-LOSS_IN_AN_AGENT, OWN_METHOD = re.findall(r"```python\n(.*?)```", README, re.S)
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
-def test_the_loss_in_an_agent_of_ones_own_runs() -> None:
-    names: dict[str, Any] = {}
-    exec(LOSS_IN_AN_AGENT, names)
-    assert names["loss"].value > 0
+def commands(text: str) -> list[str]:
+    """Lines of the shell blocks, without comments and variables before them."""
+    lines = [line.split("#")[0].strip() for block in blocks("sh", text) for line in block.splitlines()]
+    lines = [re.sub(r"^([A-Z_]+=\S+ )+", "", line) for line in lines]
+    return [line for line in lines if line.startswith("mcurl ")]
+
+
+MODULES = {
+    block.partition("\n")[0].removeprefix("# "): block
+    for text in PAGES.values()
+    for block in blocks("python", text)
+    if re.match(r"# \w+\.py\n", block)
+}
+LINES = [pytest.param(line, id=f"{name}: {line}") for name, text in PAGES.items() for line in commands(text)]
+SHORT = ["--threads", "1", "--set", "evaluation.every=0", "evaluation.episodes=1"]
 
 
 @pytest.fixture
-def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_loss.py").write_text(OWN_METHOD)
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The modules that the pages show, in the current folder."""
+    for name, text in MODULES.items():
+        (tmp_path / name).write_text(text)
+        monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_loss", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
-@pytest.mark.usefixtures("own_method")
-@pytest.mark.parametrize(("task", "agent"), [("toy/reach", "sac"), ("toy/catch", "rainbow")])
-def test_a_method_of_ones_own_trains_on_both_agents(task: str, agent: str) -> None:
-    small = [
-        f"{agent}.learning_starts=30",
-        f"{agent}.hidden=16",
-        "evaluation.every=0",
-        "evaluation.episodes=1",
-        "evaluation.final_episodes=1",
-    ]
-    line = ["--env-steps", "60", "--threads", "1", "--set", "own.temperature=0.2", *small]
-    assert cli.main(["train", task, "--method", "my_loss:TwoViews", *line]) == 0
-    folder = f"runs/{task.replace('/', '-')}/my_loss-TwoViews-seed1"
-    run = Run.open(Path(folder))
-    assert run.settings["own"] == {"temperature": 0.2}
-    assert TrainSettings.from_json(run.settings).own.temperature == 0.2
-    assert cli.main(["evaluate", folder, "--episodes", "1"]) == 0
-    assert cli.main(["report", "runs"]) == 0
-    assert Path(f"results/toy/my_loss-TwoViews/{task.partition('/')[2]}.csv").exists()
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 120
 
 
-@pytest.mark.usefixtures("own_method")
-@pytest.mark.parametrize("line", COMMANDS)
+def test_links_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "results" / "README.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_loss_in_an_agent_of_ones_own_learns() -> None:
+    [code] = blocks("python", README)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    before = [parameter.clone() for parameter in names["encoder"].parameters()]
+    first = names["loss"].value.item()
+    assert 0 < first < 10
+    update = code.partition("# The five lines of an update:\n")[2]
+    assert len(update.splitlines()) == 5
+    for _ in range(2):
+        exec(update, names)
+    for old, new, key in zip(before, names["encoder"].parameters(), names["key_encoder"].parameters(), strict=True):
+        assert torch.isfinite(new).all()
+        assert not torch.equal(old, new)
+        assert not torch.equal(key, new)
+    assert names["loss"].value.item() < first
+
+
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize("line", LINES)
 def test_commands_are_known(line: str) -> None:
     parser, _ = cli._build_parsers()
-    given = parser.parse_args(shlex.split(line)[1:])
-    if given.run.__name__ == "_train" and not given.task.startswith("gym/"):
-        try:
-            config.resolve(
-                given.task, given.method, seed=given.seed[0], env_steps=given.env_steps, overrides=given.overrides
-            )
-        except UserError as error:
-            pytest.fail(f"{line}: {error}")
+    options = parser.parse_args(shlex.split(line)[1:])
+    if options.run.__name__ in ("train", "settings"):
+        resolve(
+            options.task,
+            options.method,
+            agent=options.agent,
+            env_steps=options.env_steps,
+            preset=options.preset,
+            overrides=options.overrides,
+        )
 
 
-def test_there_are_commands_to_check() -> None:
-    assert len(COMMANDS) > 8
+@pytest.mark.parametrize(
+    ("name", "least"), [("README.md", 8), ("methods.md", 10), ("add-an-objective.md", 6), ("add-an-agent.md", 4)]
+)
+def test_there_are_commands_to_check(name: str, least: int) -> None:
+    assert len(commands(PAGES[name])) >= least
+
+
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize(
+    ("task", "parts", "values"),
+    [
+        ("toy/reach", ["--method", "my_loss:TwoViews"], {"two_views.temperature": "0.2"}),
+        ("toy/catch", ["--method", "my_loss:TwoViews"], {"two_views.temperature": "0.2"}),
+        ("toy/reach", ["--method", "my_sequences:NextStep"], {"sac.joint_optimizer": "true"}),
+        ("toy/catch", ["--method", "my_sequences:NextStep"], {}),
+        ("toy/reach", ["--method", "my_mcurl:NoisyKeys"], {"mcurl.key_noise": "0.2", "mcurl.mask": "block"}),
+        ("toy/catch", ["--method", "rl-only", "--agent", "my_agent:DQN"], {"dqn.epsilon": "0.2"}),
+        ("toy/catch", ["--method", "mcurl", "--agent", "my_contrast_agent:ContrastDQN"], {"dqn.epsilon": "0.2"}),
+        ("toy/reach", ["--method", "curl", "--agent", "my_augment:SidewaysSAC"], {"sac.crop": "26"}),
+        ("gym/my_envs:Corridor-v0", ["--method", "curl"], {"env.image_size": "25"}),
+    ],
+)
+def test_an_example_trains_resumes_and_is_evaluated(task: str, parts: list[str], values: dict[str, str]) -> None:
+    agent = resolve(task, parts[1], agent=parts[3] if len(parts) > 2 else None).parts.agent
+    small = [] if agent.section == "dqn" else [f"{agent.section}.learning_starts=30", f"{agent.section}.hidden=16"]
+    settings = [f"{key}={value}" for key, value in values.items()]
+    line = ["--env-steps", "330" if agent.section == "dqn" else "140", *SHORT, *small, *settings]
+    assert cli.main(["train", task, *parts, *line]) == 0
+    [folder] = Path("runs").glob("*/*")
+    run = Run.open(folder)
+    read = TrainSettings.from_json(run.settings)
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        assert str(getattr(read.sections[section], name)).lower() == value
+    assert any(name.endswith("/loss") for _, metrics in run.metrics() for name in metrics)
+    assert cli.main(["resume", str(folder), "--env-steps", str(read.env_steps + 10)]) == 0
+    assert cli.main(["evaluate", str(folder), "--episodes", "1"]) == 0
+    assert cli.main(["report", "runs"]) == 0
+
+
+@pytest.mark.usefixtures("modules")
+def test_a_suite_of_ones_own_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envs, "SUITES", dict(envs.SUITES))
+    monkeypatch.setattr(sys, "argv", ["mcurl", "train", "mine/corridor", "--env-steps", "60", *SHORT, "rainbow.learning_starts=30"])
+    with pytest.raises(SystemExit) as status:
+        exec(MODULES["my_mcurl_cli.py"], {"__name__": "__main__"})
+    assert status.value.code == 0
+
+
+@pytest.mark.usefixtures("modules")
+def test_code_on_the_pages_runs() -> None:
+    assert cli.main(["train", "toy/reach", "--method", "curl", "--env-steps", "330", *SHORT, "sac.hidden=16"]) == 0
+    for name, text in PAGES.items():
+        for code in blocks("python", text):
+            if name != "README.md" and code not in MODULES.values():
+                exec(code, {})
