@@ -140,7 +140,9 @@ def test_an_example_trains_resumes_and_is_evaluated(task: str, parts: list[str],
 @pytest.mark.usefixtures("modules")
 def test_a_suite_of_ones_own_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(envs, "SUITES", dict(envs.SUITES))
-    monkeypatch.setattr(sys, "argv", ["mcurl", "train", "mine/corridor", "--env-steps", "60", *SHORT, "rainbow.learning_starts=30"])
+    monkeypatch.setattr(
+        sys, "argv", ["mcurl", "train", "mine/corridor", "--env-steps", "60", *SHORT, "rainbow.learning_starts=30"]
+    )
     with pytest.raises(SystemExit) as status:
         exec(MODULES["my_mcurl_cli.py"], {"__name__": "__main__"})
     assert status.value.code == 0
