@@ -18,18 +18,21 @@ from torch.utils._pytree import tree_leaves
 
 from mcurl import native
 from mcurl.agents import rainbow, sac
-from mcurl.batches import draw
-from mcurl.bench.update import build
-from mcurl.objectives.masked import MCurl
+from mcurl.agents.base import Clock
+from mcurl.batches import sample_batch
+from mcurl.bench.update import Learner
 from mcurl.runtime import cuda_graphs as graphs
 from mcurl.runtime.device import Compute
-from mcurl.runtime.seeding import Generators
 
 SMALL = {
     "dmc": ["sac.batch_size=8", "sac.hidden=16", "sac.filters=4"],
-    "atari": ["rainbow.batch_size=8", "rainbow.hidden=16", "rainbow.target_every=5"],
+    "atari": ["rainbow.batch_size=8", "rainbow.hidden=16", "rainbow.target_every=500"],
 }
-SEQUENCES = ["mcurl.batch=2", "mcurl.length=8"]
+SEQUENCES = {
+    "mcurl": ["mcurl.batch=2", "mcurl.length=8"],
+    "sym-curl": ["mcurl.batch=2", "mcurl.length=8"],
+    "seq-curl": ["seq_curl.batch=2", "seq_curl.length=8"],
+}
 
 
 def leaves(tree: Any) -> list[Tensor]:
@@ -112,24 +115,30 @@ def learned(
     suite: str, method: str, overrides: list[str], *, captured: bool
 ) -> tuple[list[dict[str, float]], list[Tensor], Any]:
     """Metrics of each of 14 updates, the agent's state after them, and the agent."""
-    overrides = [*SMALL[suite], *(SEQUENCES if method == "mcurl" else []), *overrides]
+    overrides = [*SMALL[suite], *SEQUENCES.get(method, []), *overrides]
     torch.manual_seed(0)
-    agent, replay, _ = build(
+    learner = Learner(
         suite, method, Compute(torch.device("cpu"), torch.float32, graphs=False), overrides=overrides
     )
-    if isinstance(agent.objective, MCurl):
-        agent.objective.compact = False
+    agent: Any = learner.agent
+    if agent.objective is not None:
+        agent.objective.set_compute(fixed_shapes=True, dtype=torch.float32)
     if captured:
-        agent.step = graphs.CudaGraphStep(agent.step)  # type: ignore[method-assign]
-    generators, metrics = Generators(0), []
+        agent.step = graphs.CudaGraphStep(agent.step)
+    metrics = []
     for update in range(14):
+        # Every schedule moves: learning rates, the exponent of the weights, copies of the target network.
+        now = Clock(100 * (update + 1), update, action_repeat=4, horizon=8000)
         if suite == "atari":
-            agent.act(np.zeros((1, 4, 84, 84), np.uint8), explore=True)  # draws the noise that the update shares
-        batch = draw(replay, agent.views, agent.objective, generators, importance=0.3 + update / 30)
-        done = agent.update(batch, 400 * (update + 1))
+            # Samples the noise that the update shares.
+            agent.act(np.zeros((1, 4, 84, 84), np.uint8), explore=True, clock=now)
+        batch = sample_batch(
+            learner.replay, agent.batch_spec, agent.objective, learner.generators, beta=0.3 + update / 30
+        )
+        done = agent.update(batch, now)
         metrics.append({name: float(value) for name, value in done.metrics.items()})
         if done.priorities is not None:
-            replay.update_priorities(batch.transitions.rows, done.priorities)
+            learner.replay.update_priorities(batch.transitions.rows, done.priorities)
     return metrics, leaves(agent.state_dict()), agent
 
 
@@ -139,9 +148,11 @@ def learned(
         ("dmc", "mcurl", [], 2),
         ("dmc", "mcurl", ["sac.joint_optimizer=true", "sac.actor_every=3"], 4),
         ("dmc", "curl", [], 2),
-        ("atari", "none", [], 1),
+        ("dmc", "seq-curl", [], 2),
+        ("dmc", "sym-curl", ["mcurl.mask=frames", "mcurl.projection=true"], 2),
+        ("atari", "rl-only", [], 1),
         ("atari", "mcurl", [], 1),
-        ("atari", "mcurl", ["mcurl.features=conv"], 1),
+        ("atari", "mcurl", ["rainbow.feature_source=conv"], 1),
         ("atari", "curl", ["rainbow.importance_weighted_contrast=true", "rainbow.contrast_in_priorities=true"], 1),
     ],
 )

@@ -1,0 +1,73 @@
+"""What the tests of agents, objectives and batches share: clocks, spaces, the smallest encoder, snapshots of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mcurl.agents.base import Clock
+from mcurl.objectives.base import Sequences
+
+CPU = torch.device("cpu")
+
+
+def clock(updates: int = 0, *, agent_steps: int | None = None, repeat: int = 4, horizon: int = 100_000) -> Clock:
+    """The clock before update number ``updates + 1``; one update in each agent step unless said otherwise."""
+    return Clock(updates + 1 if agent_steps is None else agent_steps, updates, action_repeat=repeat, horizon=horizon)
+
+
+def box(actions: int) -> gymnasium.spaces.Box:
+    return gymnasium.spaces.Box(-1, 1, (actions,), np.float32)
+
+
+def discrete(actions: int) -> gymnasium.spaces.Discrete:
+    return gymnasium.spaces.Discrete(actions)
+
+
+def consecutive_frames(batch: int, length: int, stack: int = 1) -> np.ndarray:
+    """``int64 [B, T, K]``: windows with frames of their own."""
+    windows = [[[t + k for k in range(stack)] for t in range(length)] for _ in range(batch)]
+    return np.array(windows) + 1000 * np.arange(batch)[:, None, None]
+
+
+def sequences(padded: np.ndarray, stack: int = 1) -> Sequences:
+    return Sequences(padded, consecutive_frames(*padded.shape, stack))
+
+
+def whole(batch: int, length: int, stack: int = 1) -> Sequences:
+    """Windows without padding."""
+    return sequences(np.zeros((batch, length), bool), stack)
+
+
+def padding(*rows: str) -> np.ndarray:
+    """``bool [B, T]`` from one text for each sequence, in which # is padding."""
+    return np.array([[c == "#" for c in row] for row in rows])
+
+
+class LinearEncoder(nn.Module):
+    """The smallest encoder: one matrix on the pixels."""
+
+    def __init__(self, pixels: Sequence[int], width: int, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.layer = nn.Linear(int(np.prod(pixels)), width, dtype=dtype)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.layer(pixels.flatten(1).to(self.layer.weight.dtype) / 255)
+        return features
+
+
+def random_pixels(n: int, shape: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
+    return torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=generator)
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def moved(before: dict[str, Tensor], module: nn.Module) -> set[str]:
+    """Names of the parameters that differ from a snapshot."""
+    return {name for name, parameter in module.named_parameters() if not torch.equal(before[name], parameter)}
