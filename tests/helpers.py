@@ -1,4 +1,4 @@
-"""What the tests of agents, objectives and batches share: clocks, spaces, the smallest encoder, snapshots of weights."""
+"""What the tests of agents, objectives and batches share: clocks, spaces, the smallest encoder, snapshots."""
 
 from __future__ import annotations
 
@@ -58,6 +58,14 @@ class LinearEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         features: Tensor = self.layer(pixels.flatten(1).to(self.layer.weight.dtype) / 255)
         return features
+
+
+def patches(pixels: Tensor) -> Tensor:
+    """The patches of Rainbow's two convolutions, ``[N, P, C*25]``, as a gather may have cut them."""
+    n, channels, height, width = pixels.shape
+    Y, X = height // 25, width // 25
+    seen = pixels[:, :, : 25 * Y, : 25 * X].reshape(n, channels, Y, 5, 5, X, 5, 5)
+    return seen.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(n, Y * X * 25, channels * 25)
 
 
 def random_pixels(n: int, shape: Sequence[int], generator: torch.Generator | None = None) -> Tensor:

@@ -60,9 +60,7 @@ def masked_views(objective: MCurl) -> Contrast:
     return Contrast(shown, pixels(12), plan.to(CPU))
 
 
-def build(
-    objective: Objective | None = None, *, dtype: torch.dtype = torch.float32, **settings: Any
-) -> Rainbow:
+def build(objective: Objective | None = None, *, dtype: torch.dtype = torch.float32, **settings: Any) -> Rainbow:
     torch.manual_seed(0)
     agent = Rainbow(replace(SMALL, **settings), SHAPE, discrete(ACTIONS), objective, device=CPU, dtype=dtype)
     with torch.no_grad():  # so that the target differs from the online network, and every σ from its neighbour
@@ -104,9 +102,7 @@ def test_total_is_the_weighted_mean_plus_lambda_times_the_contrastive_loss() -> 
 
 def test_curls_released_weighting_of_the_contrastive_loss() -> None:
     objective = masked(dropout=0.0)
-    agent = build(
-        objective, importance_weighted_contrast=True, contrast_in_priorities=True, contrast_weight=0.3
-    )
+    agent = build(objective, importance_weighted_contrast=True, contrast_in_priorities=True, contrast_weight=0.3)
     batch = Batch(transitions(), masked_views(objective))
     noise = agent.online.head.draw_noise()
     loss, priority, metrics = agent._losses(batch, noise, noise)

@@ -258,7 +258,11 @@ def test_states_need_no_encoder() -> None:
 
 
 def test_a_setting_without_effect_is_refused() -> None:
-    for joint, key in (("false", "contrast_weight"), ("true", "contrast_max_grad_norm"), ("true", "contrast_encoder_lr")):
+    for joint, key in (
+        ("false", "contrast_weight"),
+        ("true", "contrast_max_grad_norm"),
+        ("true", "contrast_encoder_lr"),
+    ):
         values = [f"sac.{key}=0.5", f"sac.joint_optimizer={joint}"]
         with pytest.raises(UserError, match="joint_optimizer"):
             config.resolve("toy/reach", "curl", overrides=values)

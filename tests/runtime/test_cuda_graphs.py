@@ -117,9 +117,7 @@ def learned(
     """Metrics of each of 14 updates, the agent's state after them, and the agent."""
     overrides = [*SMALL[suite], *SEQUENCES.get(method, []), *overrides]
     torch.manual_seed(0)
-    learner = Learner(
-        suite, method, Compute(torch.device("cpu"), torch.float32, graphs=False), overrides=overrides
-    )
+    learner = Learner(suite, method, Compute(torch.device("cpu"), torch.float32, graphs=False), overrides=overrides)
     agent: Any = learner.agent
     if agent.objective is not None:
         agent.objective.set_compute(fixed_shapes=True, dtype=torch.float32)
