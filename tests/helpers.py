@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mcurl.agents.base import Clock
+from mcurl.agents.sac import SAC
 from mcurl.objectives.base import Sequences
+from mcurl.replay import Replay
 
 CPU = torch.device("cpu")
 
@@ -79,3 +82,33 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
 def moved(before: dict[str, Tensor], module: nn.Module) -> set[str]:
     """Names of the parameters that differ from a snapshot."""
     return {name for name, parameter in module.named_parameters() if not torch.equal(before[name], parameter)}
+
+
+def episodes(agent: Any, *, length: int, rows: int = 60, pixels: Callable[[int], np.ndarray] | None = None) -> Replay:
+    """A replay for what an agent reads, with frames of one or three channels as its observations have them: whole
+    episodes of ``length`` rows of random pixels, or of ``pixels(row)``.
+    """
+    continuous = isinstance(agent, SAC)
+    frame = (3, 24, 24) if continuous else (1, 28, 28)
+    rng = np.random.default_rng(0)
+    pixels = pixels or (lambda row: rng.integers(0, 256, frame, dtype=np.uint8))
+    spec = agent.batch_spec
+    ring = Replay(
+        capacity=2 * rows,
+        frame_shape=frame,
+        frame_dtype="uint8",
+        frame_stack=2 if continuous else 4,
+        stack_start="repeat" if continuous else "blank",
+        action_shape=(2,) if continuous else (),
+        action_dtype=np.float32 if continuous else np.int64,
+        n_step=spec.n_step,
+        discount=spec.discount,
+        priority_alpha=spec.priority_alpha,
+        layout=spec.layout,
+    )
+    for first in range(0, rows, length):
+        ring.begin(pixels(first))
+        for row in range(first + 1, first + length):
+            action = rng.uniform(-1, 1, 2).astype(np.float32) if continuous else rng.integers(3)
+            ring.append(action, float(rng.random()), pixels(row), row == first + length - 1, False)
+    return ring
