@@ -56,8 +56,6 @@ class PlainLoss(Objective):
 class Bare(Objective):
     pass
 
-class Sac(PlainLoss):
-    pass
 
 number = 3
 """
