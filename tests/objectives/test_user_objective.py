@@ -56,7 +56,6 @@ class PlainLoss(Objective):
 class Bare(Objective):
     pass
 
-
 number = 3
 """
 
