@@ -170,6 +170,16 @@ def test_learning_rates_of_the_contrastive_optimizer() -> None:
     assert sac.optimizers["critic"].param_groups[0]["lr"] == 1e-3
 
 
+def test_schedules_count_what_was_learned_from() -> None:
+    """Not the steps before learning began; two updates in an agent step learn from one."""
+    sac = agent(updates_per_step=2)
+    assert isinstance(sac.objective, MCurl)
+    for updates, learned in ((0, 4), (1, 4), (2, 8), (11_999, 24_000)):
+        sac.update(Batch(transitions(), views(sac.objective)), clock(updates, agent_steps=1000 + updates // 2))
+        rates = {g["name"]: g["lr"] for g in sac.optimizers["contrast"].param_groups}
+        assert rates == pytest.approx({"encoder": 2e-3, "objective": 1e-3 * learned / 24_000})
+
+
 def test_curl_anchor_passes_the_critics_encoder_and_key_the_target() -> None:
     sac = agent("curl")
     t = transitions()

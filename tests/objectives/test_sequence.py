@@ -327,3 +327,37 @@ def test_the_projection_learns_at_the_encoders_rate_without_the_transformers_sch
     assert rate_of(agent, agent.objective.projection[0].weight) == pytest.approx(
         [encoder / 2 if kind == "sac" else encoder]
     )
+
+
+@pytest.mark.parametrize("kind", ["sac", "sac-joint", "rainbow"])
+def test_the_projection_has_the_gradient_of_its_loss(kind: str) -> None:
+    """It is part of what the loss trains, in whichever optimizer."""
+    agent = agent_of(kind, MCurl)
+    before = snapshot(agent.objective.projection)
+    agent.update(batch_for(agent, 0), clock(0))
+    assert moved(before, agent.objective.projection) == set(before)
+
+
+@pytest.mark.parametrize("limit", [1e-3, 0.0])
+def test_one_norm_clips_encoder_projection_and_transformer(limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = agent_of("sac", MCurl, contrast_max_grad_norm=limit)
+    optimizer = agent.optimizers["contrast"]
+    seen: list[dict[str, Tensor]] = []
+
+    def record() -> None:
+        seen.append(
+            {group["name"]: torch.cat([p.grad.flatten() for p in group["params"]]) for group in optimizer.param_groups}
+        )
+
+    monkeypatch.setattr(optimizer, "step", record)
+    agent.update(batch_for(agent, 0), clock(0))
+    (gradients,) = seen
+    own = [*agent.objective.projection.parameters(), *agent.objective.transformer.parameters()]
+    everything = [*agent.encoder.parameters(), *own]
+    assert sum(g.numel() for g in gradients.values()) == sum(p.numel() for p in everything)
+    norm = torch.cat(list(gradients.values())).norm().item()
+    if limit == 0:
+        assert norm > 1e-2
+    else:
+        assert norm == pytest.approx(limit, rel=1e-2)
+        assert all(gradient.norm() < limit for gradient in gradients.values())  # none of them has it alone
