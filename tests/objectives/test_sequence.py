@@ -206,7 +206,9 @@ def agent_of(kind: str, objective_class: type[MCurl] = SymCurl, *, seed: int = 0
         objective: Objective = objective_class(ours, Rainbow.feature_dim(rainbow, RAINBOW_SHAPE))
         return Rainbow(rainbow, RAINBOW_SHAPE, discrete(3), objective, device=CPU)
     small = {"crop": SAC_CROP, "batch_size": 8, "hidden": 16, "filters": 4, "layers": 2, "feature_dim": 10}
-    sac = SacSettings(**(small | {"target_every": 3, "joint_optimizer": kind == "sac-joint"} | settings))
+    sac = SacSettings(
+        **(small | {"target_every": 3, "encoder_tau": 0.2, "joint_optimizer": kind == "sac-joint"} | settings)
+    )
     return SAC(sac, SAC_SHAPE, box(2), objective_class(ours, 10), device=CPU)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from mcurl.agents.base import Agent
+from mcurl.agents.sac import SAC, SacSettings
 from mcurl.bench.update import Shapes
 from mcurl.build import build_agent
 from mcurl.config import resolve as config
@@ -143,3 +145,17 @@ def test_what_is_no_method_is_one_line(method: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as raised:
         config.resolve("toy/reach", method)
     assert "\n" not in str(raised.value)
+
+
+def test_a_class_has_the_section_of_its_name_or_of_its_parent() -> None:
+    class TwoWords(Agent):
+        Settings = SacSettings
+
+    class Child(TwoWords):
+        pass
+
+    class SlowSAC(SAC):
+        pass
+
+    assert (TwoWords.section, Child.section, SlowSAC.section) == ("two_words", "two_words", "sac")
+    assert (TwoWords.label, Child.label, SlowSAC.label) == ("TwoWords", "Child", "SlowSAC")

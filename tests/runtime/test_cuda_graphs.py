@@ -5,9 +5,9 @@ and the Python numbers of the recording, it goes wrong wherever a real one would
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -21,6 +21,8 @@ from mcurl.agents import rainbow, sac
 from mcurl.agents.base import Clock
 from mcurl.batches import sample_batch
 from mcurl.bench.update import Learner
+from mcurl.objectives.base import SequenceTensors
+from mcurl.replay.batch import Batch, Contrast, Transitions
 from mcurl.runtime import cuda_graphs as graphs
 from mcurl.runtime.device import Compute
 
@@ -164,6 +166,41 @@ def test_a_replayed_step_is_the_step(suite: str, method: str, overrides: list[st
     )
     assert metrics == expected
     assert all(torch.equal(a, b) for a, b in zip(state, expected_state, strict=True))
+
+
+class Named(NamedTuple):
+    flags: Tensor
+    rest: list[Tensor]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        lambda x: x,
+        lambda x: (x, 2 * x),
+        lambda x: {"a": [x], "b": None},
+        lambda x: Named(x, [x + 1]),
+        lambda x: SequenceTensors(x),
+    ],
+    ids=["tensor", "tuple", "dict", "named tuple", "dataclass"],
+)
+@pytest.mark.usefixtures("no_gpu_needed")
+def test_a_plan_of_any_shape_is_read_anew(plan: Callable[[Tensor], Any]) -> None:
+    """The plan of a user's objective may hold its tensors in any container."""
+
+    def step(batch: Batch) -> Tensor:
+        assert batch.contrast is not None
+        assert type(batch.contrast.plan) is type(plan(torch.zeros(3)))
+        return sum((leaf.sum() for leaf in leaves(contents(batch.contrast.plan))), torch.zeros(()))
+
+    def contents(value: Any) -> Any:
+        return value.padded if isinstance(value, SequenceTensors) else value
+
+    captured = graphs.CudaGraphStep(step)
+    t = Transitions(*(torch.zeros(2) for _ in range(7)))
+    for call in range(7):
+        batch = Batch(t, Contrast(torch.zeros(1), torch.zeros(1), plan(torch.full((3,), float(call)))))
+        assert captured(batch) == step(batch)
 
 
 @pytest.mark.usefixtures("no_gpu_needed")
