@@ -252,13 +252,13 @@ def frame_masked(seed: int, start: str, **settings: Any) -> tuple[Masked, np.nda
 
 
 @pytest.mark.parametrize("start", ["repeat", "blank"])
-@pytest.mark.parametrize("length", [1, 4])
-def test_a_hidden_frame_shows_in_no_stack_of_its_window(start: str, length: int) -> None:
+@pytest.mark.parametrize(("length", "cross"), [(1, False), (4, False), (4, True)])
+def test_a_hidden_frame_shows_in_no_stack_of_its_window(start: str, length: int, cross: bool) -> None:
     """Zeroed, it is zeros wherever it stands; a position is selected exactly when nothing of it shows."""
     hidden = selected = first = 0
     for seed in range(8):
         settings = {"zero_fraction": 1.0, "random_fraction": 0.0, "mask_rate": 0.7, "block_length": length}
-        objective, shown, own = frame_masked(seed, start, **settings)
+        objective, shown, own = frame_masked(seed, start, cross_episodes=cross, **settings)
         plan = objective.made
         for b in range(B):
             inside = np.flatnonzero(~plan.padded[b])

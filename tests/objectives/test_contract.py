@@ -3,6 +3,7 @@ Rainbow, on batches out of a replay."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,15 +89,16 @@ class Predictor(Neighbours):
         ema_update(self.key_predictor.parameters(), self.predictor.parameters(), momentum)
 
 
-def agent_of(kind: str, cls: type[Any], **settings: Any) -> Any:
+def agent_of(kind: str, cls: Callable[..., Any], *, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
     torch.manual_seed(0)
     if kind == "rainbow":
         rainbow = RainbowSettings(batch_size=8, n_step=2, atoms=11, hidden=16, learning_rate=1e-3, **settings)
         shape = (4, 28, 28)
-        return Rainbow(rainbow, shape, discrete(3), cls(OwnSettings(), Rainbow.feature_dim(rainbow, shape)), device=CPU)
+        objective = cls(OwnSettings(), Rainbow.feature_dim(rainbow, shape))
+        return Rainbow(rainbow, shape, discrete(3), objective, device=CPU, dtype=dtype)
     small: dict[str, Any] = {"crop": 20, "batch_size": 8, "hidden": 16, "filters": 4, "layers": 2, "feature_dim": 10}
     sac = SacSettings(**small, target_every=3, joint_optimizer=kind == "sac-joint", **settings)
-    return SAC(sac, (6, 24, 24), box(2), cls(OwnSettings(), 10), device=CPU)
+    return SAC(sac, (6, 24, 24), box(2), cls(OwnSettings(), 10), device=CPU, dtype=dtype)
 
 
 @pytest.mark.parametrize("cls", [Neighbours, Predictor])
@@ -156,6 +158,35 @@ def test_its_state_is_saved_and_restored(kind: str) -> None:
     other.load_state_dict(agent.state_dict())
     for name, parameter in snapshot(agent.objective).items():
         assert torch.equal(parameter, snapshot(other.objective)[name]), name
+
+
+BUILT_IN: dict[str, tuple[type[Any], Any]] = {
+    "curl": (Curl, CurlSettings()),
+    "seq-curl": (SeqCurl, SeqCurlSettings(length=T, batch=B)),
+    "sym-curl": (SymCurl, MCurlSettings(length=T, batch=B)),
+    "iid": (MCurl, MCurlSettings(length=T, batch=B)),
+    "block": (MCurl, MCurlSettings(length=T, batch=B, mask="block", block_length=2)),
+    "frames": (MCurl, MCurlSettings(length=T, batch=B, mask="frames", block_length=2, projection=True)),
+    "frames across episodes": (SymCurl, MCurlSettings(length=T, batch=B, mask="frames", cross_episodes=True)),
+}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_objective_learns_in_every_agent(kind: str, dtype: torch.dtype, name: str) -> None:
+    cls, settings = BUILT_IN[name]
+    agent = agent_of(kind, lambda _, width: cls(settings, width), dtype=dtype)
+    replay, generators = episodes(agent, length=6), Generators(0)
+    before = snapshot(agent.objective)
+    for update in range(6):
+        batch = sample_batch(replay, agent.batch_spec, agent.objective, generators)
+        metrics = agent.update(batch, clock(1000 + update)).metrics
+        assert all(value.isfinite() for value in metrics.values())
+        assert metrics["contrast/loss"] >= 0
+    after = snapshot(agent.objective)
+    trained = [key for key, parameter in agent.objective.named_parameters() if parameter.requires_grad]
+    assert all(not torch.equal(before[key], after[key]) for key in trained)
 
 
 # prepare
