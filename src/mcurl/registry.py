@@ -28,7 +28,8 @@ class Pluggable:
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        cls.section = cls.section or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        if not cls.section and hasattr(cls, "Settings"):  # the abstract bases have none
+            cls.section = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
         if "label" not in vars(cls):
             cls.label = cls.__name__
 

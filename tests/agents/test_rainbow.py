@@ -6,29 +6,31 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import plain_c51
 import pytest
 import torch
+from helpers import CPU, box, clock, discrete, random_pixels, whole
 from torch import Tensor
 
-from mcurl.agents.base import Agent
-from mcurl.agents.rainbow import FeatureChoice, Rainbow, RainbowSettings, contrast_width
+from mcurl.agents.base import Agent, UpdateSchedule
+from mcurl.agents.rainbow import FeatureSource, Rainbow, RainbowSettings
+from mcurl.errors import UserError
 from mcurl.networks.noisy import DuelingHead, HeadWeights
 from mcurl.objectives.base import Objective
 from mcurl.objectives.contrast import Curl, CurlSettings
 from mcurl.objectives.masked import MCurl, MCurlSettings
+from mcurl.replay.augment import PaddedCrop, WholeFrame
 from mcurl.replay.batch import Batch, Contrast, Transitions
 
 SHAPE, ACTIONS = (2, 28, 28), 3
 SMALL = RainbowSettings(batch_size=8, atoms=11, hidden=16)
-CPU = torch.device("cpu")
 
 
 def pixels(n: int, shape: tuple[int, int, int] = SHAPE) -> Tensor:
-    return torch.randint(0, 256, (n, *shape), dtype=torch.uint8)
+    return random_pixels(n, shape)
 
 
 def transitions(n: int = 8) -> Transitions:
@@ -43,20 +45,24 @@ def transitions(n: int = 8) -> Transitions:
     )
 
 
-def masked(features: FeatureChoice = "head", **settings: Any) -> MCurl:
-    return MCurl(MCurlSettings(length=4, batch=3, **settings), contrast_width(SHAPE, features))
+def width(source: FeatureSource = "head") -> int:
+    return Rainbow.feature_dim(replace(SMALL, feature_source=source), SHAPE)
+
+
+def masked(source: FeatureSource = "head", **settings: Any) -> MCurl:
+    return MCurl(MCurlSettings(length=4, batch=3, **settings), width(source))
 
 
 def masked_views(objective: MCurl) -> Contrast:
-    plan = objective.plan(np.zeros((3, 4), bool), np.random.default_rng(0))
+    plan = objective.plan(whole(3, 4), np.random.default_rng(0))
     shown = pixels(1 + len(plan.encoded))
     shown[0] = 0
-    return Contrast(shown, pixels(12), plan.on(CPU))
+    return Contrast(shown, pixels(12), plan.to(CPU))
 
 
-def build(objective: Objective | None = None, settings: RainbowSettings = SMALL, **options: Any) -> Rainbow:
+def build(objective: Objective | None = None, *, dtype: torch.dtype = torch.float32, **settings: Any) -> Rainbow:
     torch.manual_seed(0)
-    agent = Rainbow(settings, SHAPE, ACTIONS, objective, device=CPU, **options)
+    agent = Rainbow(replace(SMALL, **settings), SHAPE, discrete(ACTIONS), objective, device=CPU, dtype=dtype)
     with torch.no_grad():  # so that the target differs from the online network, and every σ from its neighbour
         for parameter in agent.target.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -96,9 +102,7 @@ def test_total_is_the_weighted_mean_plus_lambda_times_the_contrastive_loss() -> 
 
 def test_curls_released_weighting_of_the_contrastive_loss() -> None:
     objective = masked(dropout=0.0)
-    agent = build(
-        objective, replace(SMALL, importance_weighted_contrast=True, contrast_in_priorities=True), contrast_weight=0.3
-    )
+    agent = build(objective, importance_weighted_contrast=True, contrast_in_priorities=True, contrast_weight=0.3)
     batch = Batch(transitions(), masked_views(objective))
     noise = agent.online.head.draw_noise()
     loss, priority, metrics = agent._losses(batch, noise, noise)
@@ -111,10 +115,10 @@ def trained(agent: Rainbow) -> list[Tensor]:
     return [parameter for group in agent.optimizer.param_groups for parameter in group["params"]]
 
 
-@pytest.mark.parametrize("features", ["head", "conv"])
-def test_the_gradient_reaches_everything_online_and_nothing_that_follows(features: FeatureChoice) -> None:
-    objective = masked(features)
-    agent = build(objective, features=features)
+@pytest.mark.parametrize("source", ["head", "conv"])
+def test_the_gradient_reaches_everything_online_and_no_copy(source: FeatureSource) -> None:
+    objective = masked(source)
+    agent = build(objective, feature_source=source)
     batch = Batch(transitions(), masked_views(objective))
     loss, _, _ = agent._losses(batch, agent.noise, agent.noise)
     loss.backward()
@@ -151,7 +155,7 @@ def test_acting_and_both_online_passes_share_one_draw_and_the_target_has_its_own
     agent = build()
     online, target = heard(agent.online.head), heard(agent.target.head)
     agent.act(pixels(1).numpy(), explore=True)
-    agent.update(Batch(transitions()), 4)
+    agent.update(Batch(transitions()), clock())
     assert len(online) == 2  # acting; the next observation and the observation
     assert torch.equal(online[0], online[1])
     assert len(target) == 1
@@ -162,8 +166,8 @@ def test_every_update_and_every_step_has_a_new_draw() -> None:
     agent = build()
     online = heard(agent.online.head)
     agent.act(pixels(1).numpy(), explore=True)
-    agent.update(Batch(transitions()), 4)
-    agent.update(Batch(transitions()), 4)
+    agent.update(Batch(transitions()), clock())
+    agent.update(Batch(transitions()), clock())
     agent.act(pixels(1).numpy(), explore=True)
     assert torch.equal(online[0], online[1])
     assert not torch.equal(online[1], online[2])
@@ -189,8 +193,15 @@ def test_evaluation_is_greedy_on_the_mean_network_and_leaves_the_noise_alone() -
 
 def test_is_an_agent() -> None:
     agent: Agent = build()  # what mypy holds it to
-    assert (agent.learns_before_step, agent.explores_at_random, agent.learning_starts) == (False, False, 1600)
-    assert (agent.clip_reward, agent.priority_beta_start, agent.evaluation_epsilon) == (1.0, 0.4, 0.001)
+    assert not agent.update_before_step
+    assert agent.schedule == UpdateSchedule(learning_starts=1600, updates_per_step=1, random_steps=0)
+    assert (agent.batch_spec.reward_clip, agent.batch_spec.n_step, agent.evaluation_epsilon) == (1.0, 20, 0.001)
+
+
+def test_the_exponent_of_the_importance_weights_rises_linearly() -> None:
+    agent = build()
+    beta = {step: agent.priority_beta(clock(agent_steps=step, horizon=400_000)) for step in (0, 1600, 50_800, 100_000)}
+    assert beta == pytest.approx({0: 0.4, 1600: 0.4, 50_800: 0.7, 100_000: 1.0})
 
 
 def test_the_policys_state_is_all_that_acting_needs() -> None:
@@ -204,11 +215,11 @@ def test_the_policys_state_is_all_that_acting_needs() -> None:
 
 
 def test_target_is_copied_on_agent_steps() -> None:
-    agent = build(settings=replace(SMALL, learning_starts=6, target_every=4, updates_per_step=2))
+    agent = build(learning_starts=6, target_every=4, updates_per_step=2)
     batch = Batch(transitions())
     copies = []
     for update in range(1, 17):
-        agent.update(batch, 4)
+        agent.update(batch, clock(update - 1, agent_steps=6 + (update - 1) // 2))
         if all(torch.equal(a, b) for a, b in zip(agent.target.parameters(), agent.online.parameters(), strict=True)):
             copies.append(update)
     assert copies == [6, 14]  # agent steps 8 and 12: the first two updates are those of step 6
@@ -220,7 +231,7 @@ def test_keys_follow_by_their_momentum_after_the_step() -> None:
     assert agent.key is not None
     assert agent.query is not None
     before = [parameter.clone() for parameter in agent.key.parameters()]
-    agent.update(Batch(transitions(), masked_views(objective)), 4)
+    agent.update(Batch(transitions(), masked_views(objective)), clock())
     for old, key, online in zip(before, agent.key.parameters(), agent.query.parameters(), strict=True):
         torch.testing.assert_close(key, 0.999 * old + 0.001 * online)
         assert not torch.equal(key, online)
@@ -229,21 +240,21 @@ def test_keys_follow_by_their_momentum_after_the_step() -> None:
 def test_the_schedule_is_the_transformers_alone() -> None:
     objective = masked(warmup=1000)
     agent = build(objective)
-    agent.update(Batch(transitions(), masked_views(objective)), env_steps=100)
+    agent.update(Batch(transitions(), masked_views(objective)), clock(24))
     rates = {group["name"]: float(group["lr"]) for group in agent.optimizer.param_groups}
     assert rates.pop("objective") == pytest.approx(0.1 * SMALL.learning_rate)
     assert set(rates.values()) == {SMALL.learning_rate}
 
 
 def test_the_gradient_is_clipped_over_all_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = build(settings=replace(SMALL, max_grad_norm=1e-3))
+    agent = build(max_grad_norm=1e-3)
     seen: list[Tensor] = []
 
     def record() -> None:
         seen.extend(parameter.grad.clone().flatten() for parameter in trained(agent) if parameter.grad is not None)
 
     monkeypatch.setattr(agent.optimizer, "step", record)
-    metrics = agent.update(Batch(transitions()), 4).metrics
+    metrics = agent.update(Batch(transitions()), clock()).metrics
     assert metrics["gradient/norm"] > 1e-3
     assert torch.cat(seen).norm().item() == pytest.approx(1e-3, rel=1e-2)
 
@@ -252,22 +263,30 @@ def test_no_sequence_yet_is_no_contrastive_loss() -> None:
     objective = masked()
     agent = build(objective)
     before = [parameter.clone() for parameter in objective.parameters()]
-    metrics = agent.update(Batch(transitions()), 4).metrics
+    metrics = agent.update(Batch(transitions()), clock()).metrics
     assert "contrast/loss" not in metrics
     assert all(torch.equal(a, b) for a, b in zip(before, objective.parameters(), strict=True))
 
 
 def test_curl_runs_with_its_own_head() -> None:
-    agent = build(Curl(CurlSettings(scale=0.1), contrast_width(SHAPE, "head")), head_init="uniform")
-    metrics = agent.update(Batch(transitions(), Contrast(pixels(8), pixels(8), None)), 4).metrics
+    agent = build(Curl(CurlSettings(scale=0.1), width()))
+    assert agent.query is not None
+    assert agent.query.head.hidden.weight.min() >= 0  # type: ignore[union-attr, operator]
+    metrics = agent.update(Batch(transitions(), Contrast(pixels(8), pixels(8), None)), clock()).metrics
     assert metrics["contrast/loss"].isfinite()
 
 
 def test_views_are_data_efficient_curls() -> None:
-    views = Rainbow(RainbowSettings(), (4, 84, 84), 4, device=CPU).views
-    assert (views.batch, views.prioritised, views.rl) == (32, True, None)
-    assert views.contrast is not None
-    assert (views.contrast.crop, views.contrast.pad, views.contrast.size) == (80, 4, 84)  # type: ignore[union-attr]
+    spec = Rainbow(RainbowSettings(), (4, 84, 84), discrete(4), device=CPU).batch_spec
+    assert (spec.size, spec.priority_alpha) == (32, 0.5)
+    assert (spec.augmentation, spec.contrast_augmentation) == (WholeFrame(), PaddedCrop(80, 4, 84))
+
+
+def test_actions_must_be_discrete_and_observations_pixels() -> None:
+    with pytest.raises(UserError, match="--agent sac"):
+        Rainbow(SMALL, SHAPE, box(2), device=CPU)
+    with pytest.raises(UserError, match="states"):
+        Rainbow(SMALL, (5,), discrete(2), device=CPU)
 
 
 def test_bfloat16_is_close_to_float32() -> None:
@@ -299,14 +318,14 @@ def test_bfloat16_is_close_to_float32() -> None:
 def test_a_loaded_state_gives_the_same_next_updates() -> None:
     def fresh() -> tuple[Rainbow, Callable[[], Contrast]]:
         objective = masked()
-        agent = build(objective, replace(SMALL, learning_starts=0, target_every=3))
+        agent = build(objective, learning_starts=0, target_every=3)
         return agent, lambda: masked_views(objective)
 
     def go_on(agent: Rainbow, views: Callable[[], Contrast]) -> list[Tensor]:
         torch.manual_seed(5)
         for step in range(3):
             agent.act(pixels(1).numpy(), explore=True)
-            update = agent.update(Batch(transitions(), views()), 10 + step)
+            update = agent.update(Batch(transitions(), views()), clock(step))
         assert update.priorities is not None
         return [update.priorities, *trained(agent), *agent.target.parameters(), agent.noise]
 
@@ -325,7 +344,7 @@ def test_learns_which_action_an_image_rewards(dtype: torch.dtype) -> None:
     -1."""
     torch.manual_seed(0)
     settings = replace(RainbowSettings(), learning_rate=1e-3, hidden=64, learning_starts=0, target_every=20)
-    agent = Rainbow(settings, (1, 28, 28), 2, device=CPU, dtype=dtype)
+    agent = Rainbow(settings, (1, 28, 28), discrete(2), device=CPU, dtype=dtype)
 
     def images(n: int) -> tuple[Tensor, Tensor]:
         brighter = torch.randint(0, 2, (n,))
@@ -339,7 +358,8 @@ def test_learns_which_action_an_image_rewards(dtype: torch.dtype) -> None:
         action = torch.from_numpy(agent.act(obs.numpy(), explore=True))
         reward = (action == brighter).float() * 2 - 1
         agent.update(
-            Batch(Transitions(obs, action, reward, obs, torch.zeros(32), torch.arange(32), torch.ones(32))), step
+            Batch(Transitions(obs, action, reward, obs, torch.zeros(32), torch.arange(32), torch.ones(32))),
+            clock(step),
         )
     test_images, answers = images(200)
     assert np.mean(agent.act(test_images.numpy(), explore=False) == answers.numpy()) > 0.95
@@ -348,10 +368,10 @@ def test_learns_which_action_an_image_rewards(dtype: torch.dtype) -> None:
     assert q.mean().item() == pytest.approx(1, abs=0.3)
 
 
-@pytest.mark.parametrize("head_init", ["standard", "uniform"])
-def test_only_the_convolutions_are_rounded(head_init: Literal["standard", "uniform"]) -> None:
+@pytest.mark.parametrize("objective", [masked, lambda: Curl(CurlSettings(), width())], ids=["standard", "uniform"])
+def test_only_the_convolutions_are_rounded(objective: Callable[[], Objective]) -> None:
     """What the head's outputs share is many times what tells observations apart: bfloat16 would round that away."""
-    agents = [build(masked(), head_init=head_init, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    agents = [build(objective(), dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
     features = torch.rand(8, agents[0].online.encoder.width)
     heads = [agent.query.head for agent in agents if agent.query is not None]
     assert torch.equal(heads[0](features), heads[1](features))

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import CPU, box, clock, discrete, moved, random_pixels, snapshot, whole
 from torch import Tensor
 
 from mcurl.agents.sac import SAC, SacSettings
+from mcurl.config import resolve as config
 from mcurl.errors import UserError
 from mcurl.networks.heads import squashed_sample
 from mcurl.objectives.base import Objective
@@ -20,14 +22,13 @@ from mcurl.objectives.contrast import Curl, CurlSettings
 from mcurl.objectives.masked import MCurl, MCurlSettings
 from mcurl.replay.batch import Batch, Contrast, Transitions
 
-CPU = torch.device("cpu")
 SHAPE, CROP, ACTIONS = (9, 24, 24), 20, 2
-SMALL: dict[str, Any] = {"crop": CROP, "batch_size": 8, "hidden": 32, "filters": 8, "layers": 2, "features": 10}
+SMALL: dict[str, Any] = {"crop": CROP, "batch_size": 8, "hidden": 32, "filters": 8, "layers": 2, "feature_dim": 10}
 
 
 def transitions(seed: int = 0, n: int = 8) -> Transitions:
     g = torch.Generator().manual_seed(seed)
-    pixels = [torch.randint(0, 256, (n, 9, CROP, CROP), dtype=torch.uint8, generator=g) for _ in range(2)]
+    pixels = [random_pixels(n, (9, CROP, CROP), g) for _ in range(2)]
     discount = torch.full((n,), 0.99)
     discount[0] = 0
     return Transitions(
@@ -44,13 +45,10 @@ def transitions(seed: int = 0, n: int = 8) -> Transitions:
 def views(objective: MCurl, seed: int = 0) -> Contrast:
     g = torch.Generator().manual_seed(seed + 1)
     s = objective.settings
-    plan = objective.plan(np.zeros((s.batch, s.length), bool), np.random.default_rng(seed))
-    key, query = (
-        torch.randint(0, 256, (n, 9, CROP, CROP), dtype=torch.uint8, generator=g)
-        for n in (s.batch * s.length, 1 + len(plan.encoded))
-    )
+    plan = objective.plan(whole(s.batch, s.length), np.random.default_rng(seed))
+    key, query = (random_pixels(n, (9, CROP, CROP), g) for n in (s.batch * s.length, 1 + len(plan.encoded)))
     query[0] = 0
-    return Contrast(query, key, plan.on(CPU))
+    return Contrast(query, key, plan.to(CPU))
 
 
 def agent(method: str = "mcurl", *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> SAC:
@@ -58,22 +56,14 @@ def agent(method: str = "mcurl", *, seed: int = 0, dtype: torch.dtype = torch.fl
     objective: Objective | None = None
     settings = SacSettings(**(SMALL | changes))
     if method == "mcurl":
-        objective = MCurl(MCurlSettings(length=4, batch=3), settings.features)
+        objective = MCurl(MCurlSettings(length=4, batch=3), settings.feature_dim)
     elif method == "curl":
-        objective = Curl(CurlSettings(), settings.features)
-    return SAC(settings, SHAPE, ACTIONS, objective, device=CPU, dtype=dtype)
-
-
-def snapshot(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in module.named_parameters()}
-
-
-def moved(before: dict[str, Tensor], module: torch.nn.Module) -> set[str]:
-    return {name for name, p in module.named_parameters() if not torch.equal(before[name], p)}
+        objective = Curl(CurlSettings(), settings.feature_dim)
+    return SAC(settings, SHAPE, box(ACTIONS), objective, device=CPU, dtype=dtype)
 
 
 def test_critic_loss_is_the_plain_one() -> None:
-    sac = agent("none")
+    sac = agent("rl-only")
     t = transitions()
     torch.manual_seed(5)
     loss, _ = sac._critic_loss(t)
@@ -103,7 +93,7 @@ def test_log_probability_is_that_of_a_squashed_gaussian() -> None:
 
 
 def test_actor_loss_trains_neither_convolutions_nor_critic() -> None:
-    sac = agent("none")
+    sac = agent("rl-only")
     encoder, critic, actor, own = (
         snapshot(sac.encoder),
         snapshot(sac.critic),
@@ -148,15 +138,15 @@ def test_order_and_clocks_are_algorithm_1() -> None:
         original = getattr(sac, name)
         setattr(sac, name, lambda *args, original=original, name=name: calls.append(name) or original(*args))
     batch = Batch(transitions(), views(sac.objective))
-    sac.update(batch, 4)
+    sac.update(batch, clock(0))
     assert calls == ["_update_critic", "_update_contrast"]
     calls.clear()
-    sac.update(batch, 8)
+    sac.update(batch, clock(1))
     assert calls == ["_update_critic", "_update_actor", "_update_targets", "_update_contrast"]
 
 
 def test_targets_follow_with_their_own_momentum() -> None:
-    sac = agent("none")
+    sac = agent("rl-only")
     sac._update_critic(Batch(transitions()))
     old_q, old_e = snapshot(sac.target_critic), snapshot(sac.target_encoder)
     sac._update_targets()
@@ -173,11 +163,21 @@ def test_targets_follow_with_their_own_momentum() -> None:
 def test_learning_rates_of_the_contrastive_optimizer() -> None:
     sac = agent()
     assert isinstance(sac.objective, MCurl)
-    sac.update(Batch(transitions(), views(sac.objective)), 96_000)
+    sac.update(Batch(transitions(), views(sac.objective)), clock(23_999))
     assert {g["name"]: g["lr"] for g in sac.optimizers["contrast"].param_groups} == pytest.approx(
         {"encoder": 1e-3, "objective": 0.5e-3}
     )
     assert sac.optimizers["critic"].param_groups[0]["lr"] == 1e-3
+
+
+def test_schedules_count_what_was_learned_from() -> None:
+    """Not the steps before learning began; two updates in an agent step learn from one."""
+    sac = agent(updates_per_step=2)
+    assert isinstance(sac.objective, MCurl)
+    for updates, learned in ((0, 4), (1, 4), (2, 8), (11_999, 24_000)):
+        sac.update(Batch(transitions(), views(sac.objective)), clock(updates, agent_steps=1000 + updates // 2))
+        rates = {g["name"]: g["lr"] for g in sac.optimizers["contrast"].param_groups}
+        assert rates == pytest.approx({"encoder": 2e-3, "objective": 1e-3 * learned / 24_000})
 
 
 def test_curl_anchor_passes_the_critics_encoder_and_key_the_target() -> None:
@@ -192,7 +192,7 @@ def test_curl_anchor_passes_the_critics_encoder_and_key_the_target() -> None:
 
 def test_without_a_sequence_the_rest_still_learns() -> None:
     sac = agent()
-    assert set(sac.update(Batch(transitions()), 4).metrics) >= {"critic/loss"}
+    assert set(sac.update(Batch(transitions()), clock()).metrics) >= {"critic/loss"}
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -201,7 +201,7 @@ def test_state_goes_on_exactly(joint: bool) -> None:
     assert isinstance(sac.objective, MCurl)
     batches = [Batch(transitions(i), views(sac.objective, i)) for i in range(4)]
     for i in range(2):
-        sac.update(batches[i], 4 * i + 4)
+        sac.update(batches[i], clock(i))
     saved, noise = copy.deepcopy(sac.state_dict()), torch.get_rng_state()
     other = agent(seed=9, joint_optimizer=joint)
     other.load_state_dict(_through_plain_order(saved))
@@ -209,7 +209,7 @@ def test_state_goes_on_exactly(joint: bool) -> None:
     for one in (sac, other):
         torch.set_rng_state(noise)
         for i in (2, 3):
-            one.update(batches[i], 4 * i + 4)
+            one.update(batches[i], clock(i))
         results.append(one.state_dict())
     _assert_equal(*results)
 
@@ -238,7 +238,7 @@ def _assert_equal(a: Any, b: Any) -> None:
 
 
 def test_acting_sees_the_centre_and_evaluates_without_noise() -> None:
-    sac = agent("none")
+    sac = agent("rl-only")
     frames = np.random.default_rng(0).integers(0, 256, (1, *SHAPE), dtype=np.uint8)
     state = torch.get_rng_state()
     mean = sac.act(frames, explore=False)
@@ -251,7 +251,7 @@ def test_acting_sees_the_centre_and_evaluates_without_noise() -> None:
 
 def test_states_need_no_encoder() -> None:
     torch.manual_seed(0)
-    sac = SAC(SacSettings(hidden=32), (5,), ACTIONS, device=CPU)
+    sac = SAC(SacSettings(hidden=32), (5,), box(ACTIONS), device=CPU)
     g = torch.Generator().manual_seed(0)
     t = Transitions(
         torch.randn(8, 5, generator=g),
@@ -262,29 +262,30 @@ def test_states_need_no_encoder() -> None:
         torch.arange(8),
         torch.ones(8),
     )
-    losses = [sac.update(Batch(t), 1).metrics["critic/loss"].item() for _ in range(60)]
+    losses = [sac.update(Batch(t), clock(i)).metrics["critic/loss"].item() for i in range(60)]
     assert losses[-1] < 0.5 * losses[0]
     assert sac.act(np.zeros((1, 5), np.float32), explore=False).shape == (1, ACTIONS)
 
 
 def test_a_setting_without_effect_is_refused() -> None:
-    def made(joint: bool, **keywords: float) -> SAC:
-        return SAC(
-            SacSettings(crop=20, features=10, joint_optimizer=joint),
-            SHAPE,
-            ACTIONS,
-            Curl(CurlSettings(), 10),
-            device=CPU,
-            **keywords,
-        )
-
-    for joint, keyword in ((False, "contrast_weight"), (True, "contrast_max_grad_norm")):
+    for joint, key in (
+        ("false", "contrast_weight"),
+        ("true", "contrast_max_grad_norm"),
+        ("true", "contrast_encoder_lr"),
+    ):
+        values = [f"sac.{key}=0.5", f"sac.joint_optimizer={joint}"]
         with pytest.raises(UserError, match="joint_optimizer"):
-            made(joint, **{keyword: 0.5})
-        made(not joint, **{keyword: 0.5})
+            config.resolve("toy/reach", "curl", overrides=values)
+        values[1] = f"sac.joint_optimizer={'true' if joint == 'false' else 'false'}"
+        assert getattr(config.resolve("toy/reach", "curl", overrides=values).agent_settings, key) == 0.5
+
+
+def test_actions_must_be_continuous() -> None:
+    with pytest.raises(UserError, match="--agent rainbow"):
+        SAC(SacSettings(**SMALL), SHAPE, discrete(3), device=CPU)
 
 
 def test_bf16_is_close_to_fp32() -> None:
-    exact, fast = agent("none"), agent("none", dtype=torch.bfloat16)
+    exact, fast = agent("rl-only"), agent("rl-only", dtype=torch.bfloat16)
     obs = transitions().obs
     torch.testing.assert_close(fast.encoder(obs), exact.encoder(obs), rtol=0.05, atol=0.05)

@@ -3,7 +3,6 @@ can be recorded as a CUDA graph."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcurl import native
-from mcurl.batches import draw
-from mcurl.bench.update import build
-from mcurl.objectives.masked import MCurl
+from mcurl.bench.update import Learner
 from mcurl.replay.batch import Batch
 from mcurl.runtime.device import Compute
-from mcurl.runtime.seeding import Generators
 
 WAITS = {
     *("_local_scalar_dense", "is_nonzero", "equal", "lift_fresh"),
@@ -51,27 +47,29 @@ def shapes(batch: Batch) -> list[torch.Size]:
     )
 
 
-@pytest.mark.parametrize("method", ["mcurl", "curl", "none"])
+@pytest.mark.parametrize("method", ["mcurl", "curl", "seq-curl", "sym-curl", "rl-only"])
 @pytest.mark.parametrize("suite", ["dmc", "atari"])
-def test_a_step_waits_for_nothing_and_shapes_stay(suite: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_waits_for_nothing_and_shapes_stay(suite: str, method: str) -> None:
     native.disable(native.ALL, "as on a GPU")
-    agent, replay, _ = build(suite, method, Compute(torch.device("cpu"), torch.float32, graphs=False))
-    agent.views = dataclasses.replace(agent.views, batch=8)
-    if isinstance(agent.objective, MCurl):
-        agent.objective.compact = False  # as on a GPU
-        agent.objective.views = dataclasses.replace(agent.objective.views, batch=2)
+    size = {"dmc": "sac.batch_size=8", "atari": "rainbow.batch_size=8"}[suite]
+    section = {"mcurl": "mcurl", "sym-curl": "mcurl", "seq-curl": "seq_curl"}.get(method)
+    small = [size] + ([f"{section}.batch=2"] if section else [])
+    learner = Learner(suite, method, Compute(torch.device("cpu"), torch.float32, graphs=False), overrides=small)
+    agent: Any = learner.agent
+    if agent.objective is not None:
+        agent.objective.set_compute(fixed_shapes=True, dtype=torch.float32)
     step, watch = agent.step, Watch()
 
     def watched(batch: Batch, **keywords: bool) -> Any:
         with watch:
             return step(batch, **keywords)
 
-    agent.step = watched  # type: ignore[method-assign]
-    generators, seen = Generators(0), []
-    for update in range(3):  # the actor's and the targets' turns, and the first state of the optimizers
-        batch = draw(replay, agent.views, agent.objective, generators, importance=0.5)
+    agent.step = watched
+    seen = []
+    for _ in range(3):  # the actor's and the targets' turns, and the first state of the optimizers
+        batch = learner.sample()
         seen.append(shapes(batch))
-        agent.update(batch, 4 * (update + 1))
+        learner.learn(batch)
     assert watch.operations > 300
     assert watch.found == set()
     assert seen[0] == seen[1] == seen[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import patches, random_pixels
 from torch import Tensor
 
 from mcurl.errors import UserError
@@ -21,18 +22,6 @@ def convolutions(encoder: DataEfficientEncoder, pixels: Tensor) -> Tensor:
     return x.flatten(1)
 
 
-def patches(pixels: Tensor) -> Tensor:
-    """The patches of both convolutions, as a gather may have cut them."""
-    n, c, height, width = pixels.shape
-    Y, X = height // 25, width // 25
-    seen = pixels[:, :, : 25 * Y, : 25 * X].reshape(n, c, Y, 5, 5, X, 5, 5)
-    return seen.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(n, Y * X * 25, c * 25).double()
-
-
-def random_pixels(n: int, shape: tuple[int, int, int]) -> Tensor:
-    return torch.randint(0, 256, (n, *shape), dtype=torch.uint8)
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("given", ["contiguous", "strided", "patches"])
 def test_equals_the_convolutions_in_values_and_gradients(shape: tuple[int, int, int], given: str) -> None:
@@ -40,7 +29,7 @@ def test_equals_the_convolutions_in_values_and_gradients(shape: tuple[int, int, 
     n = 9
     encoder = DataEfficientEncoder(shape, dtype=torch.float64).double()
     pixels = random_pixels(2 * n, shape)[::2] if given == "strided" else random_pixels(n, shape)
-    fast, plain = encoder(patches(pixels) if given == "patches" else pixels), convolutions(encoder, pixels)
+    fast, plain = encoder(patches(pixels).double() if given == "patches" else pixels), convolutions(encoder, pixels)
     assert fast.dtype == torch.float32
     assert fast.shape == (n, encoder.width) == (n, encoder_width(shape))
     torch.testing.assert_close(fast, plain.float())

@@ -45,4 +45,4 @@ def test_curl_uses_the_bilinear_similarity_and_trains_no_key() -> None:
 
 def test_curl_rates_have_no_schedule() -> None:
     objective = Curl(CurlSettings(), 3)
-    assert objective.learning_rate(1) == objective.learning_rate(10**6) == {"encoder": 2.0, "objective": 1.0}
+    assert objective.learning_rate(1) == objective.learning_rate(10**6) == {"encoder": 1.0, "objective": 1.0}

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
+import plain
 import pytest
 import torch
-from torch import Tensor, nn
+from helpers import CPU, LinearEncoder, padding, random_pixels, sequences
 
 from mcurl.networks.ema import momentum_copy
 from mcurl.networks.transformer import sinusoids
-from mcurl.objectives.mask import ROWS_AT_ONCE, Mask, draw_mask
+from mcurl.objectives.mask import ROWS_PER_GROUP, MaskTensors, plan_mask
 from mcurl.objectives.masked import MCurl, MCurlSettings
-
-sys.path.insert(0, str(Path(__file__).parent))
-import plain
 
 B, T, D = 3, 5, 6
 PIXELS = (2, 4, 4)
-
-
-class Linear(nn.Module):
-    """The smallest encoder: one matrix on the pixels."""
-
-    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
-        super().__init__()
-        self.layer = nn.Linear(int(np.prod(PIXELS)), D, dtype=dtype)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.layer(pixels.flatten(1).to(self.layer.weight.dtype) / 255)
-
-
-def padding(*rows: str) -> np.ndarray:
-    return np.array([[c == "#" for c in row] for row in rows])
 
 
 def build(padded: np.ndarray, *, compact: bool = True, seed: int = 0, **changes: object):  # type: ignore[no-untyped-def]
@@ -42,13 +22,13 @@ def build(padded: np.ndarray, *, compact: bool = True, seed: int = 0, **changes:
     torch.manual_seed(seed)
     B, T = padded.shape
     settings = MCurlSettings(length=T, batch=B, **({"dropout": 0.0} | changes))  # type: ignore[arg-type]
-    objective = MCurl(settings, D, compact=compact).double()
-    plan = objective.plan(padded, np.random.default_rng(seed))
-    own = torch.randint(0, 256, (B * T, *PIXELS), dtype=torch.uint8)
-    spares = torch.randint(0, 256, (B * T, *PIXELS), dtype=torch.uint8)
+    objective = MCurl(settings, D).double()
+    objective.set_compute(fixed_shapes=not compact, dtype=torch.float32)
+    plan = objective.plan(sequences(padded), np.random.default_rng(seed))
+    own, spares = random_pixels(B * T, PIXELS), random_pixels(B * T, PIXELS)
     stand_in = torch.where(torch.as_tensor(plan.replaced).view(-1, 1, 1, 1), spares, own)
     query = torch.cat([torch.zeros(1, *PIXELS, dtype=torch.uint8), stand_in[torch.as_tensor(plan.encoded)]])
-    return objective, plan, own, stand_in, query, Linear(), momentum_copy(Linear())
+    return objective, plan, own, stand_in, query, LinearEncoder(PIXELS, D), momentum_copy(LinearEncoder(PIXELS, D))
 
 
 PADDINGS = {
@@ -66,14 +46,14 @@ def test_loss_and_gradients_equal_the_plain_twin(padded: np.ndarray, compact: bo
         padded, compact=compact, negatives=negatives, temperature=0.7, seed=3
     )
     assert plan.selected.any()
-    loss = objective.loss(query, own, plan.on(torch.device("cpu")), online, momentum).value
-    parameters = [*online.parameters(), *objective.parameters()]
+    loss = objective.loss(query, own, plan.to(CPU), online, momentum).value
+    parameters = [*online.parameters(), *objective.transformer.parameters()]
     fast = torch.autograd.grad(loss, parameters)
 
     zero = torch.zeros(1, *PIXELS, dtype=torch.uint8)
     shown = [[online(zero if plan.zeroed[b, t] else stand_in[b * T + t][None])[0] for t in range(T)] for b in range(B)]
     keys = [[momentum(own[b * T + t][None])[0] for t in range(T)] for b in range(B)]
-    blocks = [dict(b.named_parameters()) for b in objective.transformer.blocks]
+    blocks = plain.blocks_of(objective.transformer)
     plainly = plain.masked_loss(
         shown, keys, plan.selected.tolist(), padded.tolist(), blocks, 0.7, own_sequence=negatives == "sequence"
     )
@@ -95,8 +75,8 @@ def test_positions_work_at_any_length() -> None:
 
 def test_no_gradient_reaches_the_key_encoder() -> None:
     objective, plan, own, _, query, online, _ = build(PADDINGS["ends"])
-    key_encoder = Linear()  # one that would accept a gradient
-    loss = objective.loss(query, own, plan.on(torch.device("cpu")), online, key_encoder).value
+    key_encoder = LinearEncoder(PIXELS, D)  # one that would accept a gradient
+    loss = objective.loss(query, own, plan.to(CPU), online, key_encoder).value
     gradients = torch.autograd.grad(loss, list(key_encoder.parameters()), allow_unused=True)
     assert all(g is None for g in gradients)
 
@@ -104,7 +84,7 @@ def test_no_gradient_reaches_the_key_encoder() -> None:
 @pytest.mark.parametrize("change", ["padded key", "padded query"])
 def test_padded_positions_do_not_matter(change: str) -> None:
     objective, plan, own, _, query, online, momentum = build(PADDINGS["ends"], compact=False)
-    mask = plan.on(torch.device("cpu"))
+    mask = plan.to(CPU)
     before = objective.loss(query, own, mask, online, momentum).value
     where = torch.as_tensor(plan.padded).view(-1)
     if change == "padded key":
@@ -117,23 +97,25 @@ def test_padded_positions_do_not_matter(change: str) -> None:
 def test_unselected_positions_are_not_in_the_loss() -> None:
     """Selecting nothing but position (0, 0): the loss is that position's term alone."""
     objective, plan, own, _, query, online, momentum = build(PADDINGS["whole"], zero_fraction=0.0, random_fraction=0.0)
-    mask = plan.on(torch.device("cpu"))
+    mask = plan.to(CPU)
     terms = []
     for b, t in [(0, 0), (2, 3)]:
         selected = torch.zeros(B, T, dtype=torch.bool)
         selected[b, t] = True
-        terms.append(objective.loss(query, own, Mask(mask.source, selected, mask.padded), online, momentum).value)
+        terms.append(
+            objective.loss(query, own, MaskTensors(mask.source, selected, mask.padded), online, momentum).value
+        )
     both = torch.zeros(B, T, dtype=torch.bool)
     both[0, 0] = both[2, 3] = True
     assert objective.loss(
-        query, own, Mask(mask.source, both, mask.padded), online, momentum
+        query, own, MaskTensors(mask.source, both, mask.padded), online, momentum
     ).value.item() == pytest.approx((sum(terms) / 2).item(), rel=1e-12)
 
 
 def test_nothing_selected_gives_zero_and_no_gradient() -> None:
     objective, plan, own, _, query, online, momentum = build(PADDINGS["whole"], mask_rate=0.0)
     assert not plan.selected.any()
-    loss = objective.loss(query, own, plan.on(torch.device("cpu")), online, momentum)
+    loss = objective.loss(query, own, plan.to(CPU), online, momentum)
     gradients = torch.autograd.grad(loss.value, [*online.parameters(), *objective.parameters()])
     assert loss.value == 0
     assert loss.metrics["contrast/accuracy"] == 0
@@ -155,7 +137,7 @@ def test_positions_attend_only_within_their_sequence() -> None:
 
 def test_order_in_the_sequence_matters() -> None:
     objective, plan, own, _, query, online, momentum = build(PADDINGS["whole"], zero_fraction=0.0, random_fraction=0.0)
-    mask = plan.on(torch.device("cpu"))
+    mask = plan.to(CPU)
     before = objective.loss(query, own, mask, online, momentum).value
     objective.positions.copy_(objective.positions.flip(0))
     assert not torch.isclose(before, objective.loss(query, own, mask, online, momentum).value)
@@ -166,7 +148,7 @@ def test_mask_rates(rate: float) -> None:
     """Within four standard deviations of ρ_m and of 80/10/10, over positions that are not padding."""
     padded = np.zeros((400, 32), bool)
     padded[:, :8] = True
-    plan = draw_mask(padded, rate, 0.8, 0.1, np.random.default_rng(1))
+    plan = plan_mask(padded, rate, 0.8, 0.1, np.random.default_rng(1))
     n = (~padded).sum()
     chosen = plan.selected.sum()
     assert abs(chosen - n * rate) < 4 * np.sqrt(n * rate * (1 - rate))
@@ -178,33 +160,25 @@ def test_mask_rates(rate: float) -> None:
 
 @pytest.mark.parametrize("compact", [True, False])
 def test_plan_names_the_row_of_every_position(compact: bool) -> None:
-    plan = draw_mask(PADDINGS["ends"], 0.5, 0.8, 0.1, np.random.default_rng(5), compact=compact)
+    plan = plan_mask(PADDINGS["ends"], 0.5, 0.8, 0.1, np.random.default_rng(5), compact=compact)
     hidden = (plan.zeroed | plan.padded).ravel()
     source = plan.source.ravel()
     assert (source[hidden] == 0).all()
     assert (plan.encoded[source[~hidden] - 1] == np.flatnonzero(~hidden)).all()
-    assert (1 + len(plan.encoded)) % ROWS_AT_ONCE == 0 or len(plan.encoded) == hidden.size
+    assert (1 + len(plan.encoded)) % ROWS_PER_GROUP == 0 or len(plan.encoded) == hidden.size
 
 
 def test_shapes_repeat_and_little_is_encoded_in_vain() -> None:
     rng = np.random.default_rng(0)
-    plans = [draw_mask(np.zeros((16, 32), bool), 0.5, 0.8, 0.1, rng) for _ in range(50)]
-    assert {(1 + len(plan.encoded)) % ROWS_AT_ONCE for plan in plans} == {0}
-    assert all(len(plan.encoded) - (~plan.zeroed).sum() < ROWS_AT_ONCE for plan in plans)
+    plans = [plan_mask(np.zeros((16, 32), bool), 0.5, 0.8, 0.1, rng) for _ in range(50)]
+    assert {(1 + len(plan.encoded)) % ROWS_PER_GROUP for plan in plans} == {0}
+    assert all(len(plan.encoded) - (~plan.zeroed).sum() < ROWS_PER_GROUP for plan in plans)
 
 
 def test_learning_rates_follow_the_paper() -> None:
     objective, *_ = build(PADDINGS["whole"])
     rate = objective.learning_rate
     assert rate(4)["objective"] == pytest.approx(4 / 24_000)
-    assert rate(24_000) == {"encoder": 2.0, "objective": 1.0}
-    assert rate(96_000) == {"encoder": 1.0, "objective": 0.5}
-    assert rate(12_000) == {"encoder": 2.0, "objective": 0.5}
-
-
-def test_projection_is_on_both_sides() -> None:
-    objective, plan, own, _, query, online, momentum = build(PADDINGS["whole"], projection=True)
-    seen: list[int] = []
-    objective.project.register_forward_hook(lambda *args: seen.append(len(args[2])))
-    objective.loss(query, own, plan.on(torch.device("cpu")), online, momentum)
-    assert seen == [len(query), len(own)]
+    assert rate(24_000) == {"encoder": 1.0, "objective": 1.0}
+    assert rate(96_000) == {"encoder": 0.5, "objective": 0.5}
+    assert rate(12_000) == {"encoder": 1.0, "objective": 0.5}

@@ -28,15 +28,15 @@ def test_values(schedule: Callable[[float, float], float], expected: dict[int, f
 @pytest.mark.parametrize(
     ("name", "transformer", "encoder"),
     [
-        ("paper", {250: 0.25, 4000: 0.5}, {250: 3.0, 4000: 1.5}),
-        ("released", {250: 0.250375, 4000: 0.5}, {250: 3.0, 4000: 1.5}),
-        ("constant", {250: 1.0, 4000: 1.0}, {250: 3.0, 4000: 1.5}),
+        ("paper", {250: 0.25, 4000: 0.5}, {250: 1.0, 4000: 0.5}),
+        ("released", {250: 0.250375, 4000: 0.5}, {250: 1.0, 4000: 0.5}),
+        ("constant", {250: 1.0, 4000: 1.0}, {250: 1.0, 4000: 0.5}),
     ],
 )
 def test_an_objective_has_the_schedule_of_its_settings(
     name: str, transformer: dict[int, float], encoder: dict[int, float]
 ) -> None:
-    objective = MCurl(MCurlSettings(schedule=name, warmup=WARMUP, encoder_rate=3.0, length=4, batch=2), features=8)  # type: ignore[arg-type]
+    objective = MCurl(MCurlSettings(schedule=name, warmup=WARMUP, length=4, batch=2), feature_dim=8)  # type: ignore[arg-type]
     rates = {step: objective.learning_rate(step) for step in transformer}
     assert {step: rate["objective"] for step, rate in rates.items()} == pytest.approx(transformer)
     assert {step: rate["encoder"] for step, rate in rates.items()} == pytest.approx(encoder)

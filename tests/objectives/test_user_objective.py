@@ -1,37 +1,57 @@
-"""A method of one's own, by the name of its class."""
+"""An objective of the user's, by the name of its class."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from mcurl.build import build_objective
+from mcurl.agents.base import Agent
+from mcurl.agents.sac import SAC, SacSettings
+from mcurl.bench.update import Shapes
+from mcurl.build import build_agent
 from mcurl.config import resolve as config
 from mcurl.errors import UserError
+from mcurl.objectives.base import Objective
+from mcurl.objectives.contrast import Curl
 from mcurl.objectives.masked import MCurl, MCurlSettings
 from mcurl.runtime.device import Compute
 
 MODULE = """
 from dataclasses import dataclass
-from mcurl.objectives.base import Objective
+from mcurl.config.fields import setting
+from mcurl.objectives.base import ContrastSpec, Objective
+from mcurl.objectives.contrast import Curl
 from mcurl.objectives.masked import MCurl, MCurlSettings
 
 class Blocks(MCurl):
-    Settings = MCurlSettings
+    pass
+
+class Bilinear(Curl):
+    label = "CURL of mine"
+
+@dataclass(frozen=True)
+class WideSettings(MCurlSettings):
+    width: int = setting(3, low=1)
+    \"\"\"Of something.\"\"\"
+
+class Wide(MCurl):
+    Settings = WideSettings
 
 @dataclass(frozen=True)
 class Settings:
-    weight: float = 0.5
+    weight: float = setting(0.5, low=0, high=2)
     \"\"\"Of the loss.\"\"\"
 
-class Plain(Objective):
+class PlainLoss(Objective):
     Settings = Settings
-    def __init__(self, settings, features):
+    def __init__(self, settings, feature_dim):
         super().__init__()
-        self.settings, self.width = settings, features
+        self.settings, self.width = settings, feature_dim
+        self.contrast_spec = ContrastSpec("rl")
     def loss(self, query_pixels, key_pixels, plan, encode_query, encode_key):
         return None
 
@@ -47,44 +67,76 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_losses.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_losses", raising=False)
-    config.known_keys.cache_clear()
+
+
+def objective_of(settings: config.TrainSettings, device: str = "cpu") -> Objective:
+    """The objective of a run's agent, as ``build_agent`` makes it; it stays on the CPU."""
+    shapes: Any = Shapes(settings.task.partition("/")[0])
+    cls = settings.parts.objective
+    assert cls is not None
+    if device != "cpu":  # the objective alone: the agent would need the device
+        width = settings.parts.agent.feature_dim(settings.agent_settings, shapes.observation_space.shape)
+        objective = cls(settings.objective_settings, width)
+        objective.set_compute(fixed_shapes=True, dtype=torch.float32)
+        return objective
+    agent = build_agent(settings, shapes, Compute(torch.device("cpu"), torch.float32, graphs=False))
+    assert agent.objective is not None
+    return agent.objective
 
 
 def test_its_settings_are_settings() -> None:
-    settings = config.resolve("atari/Pong", "own_losses:Plain", overrides=["own.weight=0.1"])
+    settings = config.resolve("atari/Pong", "own_losses:PlainLoss", overrides=["plain_loss.weight=0.1"])
     found = {setting.key: setting for setting in config.describe(settings)}
-    assert (found["own.weight"].value, found["own.weight"].default, found["own.weight"].help) == (
-        0.1,
-        0.5,
-        "Of the loss.",
-    )
-    assert not any(key.startswith(("mcurl.", "curl.")) for key in found)
-    with pytest.raises(UserError, match=r"no setting own\.weigth: did you mean own\.weight"):
-        config.resolve("atari/Pong", "own_losses:Plain", overrides=["own.weigth=0.1"])
+    row = found["plain_loss.weight"]
+    assert (row.value, row.default, row.help) == (0.1, 0.5, "Of the loss.")
+    assert not any(key.startswith(("mcurl.", "curl.", "seq_curl.")) for key in found)
+    with pytest.raises(UserError, match=r"no setting plain_loss\.weigth: did you mean plain_loss\.weight"):
+        config.resolve("atari/Pong", "own_losses:PlainLoss", overrides=["plain_loss.weigth=0.1"])
+    with pytest.raises(UserError, match=r"plain_loss\.weight must be from 0 to 2"):
+        config.resolve("atari/Pong", "own_losses:PlainLoss", overrides=["plain_loss.weight=3"])
     assert config.TrainSettings.from_json(settings.to_json()) == settings
 
 
-def test_it_is_made_for_the_width_of_the_features() -> None:
-    settings = config.resolve("atari/Pong", "own_losses:Plain")
-    made = build_objective(settings, 128, Compute(torch.device("cpu"), torch.float32, graphs=False))
-    assert made is not None
-    assert (made.width, made.settings.weight) == (128, 0.5)  # type: ignore[union-attr]
+@pytest.mark.parametrize(("task", "width"), [("atari/RoadRunner", 128), ("dmc/cartpole-swingup", 50)])
+def test_it_is_made_for_the_width_of_the_features(task: str, width: int) -> None:
+    made: Any = objective_of(config.resolve(task, "own_losses:PlainLoss"))
+    assert (made.width, made.settings.weight) == (width, 0.5)
 
 
-def test_a_kind_of_m_curl_gets_what_m_curl_gets() -> None:
-    settings = config.resolve("dmc/cartpole-swingup", "own_losses:Blocks", overrides=["own.length=8"])
-    made = build_objective(settings, 50, Compute(torch.device("cuda"), torch.float32, graphs=True))
+@pytest.mark.parametrize("name", ["Blocks", "Wide"])
+def test_a_kind_of_m_curl_gets_what_m_curl_gets(name: str) -> None:
+    """Section, the suite's values, limits; fixed shapes on a GPU."""
+    method = f"own_losses:{name}"
+    settings = config.resolve("dmc/cartpole-swingup", method, overrides=["mcurl.length=8"])
+    made = objective_of(settings, "cuda")
     assert isinstance(made, MCurl)
-    assert made.settings == MCurlSettings(length=8)
+    assert made.settings == type(made).Settings(length=8)
     assert not made.compact
+    for task in ("dmc/walker-walk", "dmc/cartpole-swingup", "atari/RoadRunner"):
+        theirs = config.resolve(task, "mcurl").objective_settings
+        ours = config.resolve(task, method).objective_settings
+        assert all(getattr(ours, field) == getattr(theirs, field) for field in MCurlSettings.__dataclass_fields__)
+    assert config.resolve("dmc/walker-walk", method).objective_settings.mask_rate == 0.6
+    assert config.resolve("atari/RoadRunner", method).objective_settings.length == 16
+    with pytest.raises(UserError, match=r"mcurl\.mask_rate must be from 0 to 1"):
+        config.resolve("atari/RoadRunner", method, overrides=["mcurl.mask_rate=7"])
+
+
+def test_a_kind_of_curl_gets_what_curl_gets() -> None:
+    settings = config.resolve("atari/RoadRunner", "own_losses:Bilinear")
+    assert settings.objective_settings.scale == 0.1
+    made = objective_of(settings)
+    assert isinstance(made, Curl)
+    assert made.contrast_spec.head_init == "uniform"
+    assert type(made).label == "CURL of mine"
 
 
 @pytest.mark.parametrize(
     ("method", "says"),
     [
-        ("own_losse:Plain", "cannot import own_losse for its method"),
-        ("own_losses:Plane", "own_losses has no Plane: did you mean Plain"),
-        ("own_losses:number", "own_losses:number is no Objective"),
+        ("own_losse:PlainLoss", "cannot import own_losse for its objective"),
+        ("own_losses:PlaneLoss", "own_losses has no PlaneLoss: did you mean PlainLoss"),
+        ("own_losses:number", "own_losses:number is not a subclass of Objective"),
         ("own_losses:Bare", "needs Settings"),
         ("own_losses", "one of your own is MODULE:CLASS"),
     ],
@@ -93,3 +145,17 @@ def test_what_is_no_method_is_one_line(method: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as raised:
         config.resolve("toy/reach", method)
     assert "\n" not in str(raised.value)
+
+
+def test_a_class_has_the_section_of_its_name_or_of_its_parent() -> None:
+    class TwoWords(Agent):
+        Settings = SacSettings
+
+    class Child(TwoWords):
+        pass
+
+    class SlowSAC(SAC):
+        pass
+
+    assert (TwoWords.section, Child.section, SlowSAC.section) == ("two_words", "two_words", "sac")
+    assert (TwoWords.label, Child.label, SlowSAC.label) == ("TwoWords", "Child", "SlowSAC")

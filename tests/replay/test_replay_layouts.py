@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import patches
 
 from mcurl.native import frames as native
 from mcurl.replay import PaddedCrop, RandomCrop, RandomShift, Replay, Window
@@ -107,14 +108,6 @@ def test_without_a_compiler_pixels_stay_uint8(monkeypatch: pytest.MonkeyPatch) -
     found = replay.gather_stacks(rows, window)
     assert found.dtype == torch.uint8
     assert torch.equal(found, indexed(replay, rows, window))
-
-
-def patches(stacks: torch.Tensor) -> torch.Tensor:
-    """The plain twin of the layout "patches"."""
-    n, channels, size = stacks.shape[:3]
-    blocks = size // 25
-    seen = stacks[:, :, : 25 * blocks, : 25 * blocks].reshape(n, channels, blocks, 5, 5, blocks, 5, 5)
-    return seen.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(n, blocks * blocks * 25, channels * 25)
 
 
 @needs_compiler

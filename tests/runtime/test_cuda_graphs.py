@@ -5,9 +5,9 @@ and the Python numbers of the recording, it goes wrong wherever a real one would
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,18 +18,23 @@ from torch.utils._pytree import tree_leaves
 
 from mcurl import native
 from mcurl.agents import rainbow, sac
-from mcurl.batches import draw
-from mcurl.bench.update import build
-from mcurl.objectives.masked import MCurl
+from mcurl.agents.base import Clock
+from mcurl.batches import sample_batch
+from mcurl.bench.update import Learner
+from mcurl.objectives.base import SequenceTensors
+from mcurl.replay.batch import Batch, Contrast, Transitions
 from mcurl.runtime import cuda_graphs as graphs
 from mcurl.runtime.device import Compute
-from mcurl.runtime.seeding import Generators
 
 SMALL = {
     "dmc": ["sac.batch_size=8", "sac.hidden=16", "sac.filters=4"],
-    "atari": ["rainbow.batch_size=8", "rainbow.hidden=16", "rainbow.target_every=5"],
+    "atari": ["rainbow.batch_size=8", "rainbow.hidden=16", "rainbow.target_every=500"],
 }
-SEQUENCES = ["mcurl.batch=2", "mcurl.length=8"]
+SEQUENCES = {
+    "mcurl": ["mcurl.batch=2", "mcurl.length=8"],
+    "sym-curl": ["mcurl.batch=2", "mcurl.length=8"],
+    "seq-curl": ["seq_curl.batch=2", "seq_curl.length=8"],
+}
 
 
 def leaves(tree: Any) -> list[Tensor]:
@@ -112,24 +117,28 @@ def learned(
     suite: str, method: str, overrides: list[str], *, captured: bool
 ) -> tuple[list[dict[str, float]], list[Tensor], Any]:
     """Metrics of each of 14 updates, the agent's state after them, and the agent."""
-    overrides = [*SMALL[suite], *(SEQUENCES if method == "mcurl" else []), *overrides]
+    overrides = [*SMALL[suite], *SEQUENCES.get(method, []), *overrides]
     torch.manual_seed(0)
-    agent, replay, _ = build(
-        suite, method, Compute(torch.device("cpu"), torch.float32, graphs=False), overrides=overrides
-    )
-    if isinstance(agent.objective, MCurl):
-        agent.objective.compact = False
+    learner = Learner(suite, method, Compute(torch.device("cpu"), torch.float32, graphs=False), overrides=overrides)
+    agent: Any = learner.agent
+    if agent.objective is not None:
+        agent.objective.set_compute(fixed_shapes=True, dtype=torch.float32)
     if captured:
-        agent.step = graphs.CudaGraphStep(agent.step)  # type: ignore[method-assign]
-    generators, metrics = Generators(0), []
+        agent.step = graphs.CudaGraphStep(agent.step)
+    metrics = []
     for update in range(14):
+        # Every schedule moves: learning rates, the exponent of the weights, copies of the target network.
+        now = Clock(100 * (update + 1), update, action_repeat=4, horizon=8000)
         if suite == "atari":
-            agent.act(np.zeros((1, 4, 84, 84), np.uint8), explore=True)  # draws the noise that the update shares
-        batch = draw(replay, agent.views, agent.objective, generators, importance=0.3 + update / 30)
-        done = agent.update(batch, 400 * (update + 1))
+            # Samples the noise that the update shares.
+            agent.act(np.zeros((1, 4, 84, 84), np.uint8), explore=True, clock=now)
+        batch = sample_batch(
+            learner.replay, agent.batch_spec, agent.objective, learner.generators, beta=0.3 + update / 30
+        )
+        done = agent.update(batch, now)
         metrics.append({name: float(value) for name, value in done.metrics.items()})
         if done.priorities is not None:
-            replay.update_priorities(batch.transitions.rows, done.priorities)
+            learner.replay.update_priorities(batch.transitions.rows, done.priorities)
     return metrics, leaves(agent.state_dict()), agent
 
 
@@ -139,9 +148,11 @@ def learned(
         ("dmc", "mcurl", [], 2),
         ("dmc", "mcurl", ["sac.joint_optimizer=true", "sac.actor_every=3"], 4),
         ("dmc", "curl", [], 2),
-        ("atari", "none", [], 1),
+        ("dmc", "seq-curl", [], 2),
+        ("dmc", "sym-curl", ["mcurl.mask=frames", "mcurl.projection=true"], 2),
+        ("atari", "rl-only", [], 1),
         ("atari", "mcurl", [], 1),
-        ("atari", "mcurl", ["mcurl.features=conv"], 1),
+        ("atari", "mcurl", ["rainbow.feature_source=conv"], 1),
         ("atari", "curl", ["rainbow.importance_weighted_contrast=true", "rainbow.contrast_in_priorities=true"], 1),
     ],
 )
@@ -155,6 +166,41 @@ def test_a_replayed_step_is_the_step(suite: str, method: str, overrides: list[st
     )
     assert metrics == expected
     assert all(torch.equal(a, b) for a, b in zip(state, expected_state, strict=True))
+
+
+class Named(NamedTuple):
+    flags: Tensor
+    rest: list[Tensor]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        lambda x: x,
+        lambda x: (x, 2 * x),
+        lambda x: {"a": [x], "b": None},
+        lambda x: Named(x, [x + 1]),
+        lambda x: SequenceTensors(x),
+    ],
+    ids=["tensor", "tuple", "dict", "named tuple", "dataclass"],
+)
+@pytest.mark.usefixtures("no_gpu_needed")
+def test_a_plan_of_any_shape_is_read_anew(plan: Callable[[Tensor], Any]) -> None:
+    """The plan of a user's objective may hold its tensors in any container."""
+
+    def step(batch: Batch) -> Tensor:
+        assert batch.contrast is not None
+        assert type(batch.contrast.plan) is type(plan(torch.zeros(3)))
+        return sum((leaf.sum() for leaf in leaves(contents(batch.contrast.plan))), torch.zeros(()))
+
+    def contents(value: Any) -> Any:
+        return value.padded if isinstance(value, SequenceTensors) else value
+
+    captured = graphs.CudaGraphStep(step)
+    t = Transitions(*(torch.zeros(2) for _ in range(7)))
+    for call in range(7):
+        batch = Batch(t, Contrast(torch.zeros(1), torch.zeros(1), plan(torch.full((3,), float(call)))))
+        assert captured(batch) == step(batch)
 
 
 @pytest.mark.usefixtures("no_gpu_needed")

@@ -25,7 +25,7 @@ from mcurl.networks.atari import HEAD_WIDTH, ContrastHead, DataEfficientEncoder,
 from mcurl.networks.ema import ema_update, momentum_copy
 from mcurl.networks.noisy import DuelingHead, HeadWeights
 from mcurl.objectives.base import Objective
-from mcurl.replay.augment import Augmentation, Intensity, PaddedCrop, RandomShift, WholeFrame
+from mcurl.replay.augment import LARGEST_SCALE, Augmentation, Intensity, PaddedCrop, RandomShift, WholeFrame
 from mcurl.replay.batch import Batch, Contrast, Transitions
 
 VIEW_PAD = 4
@@ -82,7 +82,7 @@ class RainbowSettings:
     """Probability of a random action in evaluation, where the noise is off."""
     augmentation: AugmentationName = "none"
     """Of the RL batch: none (CURL's release), a shift by up to 4 pixels (DrQ), or the view that the contrast uses."""
-    intensity: float = setting(0.0, low=0)
+    intensity: float = setting(0.0, low=0, high=LARGEST_SCALE)
     """Scale of a random factor on the pixels of each observation of the RL batch (SPR: 0.05); 0 is off."""
     contrast_augmentation: Literal["padded-crop", "shift"] = setting("padded-crop", needs_contrast=True)
     """Of the views for the contrastive loss: crop to 80, replicate the edges by 4, crop to 84 (CURL's release), or
@@ -346,12 +346,17 @@ def _pixels(observation_shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 def _batch_spec(s: RainbowSettings, side: int) -> BatchSpec:
     """What an update reads of frames of this side."""
-    windows: dict[str, Augmentation] = {
-        "padded-crop": PaddedCrop(side - VIEW_PAD, VIEW_PAD, side),
-        "shift": RandomShift(side, VIEW_PAD),
-        "none": WholeFrame(),
-    }
-    rl = windows[s.augmentation]
+
+    def augmentation(name: AugmentationName) -> Augmentation:
+        match name:
+            case "padded-crop":
+                return PaddedCrop(side - VIEW_PAD, VIEW_PAD, side)
+            case "shift":
+                return RandomShift(side, VIEW_PAD)
+            case "none":
+                return WholeFrame()
+
+    rl = augmentation(s.augmentation)
     return BatchSpec(
         s.batch_size,
         n_step=s.n_step,
@@ -359,6 +364,6 @@ def _batch_spec(s: RainbowSettings, side: int) -> BatchSpec:
         priority_alpha=s.priority_alpha,
         reward_clip=s.clip_reward,
         augmentation=Intensity(rl, s.intensity) if s.intensity else rl,
-        contrast_augmentation=windows[s.contrast_augmentation],
+        contrast_augmentation=augmentation(s.contrast_augmentation),
         layout="patches",
     )

@@ -25,7 +25,7 @@ from mcurl.networks.ema import ema_update, momentum_copy
 from mcurl.networks.encoders import Convolutions, FeatureHead, Flat, PixelEncoder, centre_crop
 from mcurl.networks.heads import GaussianActor, TwinQ, squashed_sample
 from mcurl.objectives.base import Objective
-from mcurl.replay.augment import Augmentation, CentreCrop, Intensity, RandomCrop, RandomShift
+from mcurl.replay.augment import LARGEST_SCALE, Augmentation, CentreCrop, Intensity, RandomCrop, RandomShift
 from mcurl.replay.batch import Batch, Contrast, Transitions
 
 AugmentationName = Literal["crop", "shift", "none"]
@@ -69,7 +69,7 @@ class SacSettings:
     """Of the views for the contrastive loss."""
     shift_pad: int = setting(4, low=0, unit="pixels")
     """By how much a shift moves at most (DrQ: 4, on frames of 84, env.image_size=84)."""
-    intensity: float = setting(0.0, low=0)
+    intensity: float = setting(0.0, low=0, high=LARGEST_SCALE)
     """Scale of a random factor on the pixels of each observation of the RL batch (SPR: 0.05); 0 is off."""
     filters: int = setting(32, low=1)
     """Filters of each convolution."""
@@ -333,16 +333,21 @@ def _batch_spec(s: SacSettings, shape: tuple[int, ...], dtype: torch.dtype) -> B
         return BatchSpec(s.batch_size, discount=s.discount)
     if s.crop > min(shape[1:]):
         raise UserError(f"sac.crop={s.crop} is larger than the frames ({shape[1]}×{shape[2]})")
-    windows: dict[str, Augmentation] = {
-        "crop": RandomCrop(s.crop),
-        "shift": RandomShift(s.crop, s.shift_pad),
-        "none": CentreCrop(s.crop),
-    }
-    rl = windows[s.augmentation]
+
+    def augmentation(name: AugmentationName) -> Augmentation:
+        match name:
+            case "crop":
+                return RandomCrop(s.crop)
+            case "shift":
+                return RandomShift(s.crop, s.shift_pad)
+            case "none":
+                return CentreCrop(s.crop)
+
+    rl = augmentation(s.augmentation)
     return BatchSpec(
         s.batch_size,
         discount=s.discount,
         augmentation=Intensity(rl, s.intensity) if s.intensity else rl,
-        contrast_augmentation=windows[s.contrast_augmentation],
+        contrast_augmentation=augmentation(s.contrast_augmentation),
         layout="channels_last" if dtype == torch.bfloat16 else "planes",
     )

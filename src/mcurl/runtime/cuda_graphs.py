@@ -73,25 +73,37 @@ class _Variant:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor on a GPU within nested dataclasses, in order; the rows of a batch stay on the host and are left
-    out."""
+    """Every tensor on a GPU within nested dataclasses, tuples, lists and dicts, in order; the rows of a batch stay on
+    the host and are left out."""
     if isinstance(value, Tensor):
         if _on_gpu(value):
             yield value
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from _tensors(getattr(value, field.name))
+        return
+    for part in _parts(value).values():
+        yield from _tensors(part)
 
 
 def _rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """The same dataclasses with other tensors in the places of :func:`_tensors`."""
+    """The same structure with other tensors in the places of :func:`_tensors`."""
     if isinstance(value, Tensor):
         return next(tensors) if _on_gpu(value) else value
+    parts = {name: _rebuilt(part, tensors) for name, part in _parts(value).items()}
+    if isinstance(value, dict):
+        return parts
+    if isinstance(value, tuple | list):
+        return type(value)(*parts.values()) if hasattr(value, "_fields") else type(value)(parts.values())
+    return dataclasses.replace(value, **parts) if parts else value
+
+
+def _parts(value: Any) -> dict[Any, Any]:
+    """What a container holds, by name or place; nothing for anything else."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, tuple | list):
+        return dict(enumerate(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(
-            value, **{field.name: _rebuilt(getattr(value, field.name), tensors) for field in dataclasses.fields(value)}
-        )
-    return value
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {}
 
 
 def _on_gpu(tensor: Tensor) -> bool:
