@@ -28,6 +28,8 @@ class Pluggable:
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
+        if Pluggable in cls.__bases__:  # Objective and Agent themselves name no section that others would inherit.
+            return
         cls.section = cls.section or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
         if "label" not in vars(cls):
             cls.label = cls.__name__
