@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcurl import train
+from mcurl import evaluate, train
 from mcurl.cli import main
 from mcurl.config import resolve as config
 from mcurl.errors import UserError
+from mcurl.run.display import Display
 from mcurl.run.folder import Run
+from mcurl.run.logger import DisplaySink
 from mcurl.runtime.parallel import ParallelRuns
 from mcurl.runtime.signals import Interrupted
 
@@ -62,11 +64,16 @@ def refused(capture: Capture, *arguments: str) -> str:
     return err
 
 
+def display_of(sinks: Any) -> Display:
+    (display,) = (sink.display for sink in sinks if isinstance(sink, DisplaySink))
+    return display
+
+
 @pytest.fixture
 def finished(monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of 100 steps that a stand-in for the training loop made."""
 
-    def work(settings: Any, run: Run, display: Any) -> None:
+    def work(settings: Any, run: Run, sinks: Any) -> None:
         run.log_evaluation(settings.env_steps, [1.0, 2.0])
         run.checkpoint(settings.env_steps, {"agent": {}}, policy={})
 
@@ -117,6 +124,16 @@ def test_version_and_nothing(capsys: Capture) -> None:
         ("train tyo/reach", "did you mean toy?"),
         ("train dmc/cartpole-swingp", "did you mean cartpole-swingup?"),
         ("train toy/reach --method crul", "did you mean curl?"),
+        ("train toy/reach --agent sak", "unknown agent 'sak': did you mean sac?"),
+        ("train toy/reach --agent no_such_module_here:Dqn", "cannot import no_such_module_here for its agent"),
+        ("train toy/reach --agent rainbow --threads 1", "Rainbow learns discrete actions"),
+        ("train toy/catch --agent sac --threads 1", "SAC learns continuous actions"),
+        ("train toy/catch --method rl-only-nocrop", "Rainbow's RL loss sees whole frames in any case"),
+        ("train gym/CartPole-v1 --method rl-only --set sac.batch_size=8", "sac.batch_size has no effect here"),
+        ("train gym/Pendulum-v1 --method sac-state", "needs the setting env.observation, which gym does not have"),
+        ("train toy/reach --set mcurl.mask_rate=7", "mcurl.mask_rate must be from 0 to 1, not 7.0"),
+        ("train toy/reach --set sac.contrast_weight=2", "it needs sac.joint_optimizer=true"),
+        ("train toy/reach --method rl-only --set sac.contrast_encoder_lr=1", "the method has no contrastive loss"),
         ("train toy/reach --set sac.batchsize=3", "did you mean sac.batch_size?"),
         ("train toy/reach --set sac.batch_size=big", "sac.batch_size is a whole number"),
         ("train toy/reach --set mcurl.negatives=sequences", "did you mean sequence?"),
@@ -126,7 +143,7 @@ def test_version_and_nothing(capsys: Capture) -> None:
         ("resume", "resume: the following arguments are required: RUN"),
         ("evaluate nothing", "nothing is no run"),
         ("evaluate nothing --episodes 0", "a whole number from 1, not '0'"),
-        ("report", "report: give run folders to gather, or --draw DIR"),
+        ("report", "report: name run folders to gather, or --draw DIR"),
         ("report --draw plots", "results has no results"),
         ("table dmc", "results has no results"),
         ("settings toy/reach --method no", "unknown method 'no'"),
@@ -149,10 +166,10 @@ def test_an_existing_run_is_left_alone(capsys: Capture, finished: Path) -> None:
 
 
 def test_resuming_what_is_complete_or_is_no_run(capsys: Capture, finished: Path) -> None:
-    assert "is complete with 100 env steps: give a larger --env-steps to go on" in refused(
+    assert "is complete with 100 env steps: use a larger --env-steps to go on" in refused(
         capsys, "resume", str(finished)
     )
-    assert "has 100 env steps already: give a larger --env-steps than 50" in refused(
+    assert "has 100 env steps already: --env-steps must be above 50" in refused(
         capsys, "resume", str(finished), "--env-steps", "50"
     )
     assert "--env-steps is a whole number" in refused(capsys, "resume", str(finished), "--env-steps", "x")
@@ -173,7 +190,8 @@ def test_a_run_without_a_checkpoint_says_so(capsys: Capture, finished: Path) -> 
 def test_resume_extends_and_knows_the_past(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def go_on(run: Run, display: Any, env_steps: int | None) -> None:
+    def go_on(run: Run, sinks: Any, env_steps: int | None) -> None:
+        display = display_of(sinks)
         seen.append((run.folder, env_steps, display.total, display.evaluations))
 
     monkeypatch.setattr(train, "resume", go_on)
@@ -199,7 +217,7 @@ def test_a_second_stop_quits_at_once(capsys: Capture, finished: Path, monkeypatc
     monkeypatch.setattr(train, "resume", stopped)
     monkeypatch.setattr(train, "train", stopped)
     assert main(["resume", str(finished), "--env-steps", "1k"]) == 130
-    assert f"go on from 100 env steps with: mcurl resume {finished}" in capsys.readouterr().out
+    assert f"stopped without saving; saved up to 100 env steps, go on with: mcurl resume {finished}" in capsys.readouterr().out
     assert main(["train", "toy/reach", "--seed", "2"]) == 130
     assert "stopped before the first checkpoint" in capsys.readouterr().out
     assert not Path("runs/toy-reach/mcurl-seed2").exists()
@@ -220,7 +238,7 @@ def test_evaluate_prints_the_score(capsys: Capture, finished: Path, monkeypatch:
         seen.append((run.folder, episodes, seed))
         return np.array([1.0, 2.0, 6.0])
 
-    monkeypatch.setattr(train, "evaluate_run", play)
+    monkeypatch.setattr(evaluate, "evaluate_run", play)
     capsys.readouterr()
     before = everything(finished)
     assert main(["evaluate", str(finished), "--episodes", "3", "--seed", "7"]) == 0
@@ -365,7 +383,7 @@ def test_a_module_is_looked_for_here_where_the_user_names_it_not_where_a_run_doe
     (folder / "checkpoints" / "000000100").mkdir(parents=True)
     (folder / "checkpoints" / "000000100" / "state.json").write_text("{}")
     (folder / "run.json").write_text(json.dumps({"format": "mcurl-run"}))
-    settings = config.resolve("gym/CartPole-v1", "none").to_json()
+    settings = config.resolve("gym/CartPole-v1", "rl-only").to_json()
     (folder / "settings.json").write_text(json.dumps(settings | {"task": "gym/here_envs:Here-v0"}))
     assert "cannot import here_envs" in said("evaluate", "stranger")
     assert not Path("ran").exists()
@@ -386,7 +404,7 @@ def test_training_goes_on_where_nobody_reads() -> None:
 def test_what_goes_wrong_in_mid_run_says_what_is_saved(
     capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(run: Run, display: Any, env_steps: int | None) -> None:
+    def full(run: Run, sinks: Any, env_steps: int | None) -> None:
         raise OSError(28, "No space left on device", str(finished))
 
     monkeypatch.setattr(train, "resume", full)

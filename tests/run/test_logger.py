@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -408,7 +409,7 @@ def test_an_unknown_log_is_one_line(command: str, capsys: pytest.CaptureFixture[
     assert main([*command.split(), "--log", "tensorbord"]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert "argument --log: unknown log 'tensorbord': did you mean tensorboard?" in err
+    assert "mcurl: unknown log 'tensorbord': did you mean tensorboard?" in err
     assert list(Path().iterdir()) == []
 
 
@@ -433,7 +434,7 @@ def test_names_of_sinks_are_known_without_torch() -> None:
 @pytest.mark.parametrize("where", ["train", "resume"])
 def test_trained_and_resumed_with_tensorboard(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard")
-    monkeypatch.setattr(train, "LOG_EVERY", 5)
+    monkeypatch.setattr(train, "Logger", partial(Logger, every=5))
     option = ["--log", "tensorboard"]
     assert main(["train", "toy/reach", "--env-steps", "60", *(option if where == "train" else []), *TINY]) == 0
     folder = Path("runs/toy-reach/mcurl-seed1")
@@ -461,7 +462,7 @@ def test_several_seeds_have_the_option_too() -> None:
 def test_a_users_sink_that_raises_leaves_a_run_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from mcurl.config import resolve as config
 
-    monkeypatch.setattr(train, "LOG_EVERY", 5)
+    monkeypatch.setattr(train, "Logger", partial(Logger, every=5))
 
     class Broken(Recorder):
         def metrics(self, env_steps: int, values: Mapping[str, float]) -> None:
@@ -475,14 +476,14 @@ def test_a_users_sink_that_raises_leaves_a_run_that_goes_on(monkeypatch: pytest.
         calls: list[tuple[Any, ...]] = []
         with Run.create(Path(out), settings.to_json()) as run, Display(90, "title") as display:
             if out == "whole":
-                train.train(settings, run, display, sinks=[Recorder(calls)])
+                train.train(settings, run, [*make_sinks(run, display), Recorder(calls)])
             else:
                 with pytest.raises(ZeroDivisionError):
-                    train.train(settings, run, display, sinks=[Broken(calls)])
+                    train.train(settings, run, [*make_sinks(run, display), Broken(calls)])
         assert calls[-1] == ("own", "close")
         if out == "broken":
             with Run.open(run.folder, train=True) as run, Display(90, "title") as display:
-                train.resume(run, display, sinks=[Recorder(calls)])
+                train.resume(run, [*make_sinks(run, display), Recorder(calls)])
         logs.append([(run.folder / name).read_bytes() for name in ("metrics.jsonl", "evaluations.csv")])
         recorded.append(calls)
     assert logs[0] == logs[1]
