@@ -26,7 +26,7 @@ def train(options: argparse.Namespace) -> int:
     from mcurl.run.folder import Run
     from mcurl.train import train
 
-    with Run.create(options.out, settings.to_json(), label=settings.parts.method.label) as run:
+    with Run.create(options.out, settings.to_json(), label=settings.label) as run:
         run.add_sinks(options.log)
         return _watch(run, settings.env_steps, lambda sinks: train(settings, run, sinks))
 

@@ -68,6 +68,12 @@ class TrainSettings:
         return Parts.of(self.task, self.method, self.agent)
 
     @property
+    def label(self) -> str:
+        """Name in tables and plots: the method's, after the agent's where that is the user's own."""
+        parts = self.parts
+        return f"{parts.agent.label}, {parts.method.label}" if ":" in self.agent else parts.method.label
+
+    @property
     def sections(self) -> dict[str, Any]:
         """Name -> settings of every section that the run uses, in the order of the file."""
         values = {"env": self.env, "replay": self.replay, self.parts.agent.section: self.agent_settings}
