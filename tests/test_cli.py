@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcurl import evaluate, train
+from mcurl import evaluate, native, train
 from mcurl.cli import main
 from mcurl.config import resolve as config
 from mcurl.errors import UserError
 from mcurl.run.display import Display
 from mcurl.run.folder import Run
 from mcurl.run.logger import DisplaySink
+from mcurl.runtime.device import processor_flags
 from mcurl.runtime.parallel import ParallelRuns
 from mcurl.runtime.signals import Interrupted
 
@@ -317,6 +318,11 @@ def test_train_resume_and_evaluate_for_real(capsys: Capture) -> None:
     assert "evaluation" in out
     assert f"finished; play more episodes with: mcurl evaluate {folder}" in out
     assert json.loads((folder / "settings.json").read_text())["sac"]["batch_size"] == 4
+    about = json.loads((folder / "run.json").read_text())
+    assert about["label"] == "M-CURL"
+    assert (about["compute"]["threads"], about["compute"]["precision"]) == (1, "fp32")
+    assert about["compute"]["native"] == native.served()
+    assert about["compute"]["processor_flags"] == processor_flags()
     assert [row.split(",")[0] for row in (folder / "evaluations.csv").read_text().split()[1:]] == [
         "0",
         "0",
@@ -331,6 +337,119 @@ def test_train_resume_and_evaluate_for_real(capsys: Capture) -> None:
     assert main(["evaluate", str(folder), "--episodes", "3"]) == 0
     assert "3 episodes: mean" in capsys.readouterr().out
     assert everything(folder) == before
+
+
+def test_what_a_run_computes_with_is_noted_at_its_first_checkpoint(finished: Path) -> None:
+    """And again where a resumed run computes with something else."""
+    line = ["train", "toy/reach", "--env-steps", "30", *TINY, "evaluation.every=0", "compute.native=off"]
+    assert "compute" not in json.loads((finished / "run.json").read_text())
+    assert main([*line, "--seed", "2", "--method", "sym-curl"]) == 0
+    folder = Path("runs/toy-reach/sym-curl-seed2")
+    about = json.loads((folder / "run.json").read_text())
+    assert about["compute"]["native"] == []
+    assert about["label"] == "sym-CURL"
+    settings = json.loads((folder / "settings.json").read_text())
+    settings["compute"] |= {"native": "auto", "threads": 2}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    assert main(["resume", str(folder), "--env-steps", "40"]) == 0
+    compute = json.loads((folder / "run.json").read_text())["compute"]
+    assert (compute["threads"], compute["native"]) == (2, native.served())
+    assert ("adam" in compute["native"]) == native.status()["adam"].startswith("built")
+
+
+def test_sac_on_states_is_filed_under_a_name_of_its_own(capsys: Capture) -> None:
+    pytest.importorskip("matplotlib")
+    small = ["--env-steps", "40", "--threads", "1", "--set", "sac.hidden=16", "sac.learning_starts=20"]
+    for method in ("sac-state", "rl-only"):
+        assert main(["train", "toy/reach", "--method", method, *small, "evaluation.episodes=1"]) == 0
+    folder = Path("runs/toy-reach/sac-state-seed1")
+    assert json.loads((folder / "settings.json").read_text())["env"]["observation"] == "state"
+    assert json.loads((folder / "run.json").read_text())["label"] == "SAC on states"
+    assert main(["report", "runs", "--draw", "plots"]) == 0
+    assert {str(path) for path in Path("results").rglob("*.csv")} == {
+        "results/toy/sac-state/reach.csv",
+        "results/toy/rl-only/reach.csv",
+    }
+    assert json.loads(Path("results/toy/sac-state/reach.json").read_text())["seed 1"]["label"] == "SAC on states"
+    assert Path("plots/toy-reach.png").stat().st_size > 1000
+
+
+OWN_ENVS = """
+import gymnasium
+import numpy as np
+
+class Dot(gymnasium.Env):
+    metadata = {"render_modes": []}
+
+    def __init__(self, continuous=False, render_mode=None):
+        self.observation_space = gymnasium.spaces.Box(0, 255, (28, 28, 1), np.uint8)
+        box = gymnasium.spaces.Box(-2, 2, (1,), np.float32)
+        self.action_space = box if continuous else gymnasium.spaces.Discrete(3)
+
+    def see(self):
+        return np.full((28, 28, 1), self.left, np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.np_random.integers(5, 15))
+        return self.see(), {}
+
+    def step(self, action):
+        self.left -= 1
+        return self.see(), float(np.sum(action)), self.left == 0, False, {}
+
+gymnasium.register("Dot-v0", Dot)
+gymnasium.register("Slider-v0", Dot, kwargs={"continuous": True})
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "agent", "small"),
+    [
+        ("dot_envs:Dot-v0", "rainbow", ["rainbow.learning_starts=20", "rainbow.hidden=16"]),
+        ("dot_envs:Slider-v0", "sac", ["sac.learning_starts=20", "sac.hidden=16", "sac.filters=4", "sac.crop=24"]),
+    ],
+)
+def test_an_environment_of_ones_own_has_the_agent_that_learns_its_actions(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, task: str, agent: str, small: list[str]
+) -> None:
+    Path("dot_envs.py").write_text(OWN_ENVS)
+    monkeypatch.syspath_prepend(Path().absolute())
+    monkeypatch.delitem(sys.modules, "dot_envs", raising=False)
+    other = "rainbow.n_step=3" if agent == "sac" else "sac.batch_size=8"
+    line = ["train", f"gym/{task}", "--method", "rl-only", "--env-steps", "40", "--threads", "1"]
+    assert f"{other.partition('=')[0]} has no effect here" in refused(capsys, *line, "--set", other)
+    assert "env.observation, which gym does not have" in refused(
+        capsys, *line[:3], "sac-state", "--agent", "sac", *line[4:]
+    )
+    if agent == "rainbow":
+        assert "Rainbow's RL loss sees whole frames in any case" in refused(
+            capsys, *line[:3], "rl-only-nocrop", *line[4:]
+        )
+    assert main([*line, "--set", "env.image_size=28", "evaluation.episodes=2", *small]) == 0
+    folder = Path(f"runs/gym-{task.replace(':', '-')}/rl-only-seed1")
+    assert json.loads((folder / "settings.json").read_text())["agent"] == agent
+    capsys.readouterr()
+    assert main(["resume", str(folder), "--env-steps", "60"]) == 0
+    assert "not exact: this environment cannot save its state" in capsys.readouterr().out
+    assert Run.open(folder).latest_checkpoint().env_steps == 60
+
+
+def test_what_settings_prints_is_a_preset(capsys: Capture) -> None:
+    """Every method's, with what the user changed."""
+    for task, method, changes in (
+        ("toy/reach", "mcurl", ["mcurl.mask=block", "mcurl.block_length=2", "sac.joint_optimizer=true"]),
+        ("toy/reach", "sac-state", ["sac.batch_size=16"]),
+        ("atari/Pong", "curl", ["rainbow.contrast_weight=0.05"]),
+        ("gym/CartPole-v1", "sym-curl", ["mcurl.projection=true"]),
+    ):
+        line = [task, "--method", method]
+        assert main(["settings", *line, "--set", *changes]) == 0
+        text = capsys.readouterr().out
+        Path("mine.toml").write_text(text)
+        assert main(["settings", *line, "--preset", "mine.toml"]) == 0
+        assert capsys.readouterr().out == text
+        assert config.resolve(task, method, preset="mine.toml") == config.resolve(task, method, overrides=changes)
 
 
 def until_it_learns(folder: Path) -> None:

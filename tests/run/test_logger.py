@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import math
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mcurl import train
 from mcurl.cli import main
+from mcurl.config import resolve as config
 from mcurl.errors import UserError
 from mcurl.run.display import Display
 from mcurl.run.folder import Run
@@ -448,6 +451,62 @@ def test_trained_and_resumed_with_tensorboard(where: str, monkeypatch: pytest.Mo
     assert len(json.loads((folder / "run.json").read_text())["resumed"]) == 1
 
 
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_after_a_stop_and_a_resume_every_point_is_there_once(number: signal.Signals) -> None:
+    """Killed some way beyond a checkpoint, with points that the resumed run takes back and writes again."""
+    pytest.importorskip("tensorboard")
+    line = ["train", "toy/reach", "--env-steps", "300", "--log", "tensorboard", *TINY, "checkpoint.every=150"]
+    folder = Path("runs/toy-reach/mcurl-seed1")
+    command = [sys.executable, "-m", "mcurl", *line, "evaluation.every=50"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: list(folder.glob("checkpoints/0*")), process)
+        saved = (folder / "metrics.jsonl").stat().st_size
+        wait_for(lambda: Run.open(folder).evaluations().keys() > {150, 200}, process)
+        process.send_signal(number)
+    assert (folder / "metrics.jsonl").stat().st_size > saved
+    run = Run.open(folder)
+    abandoned = max(step for step, _ in run.metrics())
+    assert (run.latest_checkpoint().env_steps < abandoned) == (number == signal.SIGKILL)
+    assert main(["resume", str(folder)]) == 0
+    drawn = points(folder)
+    assert drawn == logged(run)
+    assert [step for step, _ in drawn["evaluation/return"]] == list(range(0, 301, 50))
+    assert all(len({step for step, _ in curve}) == len(curve) for curve in drawn.values())
+    assert {"critic/loss", "contrast/loss", "episode/return", "evaluation/return_std"} <= drawn.keys()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_users_sink_gets_what_the_run_folder_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From Python, without a display."""
+    monkeypatch.setattr(train, "Logger", partial(Logger, every=5))
+    settings = config.resolve("toy/reach", "mcurl", overrides=["env_steps=90", "compute.threads=1", *TINY[3:]])
+    calls: list[tuple[Any, ...]] = []
+    with Run.create(Path("runs"), settings.to_json(), label=settings.label) as run:
+        train.train(settings, run, [*make_sinks(run, None), Recorder(calls)])
+    means = [(step, values) for _, kind, step, values in (c for c in calls if c[1] == "metrics")]
+    episodes = [
+        (step, {"episode/return": total, "episode/length": length})
+        for _, _, step, total, length in (call for call in calls if call[1] == "episode")
+    ]
+    assert sorted(means + episodes, key=lambda line: line[0]) == sorted(run.metrics(), key=lambda line: line[0])
+    assert {call[2]: call[3] for call in calls if call[1] == "evaluation"} == run.evaluations()
+    assert [call[2] for call in calls if call[1] == "progress"] == list(range(1, 91))
+    speeds = [json.loads(line) for line in (run.folder / "speed.jsonl").read_text().splitlines()]
+    assert [{"env_steps": call[2], **call[3]} for call in calls if call[1] == "speed"] == speeds
+    assert any(call[2].startswith("toy/reach, mcurl, seed 1: ") for call in calls if call[1] == "message")
+    assert [call[1] for call in calls].count("flush") == len(speeds) == 3
+    assert calls[-1] == ("own", "close")
+
+
 @pytest.mark.usefixtures("here")
 def test_several_seeds_have_the_option_too() -> None:
     pytest.importorskip("tensorboard")
@@ -460,8 +519,6 @@ def test_several_seeds_have_the_option_too() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_users_sink_that_raises_leaves_a_run_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcurl.config import resolve as config
-
     monkeypatch.setattr(train, "Logger", partial(Logger, every=5))
 
     class Broken(Recorder):
