@@ -218,7 +218,10 @@ def test_a_second_stop_quits_at_once(capsys: Capture, finished: Path, monkeypatc
     monkeypatch.setattr(train, "resume", stopped)
     monkeypatch.setattr(train, "train", stopped)
     assert main(["resume", str(finished), "--env-steps", "1k"]) == 130
-    assert f"stopped without saving; saved up to 100 env steps, go on with: mcurl resume {finished}" in capsys.readouterr().out
+    assert (
+        f"stopped without saving; saved up to 100 env steps, go on with: mcurl resume {finished}"
+        in capsys.readouterr().out
+    )
     assert main(["train", "toy/reach", "--seed", "2"]) == 130
     assert "stopped before the first checkpoint" in capsys.readouterr().out
     assert not Path("runs/toy-reach/mcurl-seed2").exists()
@@ -487,7 +490,8 @@ def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals) -> None:
 
 
 def test_a_module_is_looked_for_here_where_the_user_names_it_not_where_a_run_does() -> None:
-    code = "import gymnasium, pathlib; pathlib.Path('ran').touch(); gymnasium.register('Here-v0', 'mcurl.envs.toy:CatchEnv')"
+    code = "import gymnasium, pathlib; pathlib.Path('ran').touch(); "
+    code += "gymnasium.register('Here-v0', 'mcurl.envs.toy:CatchEnv')"
     Path("here_envs.py").write_text(code)
     command = [str(Path(sys.executable).with_name("mcurl"))]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

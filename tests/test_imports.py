@@ -162,7 +162,9 @@ def forbidden(found: list[Arrow], rules: Mapping[str, set[str]]) -> list[str]:
 
 def unused(found: list[Arrow], rules: Mapping[str, set[str]]) -> list[str]:
     """What the table allows and nobody imports, in words."""
-    used = {(room_of(arrow.source, rules), name) for arrow in found for name in (arrow.target, room_of(arrow.target, rules))}
+    used = {
+        (room_of(arrow.source, rules), name) for arrow in found for name in (arrow.target, room_of(arrow.target, rules))
+    }
     return sorted(f"{room} -> {name}" for room, names in rules.items() for name in names if (room, name) not in used)
 
 

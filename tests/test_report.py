@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mcurl.config.resolve import TrainSettings
 from mcurl.errors import UserError
 from mcurl.published.scores import Score, sources
 from mcurl.report.collect import hours_per_100k, load, read_run, save
@@ -146,3 +147,19 @@ def test_a_table_of_nothing_is_refused(tmp_path: Path) -> None:
         markdown(tmp_path / "none", "dmc")
     with pytest.raises(UserError, match="has reached 100,000 env steps yet"):
         markdown(tmp_path, "dmc")
+
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_the_results_in_this_repository_say_how_they_were_made(path: Path) -> None:
+    """Their settings are those of this version: every value that stands there is one that it reads."""
+    for note in json.loads(path.read_text()).values():
+        settings = TrainSettings.from_json(note["settings"])
+        assert settings.task.endswith(f"/{path.stem}")
+        assert settings.method == path.parent.name or path.parent.name.startswith(f"{settings.method}-")
+        assert note["label"] == (settings.label if settings.method == path.parent.name else path.parent.name)
+        whole = settings.to_json()
+        for section, values in note["settings"].items():
+            assert whole[section] == (whole[section] | values if isinstance(values, dict) else values)

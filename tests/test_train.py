@@ -196,7 +196,8 @@ def test_sac_acts_at_random_then_learns_before_storing(tmp_path: Path, monkeypat
         (
             "toy/catch",
             RAINBOW,
-            f"no reward in the replay after 80 env steps; a new run begins with uniform actions under --set {RANDOM_START}",
+            "no reward in the replay after 80 env steps; "
+            f"a new run begins with uniform actions under --set {RANDOM_START}",
         ),
         ("toy/catch", [*RAINBOW, "rainbow.random_start=true"], "no reward in the replay after 80 env steps"),
         ("toy/reach", SAC_, "no reward in the replay after 80 env steps"),

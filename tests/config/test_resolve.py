@@ -58,15 +58,20 @@ def every_setting(suite: str) -> dict[str, Setting]:
 @pytest.mark.parametrize(
     ("task", "expected"),
     [
-        ("dmc/cartpole-swingup", {"env.action_repeat": 8, "sac.batch_size": 128, "sac.learning_rate": 1e-3, "mcurl.mask_rate": 0.5}),
-        ("dmc/hopper-hop", {"mcurl.length": 32, "mcurl.batch": 16, "sac.updates_per_step": 1, "sac.learning_starts": 1000, "replay.capacity": 100_000}),
+        ("dmc/cartpole-swingup", {"env.action_repeat": 8, "sac.batch_size": 128, "sac.learning_rate": 1e-3,
+            "mcurl.mask_rate": 0.5}),
+        ("dmc/hopper-hop", {"mcurl.length": 32, "mcurl.batch": 16, "sac.updates_per_step": 1,
+            "sac.learning_starts": 1000, "replay.capacity": 100_000}),
         ("dmc/finger-spin", {"env.action_repeat": 2, "mcurl.mask_rate": 0.6}),
         ("dmc/walker-walk", {"env.action_repeat": 2, "mcurl.mask_rate": 0.6}),
         ("dmc/cheetah-run", {"env.action_repeat": 4, "sac.batch_size": 512, "sac.learning_rate": 2e-4}),
         ("dmc/quadruped-walk", {"env.camera": 2, "env.action_repeat": 4}),
-        ("dmc/reacher-easy", {"env.action_repeat": 4, "env.camera": 0, "evaluation.every": 20_000, "evaluation.episodes": 10, "mcurl.warmup": 24_000}),
-        ("atari/Qbert", {"mcurl.length": 16, "mcurl.batch": 16, "rainbow.learning_starts": 1600, "rainbow.batch_size": 32}),
-        ("atari/Pong", {"evaluation.every": 40_000, "evaluation.final_episodes": 100, "rainbow.n_step": 20, "rainbow.key_momentum": 0.001}),
+        ("dmc/reacher-easy", {"env.action_repeat": 4, "env.camera": 0, "evaluation.every": 20_000,
+            "evaluation.episodes": 10, "mcurl.warmup": 24_000}),
+        ("atari/Qbert", {"mcurl.length": 16, "mcurl.batch": 16, "rainbow.learning_starts": 1600,
+            "rainbow.batch_size": 32}),
+        ("atari/Pong", {"evaluation.every": 40_000, "evaluation.final_episodes": 100, "rainbow.n_step": 20,
+            "rainbow.key_momentum": 0.001}),
     ],
 )  # fmt: skip
 def test_tasks_have_the_values_of_the_paper(task: str, expected: dict[str, Any]) -> None:
@@ -148,7 +153,9 @@ def test_layers_in_order(tmp_path: Path) -> None:
     preset = tmp_path / "mine.toml"
     preset.write_text('env_steps = "50k"\n[sac]\nbatch_size = 64\nlearning_rate = 5e-4\n[env]\naction_repeat = 3\n')
     settings = resolve("dmc/cheetah-run", preset=str(preset), overrides=["sac.batch_size=32", "sac.batch_size=16"])
-    assert value(settings, "sac.batch_size") == 16  # The last --set, over the preset's 64, the task's 512 and the class's 128.
+    assert (
+        value(settings, "sac.batch_size") == 16
+    )  # The last --set, over the preset's 64, the task's 512 and the class's 128.
     assert value(settings, "sac.learning_rate") == 5e-4
     assert settings.env.action_repeat == 3
     assert settings.env_steps == 50_000
@@ -211,8 +218,10 @@ def test_an_unknown_agent_has_a_nearest() -> None:
         ("curl.scale=1", "curl.scale has no effect here"),
         ("rainbow.n_step=3", "rainbow.n_step has no effect here"),
         ("rainbow.feature_source=conv", "rainbow.feature_source has no effect here"),
-        ("sac.contrast_weight=2", "sac.contrast_weight has no effect with sac.joint_optimizer=false: it needs sac.joint_optimizer=true"),
-        ("mcurl.block_length=8", "mcurl.block_length has no effect with mcurl.mask=iid: it needs mcurl.mask=block or mcurl.mask=frames"),
+        ("sac.contrast_weight=2",
+            "sac.contrast_weight has no effect with sac.joint_optimizer=false: it needs sac.joint_optimizer=true"),
+        ("mcurl.block_length=8",
+            "mcurl.block_length has no effect with mcurl.mask=iid: it needs mcurl.mask=block or mcurl.mask=frames"),
         ("env_steps=0", "env_steps must be at least 1"),
     ],
 )  # fmt: skip
@@ -357,7 +366,8 @@ def another_value(setting: Setting) -> Any:
         ("atari/Pong", "rl-only", "rainbow.contrast_weight=2", "the method has no contrastive loss"),
         ("atari/Pong", "mcurl", "compute.overlap=false", "Rainbow's update waits for the step that comes before it"),
         ("atari/Pong", "mcurl", "sac.batch_size=3", "the run's sections are env, replay, rainbow, mcurl"),
-        ("dmc/reacher-easy", "curl", "mcurl.length=3", "with --method curl the run's sections are env, replay, sac, curl"),
+        ("dmc/reacher-easy", "curl", "mcurl.length=3",
+            "with --method curl the run's sections are env, replay, sac, curl"),
     ],
 )  # fmt: skip
 def test_a_setting_without_effect_is_refused_with_the_reason(task: str, method: str, override: str, why: str) -> None:
@@ -428,7 +438,8 @@ Choice = Literal["auto", "none", 3]
         (int, "123456789012345678901", 123456789012345678901),
         (float, "1e-4", 1e-4), (float, 3, 3.0), (float, "2k", 2000.0), (float, "inf", float("inf")), (float, ".5", 0.5),
         (bool, "true", True), (bool, "Off", False), (bool, True, True), (str, "x=y", "x=y"), (Path, "~/a", Path("~/a")),
-        (Choice, "3", 3), (Choice, "none", "none"), (int | None, "none", None), (int | None, "2k", 2000), (float | None, None, None),
+        (Choice, "3", 3), (Choice, "none", "none"), (int | None, "none", None), (int | None, "2k", 2000),
+        (float | None, None, None),
         (tuple[int, ...], "1,2k", (1, 2000)), (tuple[int, ...], [1, 2], (1, 2)),
         (tuple[int, ...], "[]", ()), (tuple[int, float], "(1, 2)", (1, 2.0)), (tuple[str, ...], "a, b", ("a", "b")),
     ],
@@ -442,10 +453,12 @@ def test_values_are_read_by_their_type(hint: Any, raw: Any, expected: Any) -> No
 @pytest.mark.parametrize(
     ("hint", "raw"),
     [
-        (int, "x"), (int, "1.5"), (int, ""), (int, True), (int, None), (int, "k"), (int, float("nan")), (int, "inf"), (int, "9e999999999"),
+        (int, "x"), (int, "1.5"), (int, ""), (int, True), (int, None), (int, "k"), (int, float("nan")), (int, "inf"),
+        (int, "9e999999999"),
         (float, "x"), (float, True), (float, ""),
         (bool, "maybe"), (bool, 1),
-        (str, 3), (Path, 3), (Choice, "4"), (int | None, "x"), (tuple[int, ...], "1,x"), (tuple[int, ...], 3), (tuple[int, float], "1"),
+        (str, 3), (Path, 3), (Choice, "4"), (int | None, "x"), (tuple[int, ...], "1,x"), (tuple[int, ...], 3),
+        (tuple[int, float], "1"),
     ],
 )  # fmt: skip
 def test_values_that_do_not_fit_are_one_line(hint: Any, raw: Any) -> None:

@@ -262,9 +262,7 @@ def points(folder: Path) -> Points:
     everything = {"size_guidance": {"scalars": 0}, "purge_orphaned_data": False}
     reader = module.EventAccumulator(str(folder / "tensorboard"), **everything)
     reader.Reload()
-    return {
-        tag: sorted((event.step, event.value) for event in reader.Scalars(tag)) for tag in reader.Tags()["scalars"]
-    }
+    return {tag: sorted((event.step, event.value) for event in reader.Scalars(tag)) for tag in reader.Tags()["scalars"]}
 
 
 def logged(run: Run) -> Points:
