@@ -14,26 +14,23 @@ import torch
 from mcurl import native
 from mcurl.bench import command
 from mcurl.bench.timing import Timing, measure
-from mcurl.bench.update import build, operations, time_update, time_without
+from mcurl.bench.update import Learner, operations, time_update, time_without
 from mcurl.errors import UserError
 from mcurl.objectives.masked import MCurl
 from mcurl.runtime.device import Compute
 
 SAME = """
 import torch
-from mcurl.batches import draw
-from mcurl.bench.update import build
+from mcurl.bench.update import Learner
 from mcurl.runtime.device import Compute
-from mcurl.runtime.seeding import Generators
 
 torch.set_num_threads(1)
 compute = Compute(torch.device("cpu"), torch.float32, graphs=False)
 metrics = []
 for plain in (False, True):
-    agent, replay, _ = build({suite!r}, {method!r}, compute, plain=plain)
-    generators = Generators(0)
+    learner = Learner({suite!r}, {method!r}, compute, plain=plain)
     torch.manual_seed(0)
-    metrics.append(agent.update(draw(replay, agent.views, agent.objective, generators, importance=0.5), 4).metrics)
+    metrics.append(learner.agent.update(learner.sample(), learner.clock).metrics)
 for name in metrics[0]:
     torch.testing.assert_close(metrics[0][name], metrics[1][name], rtol=2e-3, atol=1e-4, msg=lambda m: name + m)
 print("the same")
@@ -65,12 +62,12 @@ def test_a_timing_is_a_median() -> None:
 @pytest.mark.parametrize("features", ["head", "conv"])
 def test_settings_reach_what_is_timed(features: str) -> None:
     compute = Compute(torch.device("cpu"), torch.bfloat16, graphs=False)
-    agent, _, settings = build("atari", "mcurl", compute, overrides=[f"mcurl.features={features}"])
-    assert settings.mcurl is not None
-    assert settings.mcurl.features == features
-    assert isinstance(agent.objective, MCurl)
+    learner = Learner("atari", "mcurl", compute, overrides=[f"rainbow.feature_source={features}"])
+    assert learner.settings.agent_settings.feature_source == features
+    objective = learner.agent.objective
+    assert isinstance(objective, MCurl)
     # Wide features pass the Transformer in the run's precision.
-    assert (agent.objective.positions.shape[1], agent.objective.transformer.dtype) == (
+    assert (objective.positions.shape[1], objective.transformer.dtype) == (
         (576, torch.bfloat16) if features == "conv" else (128, torch.float32)
     )
 
@@ -132,7 +129,7 @@ def test_the_command_writes_json(tmp_path: Path) -> None:
             "--suite",
             "atari",
             "--method",
-            "none",
+            "rl-only",
             "--plain",
             "--repeats",
             "2",
@@ -151,7 +148,7 @@ def test_operations_are_counted_whatever_does_them(suite: str, overrides: list[s
     """Fused and compiled kernels are unknown to the counter; arithmetic and layout change no count."""
     rounded, exact = (
         time_update(
-            suite, "none", Compute(torch.device("cpu"), dtype, graphs=False), overrides=overrides, repeats=2
+            suite, "rl-only", Compute(torch.device("cpu"), dtype, graphs=False), overrides=overrides, repeats=2
         ).gflop
         for dtype in (torch.bfloat16, torch.float32)
     )

@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcurl import train
+from mcurl import evaluate, native, train
 from mcurl.cli import main
 from mcurl.config import resolve as config
 from mcurl.errors import UserError
+from mcurl.run.display import Display
 from mcurl.run.folder import Run
+from mcurl.run.logger import DisplaySink
+from mcurl.runtime.device import processor_flags
 from mcurl.runtime.parallel import ParallelRuns
 from mcurl.runtime.signals import Interrupted
 
@@ -62,11 +65,16 @@ def refused(capture: Capture, *arguments: str) -> str:
     return err
 
 
+def display_of(sinks: Any) -> Display:
+    (display,) = (sink.display for sink in sinks if isinstance(sink, DisplaySink))
+    return display
+
+
 @pytest.fixture
 def finished(monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of 100 steps that a stand-in for the training loop made."""
 
-    def work(settings: Any, run: Run, display: Any) -> None:
+    def work(settings: Any, run: Run, sinks: Any) -> None:
         run.log_evaluation(settings.env_steps, [1.0, 2.0])
         run.checkpoint(settings.env_steps, {"agent": {}}, policy={})
 
@@ -117,6 +125,16 @@ def test_version_and_nothing(capsys: Capture) -> None:
         ("train tyo/reach", "did you mean toy?"),
         ("train dmc/cartpole-swingp", "did you mean cartpole-swingup?"),
         ("train toy/reach --method crul", "did you mean curl?"),
+        ("train toy/reach --agent sak", "unknown agent 'sak': did you mean sac?"),
+        ("train toy/reach --agent no_such_module_here:Dqn", "cannot import no_such_module_here for its agent"),
+        ("train toy/reach --agent rainbow --threads 1", "Rainbow learns discrete actions"),
+        ("train toy/catch --agent sac --threads 1", "SAC learns continuous actions"),
+        ("train toy/catch --method rl-only-nocrop", "Rainbow's RL loss sees whole frames in any case"),
+        ("train gym/CartPole-v1 --method rl-only --set sac.batch_size=8", "sac.batch_size has no effect here"),
+        ("train gym/Pendulum-v1 --method sac-state", "needs the setting env.observation, which gym does not have"),
+        ("train toy/reach --set mcurl.mask_rate=7", "mcurl.mask_rate must be from 0 to 1, not 7.0"),
+        ("train toy/reach --set sac.contrast_weight=2", "it needs sac.joint_optimizer=true"),
+        ("train toy/reach --method rl-only --set sac.contrast_encoder_lr=1", "the method has no contrastive loss"),
         ("train toy/reach --set sac.batchsize=3", "did you mean sac.batch_size?"),
         ("train toy/reach --set sac.batch_size=big", "sac.batch_size is a whole number"),
         ("train toy/reach --set mcurl.negatives=sequences", "did you mean sequence?"),
@@ -126,7 +144,7 @@ def test_version_and_nothing(capsys: Capture) -> None:
         ("resume", "resume: the following arguments are required: RUN"),
         ("evaluate nothing", "nothing is no run"),
         ("evaluate nothing --episodes 0", "a whole number from 1, not '0'"),
-        ("report", "report: give run folders to gather, or --draw DIR"),
+        ("report", "report: name run folders to gather, or --draw DIR"),
         ("report --draw plots", "results has no results"),
         ("table dmc", "results has no results"),
         ("settings toy/reach --method no", "unknown method 'no'"),
@@ -149,10 +167,10 @@ def test_an_existing_run_is_left_alone(capsys: Capture, finished: Path) -> None:
 
 
 def test_resuming_what_is_complete_or_is_no_run(capsys: Capture, finished: Path) -> None:
-    assert "is complete with 100 env steps: give a larger --env-steps to go on" in refused(
+    assert "is complete with 100 env steps: use a larger --env-steps to go on" in refused(
         capsys, "resume", str(finished)
     )
-    assert "has 100 env steps already: give a larger --env-steps than 50" in refused(
+    assert "has 100 env steps already: --env-steps must be above 50" in refused(
         capsys, "resume", str(finished), "--env-steps", "50"
     )
     assert "--env-steps is a whole number" in refused(capsys, "resume", str(finished), "--env-steps", "x")
@@ -173,7 +191,8 @@ def test_a_run_without_a_checkpoint_says_so(capsys: Capture, finished: Path) -> 
 def test_resume_extends_and_knows_the_past(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def go_on(run: Run, display: Any, env_steps: int | None) -> None:
+    def go_on(run: Run, sinks: Any, env_steps: int | None) -> None:
+        display = display_of(sinks)
         seen.append((run.folder, env_steps, display.total, display.evaluations))
 
     monkeypatch.setattr(train, "resume", go_on)
@@ -199,7 +218,10 @@ def test_a_second_stop_quits_at_once(capsys: Capture, finished: Path, monkeypatc
     monkeypatch.setattr(train, "resume", stopped)
     monkeypatch.setattr(train, "train", stopped)
     assert main(["resume", str(finished), "--env-steps", "1k"]) == 130
-    assert f"go on from 100 env steps with: mcurl resume {finished}" in capsys.readouterr().out
+    assert (
+        f"stopped without saving; saved up to 100 env steps, go on with: mcurl resume {finished}"
+        in capsys.readouterr().out
+    )
     assert main(["train", "toy/reach", "--seed", "2"]) == 130
     assert "stopped before the first checkpoint" in capsys.readouterr().out
     assert not Path("runs/toy-reach/mcurl-seed2").exists()
@@ -220,7 +242,7 @@ def test_evaluate_prints_the_score(capsys: Capture, finished: Path, monkeypatch:
         seen.append((run.folder, episodes, seed))
         return np.array([1.0, 2.0, 6.0])
 
-    monkeypatch.setattr(train, "evaluate_run", play)
+    monkeypatch.setattr(evaluate, "evaluate_run", play)
     capsys.readouterr()
     before = everything(finished)
     assert main(["evaluate", str(finished), "--episodes", "3", "--seed", "7"]) == 0
@@ -299,6 +321,11 @@ def test_train_resume_and_evaluate_for_real(capsys: Capture) -> None:
     assert "evaluation" in out
     assert f"finished; play more episodes with: mcurl evaluate {folder}" in out
     assert json.loads((folder / "settings.json").read_text())["sac"]["batch_size"] == 4
+    about = json.loads((folder / "run.json").read_text())
+    assert about["label"] == "M-CURL"
+    assert (about["compute"]["threads"], about["compute"]["precision"]) == (1, "fp32")
+    assert about["compute"]["native"] == native.served()
+    assert about["compute"]["processor_flags"] == processor_flags()
     assert [row.split(",")[0] for row in (folder / "evaluations.csv").read_text().split()[1:]] == [
         "0",
         "0",
@@ -313,6 +340,119 @@ def test_train_resume_and_evaluate_for_real(capsys: Capture) -> None:
     assert main(["evaluate", str(folder), "--episodes", "3"]) == 0
     assert "3 episodes: mean" in capsys.readouterr().out
     assert everything(folder) == before
+
+
+def test_what_a_run_computes_with_is_noted_at_its_first_checkpoint(finished: Path) -> None:
+    """And again where a resumed run computes with something else."""
+    line = ["train", "toy/reach", "--env-steps", "30", *TINY, "evaluation.every=0", "compute.native=off"]
+    assert "compute" not in json.loads((finished / "run.json").read_text())
+    assert main([*line, "--seed", "2", "--method", "sym-curl"]) == 0
+    folder = Path("runs/toy-reach/sym-curl-seed2")
+    about = json.loads((folder / "run.json").read_text())
+    assert about["compute"]["native"] == []
+    assert about["label"] == "sym-CURL"
+    settings = json.loads((folder / "settings.json").read_text())
+    settings["compute"] |= {"native": "auto", "threads": 2}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    assert main(["resume", str(folder), "--env-steps", "40"]) == 0
+    compute = json.loads((folder / "run.json").read_text())["compute"]
+    assert (compute["threads"], compute["native"]) == (2, native.served())
+    assert ("adam" in compute["native"]) == native.status()["adam"].startswith("built")
+
+
+def test_sac_on_states_is_filed_under_a_name_of_its_own(capsys: Capture) -> None:
+    pytest.importorskip("matplotlib")
+    small = ["--env-steps", "40", "--threads", "1", "--set", "sac.hidden=16", "sac.learning_starts=20"]
+    for method in ("sac-state", "rl-only"):
+        assert main(["train", "toy/reach", "--method", method, *small, "evaluation.episodes=1"]) == 0
+    folder = Path("runs/toy-reach/sac-state-seed1")
+    assert json.loads((folder / "settings.json").read_text())["env"]["observation"] == "state"
+    assert json.loads((folder / "run.json").read_text())["label"] == "SAC on states"
+    assert main(["report", "runs", "--draw", "plots"]) == 0
+    assert {str(path) for path in Path("results").rglob("*.csv")} == {
+        "results/toy/sac-state/reach.csv",
+        "results/toy/rl-only/reach.csv",
+    }
+    assert json.loads(Path("results/toy/sac-state/reach.json").read_text())["seed 1"]["label"] == "SAC on states"
+    assert Path("plots/toy-reach.png").stat().st_size > 1000
+
+
+OWN_ENVS = """
+import gymnasium
+import numpy as np
+
+class Dot(gymnasium.Env):
+    metadata = {"render_modes": []}
+
+    def __init__(self, continuous=False, render_mode=None):
+        self.observation_space = gymnasium.spaces.Box(0, 255, (28, 28, 1), np.uint8)
+        box = gymnasium.spaces.Box(-2, 2, (1,), np.float32)
+        self.action_space = box if continuous else gymnasium.spaces.Discrete(3)
+
+    def see(self):
+        return np.full((28, 28, 1), self.left, np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.np_random.integers(5, 15))
+        return self.see(), {}
+
+    def step(self, action):
+        self.left -= 1
+        return self.see(), float(np.sum(action)), self.left == 0, False, {}
+
+gymnasium.register("Dot-v0", Dot)
+gymnasium.register("Slider-v0", Dot, kwargs={"continuous": True})
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "agent", "small"),
+    [
+        ("dot_envs:Dot-v0", "rainbow", ["rainbow.learning_starts=20", "rainbow.hidden=16"]),
+        ("dot_envs:Slider-v0", "sac", ["sac.learning_starts=20", "sac.hidden=16", "sac.filters=4", "sac.crop=24"]),
+    ],
+)
+def test_an_environment_of_ones_own_has_the_agent_that_learns_its_actions(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, task: str, agent: str, small: list[str]
+) -> None:
+    Path("dot_envs.py").write_text(OWN_ENVS)
+    monkeypatch.syspath_prepend(Path().absolute())
+    monkeypatch.delitem(sys.modules, "dot_envs", raising=False)
+    other = "rainbow.n_step=3" if agent == "sac" else "sac.batch_size=8"
+    line = ["train", f"gym/{task}", "--method", "rl-only", "--env-steps", "40", "--threads", "1"]
+    assert f"{other.partition('=')[0]} has no effect here" in refused(capsys, *line, "--set", other)
+    assert "env.observation, which gym does not have" in refused(
+        capsys, *line[:3], "sac-state", "--agent", "sac", *line[4:]
+    )
+    if agent == "rainbow":
+        assert "Rainbow's RL loss sees whole frames in any case" in refused(
+            capsys, *line[:3], "rl-only-nocrop", *line[4:]
+        )
+    assert main([*line, "--set", "env.image_size=28", "evaluation.episodes=2", *small]) == 0
+    folder = Path(f"runs/gym-{task.replace(':', '-')}/rl-only-seed1")
+    assert json.loads((folder / "settings.json").read_text())["agent"] == agent
+    capsys.readouterr()
+    assert main(["resume", str(folder), "--env-steps", "60"]) == 0
+    assert "not exact: this environment cannot save its state" in capsys.readouterr().out
+    assert Run.open(folder).latest_checkpoint().env_steps == 60
+
+
+def test_what_settings_prints_is_a_preset(capsys: Capture) -> None:
+    """Every method's, with what the user changed."""
+    for task, method, changes in (
+        ("toy/reach", "mcurl", ["mcurl.mask=block", "mcurl.block_length=2", "sac.joint_optimizer=true"]),
+        ("toy/reach", "sac-state", ["sac.batch_size=16"]),
+        ("atari/Pong", "curl", ["rainbow.contrast_weight=0.05"]),
+        ("gym/CartPole-v1", "sym-curl", ["mcurl.projection=true"]),
+    ):
+        line = [task, "--method", method]
+        assert main(["settings", *line, "--set", *changes]) == 0
+        text = capsys.readouterr().out
+        Path("mine.toml").write_text(text)
+        assert main(["settings", *line, "--preset", "mine.toml"]) == 0
+        assert capsys.readouterr().out == text
+        assert config.resolve(task, method, preset="mine.toml") == config.resolve(task, method, overrides=changes)
 
 
 def until_it_learns(folder: Path) -> None:
@@ -350,7 +490,8 @@ def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals) -> None:
 
 
 def test_a_module_is_looked_for_here_where_the_user_names_it_not_where_a_run_does() -> None:
-    code = "import gymnasium, pathlib; pathlib.Path('ran').touch(); gymnasium.register('Here-v0', 'mcurl.envs.toy:CatchEnv')"
+    code = "import gymnasium, pathlib; pathlib.Path('ran').touch(); "
+    code += "gymnasium.register('Here-v0', 'mcurl.envs.toy:CatchEnv')"
     Path("here_envs.py").write_text(code)
     command = [str(Path(sys.executable).with_name("mcurl"))]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -365,7 +506,7 @@ def test_a_module_is_looked_for_here_where_the_user_names_it_not_where_a_run_doe
     (folder / "checkpoints" / "000000100").mkdir(parents=True)
     (folder / "checkpoints" / "000000100" / "state.json").write_text("{}")
     (folder / "run.json").write_text(json.dumps({"format": "mcurl-run"}))
-    settings = config.resolve("gym/CartPole-v1", "none").to_json()
+    settings = config.resolve("gym/CartPole-v1", "rl-only").to_json()
     (folder / "settings.json").write_text(json.dumps(settings | {"task": "gym/here_envs:Here-v0"}))
     assert "cannot import here_envs" in said("evaluate", "stranger")
     assert not Path("ran").exists()
@@ -386,7 +527,7 @@ def test_training_goes_on_where_nobody_reads() -> None:
 def test_what_goes_wrong_in_mid_run_says_what_is_saved(
     capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(run: Run, display: Any, env_steps: int | None) -> None:
+    def full(run: Run, sinks: Any, env_steps: int | None) -> None:
         raise OSError(28, "No space left on device", str(finished))
 
     monkeypatch.setattr(train, "resume", full)

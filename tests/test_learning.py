@@ -11,15 +11,16 @@ import torch
 from safetensors.torch import load_file
 
 from mcurl.config import resolve as config
-from mcurl.run.display import Display
+from mcurl.evaluate import evaluate_run
 from mcurl.run.folder import Run
-from mcurl.train import evaluate_run, train
+from mcurl.run.logger import make_sinks
+from mcurl.train import train
 
 
 def learn(out: Path, task: str, method: str, *overrides: str, seed: int = 1) -> Run:
     settings = config.resolve(task, method, seed=seed, overrides=overrides)
-    with Run.create(out, settings.to_json()) as run, Display(settings.env_steps, task) as display:
-        train(settings, run, display)
+    with Run.create(out, settings.to_json()) as run:
+        train(settings, run, make_sinks(run, None))
     return run
 
 
@@ -39,13 +40,13 @@ REACH, CATCH = 15.0, 0.5
 
 
 @pytest.mark.parametrize(
-    "method", ["mcurl", pytest.param("curl", marks=pytest.mark.slow), pytest.param("none", marks=pytest.mark.slow)]
+    "method", ["mcurl", pytest.param("curl", marks=pytest.mark.slow), pytest.param("rl-only", marks=pytest.mark.slow)]
 )
 def test_sac_learns_to_reach(tmp_path: Path, method: str) -> None:
     run = learn(tmp_path, "toy/reach", method)
     scores = curve(run)
     assert scores[max(scores)] > REACH > scores[0]
-    if method != "none":
+    if method != "rl-only":
         accuracy = metric(run, "contrast/accuracy")
         assert np.mean(accuracy[-5:]) > 2 * accuracy[0]
 
@@ -57,13 +58,13 @@ def test_bf16_learns_as_fp32_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["mcurl", pytest.param("curl", marks=pytest.mark.slow), pytest.param("none", marks=pytest.mark.slow)]
+    "method", ["mcurl", pytest.param("curl", marks=pytest.mark.slow), pytest.param("rl-only", marks=pytest.mark.slow)]
 )
 def test_rainbow_learns_to_catch(tmp_path: Path, method: str) -> None:
     run = learn(tmp_path, "toy/catch", method)
     scores = curve(run)
     assert scores[max(scores)] > CATCH > scores[0]
-    if method != "none":
+    if method != "rl-only":
         accuracy = metric(run, "contrast/accuracy")
         assert np.mean(accuracy[-5:]) > 2 * accuracy[0]
 
@@ -100,7 +101,7 @@ def test_an_update_beside_the_environment_changes_nothing(tmp_path: Path, task: 
 
 
 def test_a_trained_run_can_be_evaluated_again(tmp_path: Path) -> None:
-    run = learn(tmp_path, "toy/reach", "none", "env_steps=300", "evaluation.episodes=2")
+    run = learn(tmp_path, "toy/reach", "rl-only", "env_steps=300", "evaluation.episodes=2")
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
     returns = evaluate_run(run, 3)
     assert returns.shape == (3,)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from mcurl.config.resolve import TrainSettings
 from mcurl.errors import UserError
 from mcurl.published.scores import Score, sources
 from mcurl.report.collect import hours_per_100k, load, read_run, save
-from mcurl.report.curves import draw
+from mcurl.report.curves import plot
 from mcurl.report.table import markdown
 
 
@@ -33,7 +34,7 @@ def test_a_curve_is_the_mean_of_the_episodes(tmp_path: Path) -> None:
     curve = read_run(make_run(tmp_path, 1))
     assert curve.points == {0: 2.0, 1000: 20.0}
     assert curve.episodes == {0: 2, 1000: 2}
-    assert curve.made["commit"] == "abc"
+    assert curve.provenance["commit"] == "abc"
     assert curve.benchmark == "dmc"
     assert read_run(tmp_path / "mcurl-seed1", "mcurl-conv").method == "mcurl-conv"
     assert hours_per_100k(tmp_path / "mcurl-seed1") == pytest.approx(40 / 1000 * 100_000 / 3600)
@@ -47,7 +48,7 @@ def test_half_a_line_that_a_kill_left_does_not_count(tmp_path: Path) -> None:
             file.write(half)
     assert read_run(folder) == whole
     (folder / "settings.json").write_text("{}")
-    with pytest.raises(UserError, match="is no run, or damaged"):
+    with pytest.raises(UserError, match="is not a run folder, or damaged"):
         read_run(folder)
 
 
@@ -79,11 +80,11 @@ def test_results_grow_and_a_seed_is_replaced(tmp_path: Path) -> None:
     assert set(json.loads(path.with_suffix(".json").read_text())) == {"seed 1", "seed 2"}
 
 
-def test_curves_are_drawn(tmp_path: Path) -> None:
+def test_curves_are_plotted(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     results = tmp_path / "results"
     save([read_run(make_run(tmp_path, 1)), read_run(make_run(tmp_path, 1, "curl"))], results)
-    draw(results, "dmc", "cartpole-swingup", tmp_path / "curve.png")
+    plot(results, "dmc", "cartpole-swingup", tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -93,7 +94,7 @@ def test_returns_below_0_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     limits = []
     monkeypatch.setattr(figure.Figure, "savefig", lambda self, _: limits.append(self.axes[0].get_ylim()))
     save([read_run(make_run(tmp_path / "runs", 1, last=last))], tmp_path / "results")
-    draw(tmp_path / "results", "dmc", "cartpole-swingup", tmp_path / "curve.png")
+    plot(tmp_path / "results", "dmc", "cartpole-swingup", tmp_path / "curve.png")
     ((bottom, _),) = limits
     assert bottom < -45 if shown else bottom == 0
 
@@ -103,7 +104,7 @@ def test_sources_know_the_tasks_in_our_spelling() -> None:
     assert paper.score("cartpole-swingup") == Score(582.0, 146.0, 10)
     assert paper.score("hopper-hop") is None
     assert rerun.score("ball_in_cup-catch") is not None
-    assert (paper.method, rerun.method, sac.method) == ("curl", "curl", "none-nocrop")
+    assert (paper.method, rerun.method, sac.method) == ("curl", "curl", "rl-only-nocrop")
     assert {source.name: source.score("RoadRunner") for source in sources("atari100k")}[
         "CURL, mean of final scores"
     ] == Score(5006.1)
@@ -130,7 +131,7 @@ def test_a_table_sets_scores_at_the_budget_beside_published_ones(tmp_path: Path)
     heading, _, line = markdown(tmp_path, "dmc").splitlines()
     assert heading.startswith("| task | M-CURL here | CURL, its paper |")
     assert line.startswith("| cartpole-swingup | 25.0 ± 7.1 (2 seeds) | 582 ± 146 (10 seeds) | 551 ± 104 (10 seeds) |")
-    write_scores(tmp_path, "atari100k/none/Krull.csv", "0,1598,1,10", "400000,2131.75,1,100")
+    write_scores(tmp_path, "atari100k/rl-only/Krull.csv", "0,1598,1,10", "400000,2131.75,1,100")
     write_scores(tmp_path, "atari100k/curl/Krull.csv", "360000,9000,1,10")
     write_scores(tmp_path, "atari100k/curl/Pong.csv", "0,-21,1,10")
     heading, _, *lines = markdown(tmp_path, "atari100k").splitlines()
@@ -146,3 +147,19 @@ def test_a_table_of_nothing_is_refused(tmp_path: Path) -> None:
         markdown(tmp_path / "none", "dmc")
     with pytest.raises(UserError, match="has reached 100,000 env steps yet"):
         markdown(tmp_path, "dmc")
+
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_the_results_in_this_repository_say_how_they_were_made(path: Path) -> None:
+    """Their settings are those of this version: every value that stands there is one that it reads."""
+    for note in json.loads(path.read_text()).values():
+        settings = TrainSettings.from_json(note["settings"])
+        assert settings.task.endswith(f"/{path.stem}")
+        assert settings.method == path.parent.name or path.parent.name.startswith(f"{settings.method}-")
+        assert note["label"] == (settings.label if settings.method == path.parent.name else path.parent.name)
+        whole = settings.to_json()
+        for section, values in note["settings"].items():
+            assert whole[section] == (whole[section] | values if isinstance(values, dict) else values)

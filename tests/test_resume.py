@@ -80,7 +80,7 @@ def files(folder: Path) -> dict[str, bytes]:
         pytest.param("toy/reach", "curl", TOY, marks=pytest.mark.slow),
         pytest.param("toy/catch", "curl", CATCH, marks=pytest.mark.slow),
         pytest.param("dmc/cartpole-swingup", "mcurl", DMC + MASKED, marks=pytest.mark.slow),
-        pytest.param("dmc/finger-turn_hard", "none", DMC, marks=pytest.mark.slow),
+        pytest.param("dmc/finger-turn_hard", "rl-only", DMC, marks=pytest.mark.slow),
     ],
 )
 def test_killed_and_resumed_is_as_never_stopped(tmp_path: Path, task: str, method: str, small: list[str]) -> None:

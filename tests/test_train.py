@@ -9,14 +9,16 @@ import gymnasium
 import numpy as np
 import pytest
 
-from mcurl import train
-from mcurl.agents.rainbow import Rainbow
+from mcurl import evaluate, train
+from mcurl.agents.base import Clock
+from mcurl.agents.rainbow import RANDOM_START, Rainbow
 from mcurl.agents.sac import SAC
 from mcurl.config import resolve as config
 from mcurl.envs.stack import StackedEnv
 from mcurl.errors import UserError
 from mcurl.run.display import Display
 from mcurl.run.folder import Run
+from mcurl.run.logger import Logger, make_sinks
 from mcurl.train import Trainer
 
 LENGTH, REWARDS, LIFE = 11, {3: 5.0, 7: -0.25}, 5
@@ -70,39 +72,45 @@ class Scripted(StackedEnv):
 
 class Watched:
     """A trainer, and what it did: for each update its agent step, the rows written by then, and β; the steps at which
-    Rainbow's target was copied, and those at which the agent was asked to explore."""
+    Rainbow's target was copied, and those at which the agent was asked to explore, with its clock and the updates by
+    then."""
 
-    def __init__(self, folder: Path, task: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, folder: Path, task: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch, every: int = 100
+    ) -> None:
         continuous = task == "toy/reach"
-        monkeypatch.setattr(train, "build_env", lambda settings, seed: Scripted(continuous=continuous))
+        for module in (train, evaluate):
+            monkeypatch.setattr(module, "build_env", lambda settings, seed: Scripted(continuous=continuous))
         self.updates: list[tuple[int, int, float]] = []
         self.copies: list[int] = []
         self.explored: list[int] = []
+        self.clocks: list[tuple[Clock, int]] = []
         agent_class: Any = SAC if continuous else Rainbow
-        real_draw, real_copy, real_act = train.draw, Rainbow.copy_target, agent_class.act
+        real_sample, real_copy, real_act = train.sample_batch, Rainbow.copy_target, agent_class.act
 
-        def draw(replay: Any, *arguments: Any, importance: float) -> Any:
-            self.updates.append((self.trainer.agent_steps, replay.written, importance))
-            return real_draw(replay, *arguments, importance=importance)
+        def sample_batch(replay: Any, *arguments: Any, beta: float) -> Any:
+            self.updates.append((self.trainer.agent_steps, replay.written, beta))
+            return real_sample(replay, *arguments, beta=beta)
 
         def copy_target(agent: Rainbow) -> None:
             self.copies.append(self.trainer.agent_steps)
             real_copy(agent)
 
-        def act(agent: Any, stacks: np.ndarray, *, explore: bool) -> np.ndarray:
+        def act(agent: Any, stacks: np.ndarray, *, explore: bool, clock: Clock) -> np.ndarray:
             if explore:
                 self.explored.append(self.trainer.agent_steps)
-            done: np.ndarray = real_act(agent, stacks, explore=explore)
+                self.clocks.append((clock, len(self.updates)))
+            done: np.ndarray = real_act(agent, stacks, explore=explore, clock=clock)
             return done
 
-        monkeypatch.setattr(train, "draw", draw)
+        monkeypatch.setattr(train, "sample_batch", sample_batch)
         monkeypatch.setattr(Rainbow, "copy_target", copy_target)
         monkeypatch.setattr(agent_class, "act", act)
-        settings = config.resolve(task, "none", overrides=[f"env_steps={4 * STEPS}", *overrides])
+        settings = config.resolve(task, "rl-only", overrides=[f"env_steps={4 * STEPS}", *overrides])
         with (
             Run.create(folder, settings.to_json()) as run,
             Display(settings.env_steps, task) as display,
-            Trainer(settings, run, display) as self.trainer,
+            Trainer(settings, run, Logger(make_sinks(run, display), every)) as self.trainer,
         ):
             self.trainer.learn(settings.env_steps)
 
@@ -129,8 +137,13 @@ def test_rainbow_learns_after_storing_and_its_clocks_are_agent_steps(
     # One row for each step and one for the end of each episode before it: the newest transition is there.
     assert all(written == step + 1 + (step - 1) // LENGTH for step, written, _ in seen.updates)
     assert seen.copies == [20, 40, 60]
-    beta = {step: importance for step, _, importance in seen.updates}
-    assert [beta[step] for step in (16, 38, STEPS)] == pytest.approx([0.4, 0.7, 1.0])
+    betas = {step: beta for step, _, beta in seen.updates}
+    assert [betas[step] for step in (16, 38, STEPS)] == pytest.approx([0.4, 0.7, 1.0])
+    clocks = [clock for clock, _ in seen.clocks]
+    assert [clock.agent_steps for clock in clocks] == list(range(STEPS))
+    assert [clock.env_steps for clock in clocks] == list(range(0, 4 * STEPS, 4))
+    assert [clock.updates for clock in clocks] == [updates for _, updates in seen.clocks]
+    assert {clock.horizon for clock in clocks} == {4 * STEPS}
 
 
 def test_rainbow_explores_by_its_noise_from_the_first_step_or_starts_at_random(
@@ -144,19 +157,19 @@ def test_rainbow_explores_by_its_noise_from_the_first_step_or_starts_at_random(
 
 
 def test_priorities_are_the_newest_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[tuple[np.ndarray, np.ndarray]] = []
+    updates: list[tuple[np.ndarray, np.ndarray]] = []
     real = Rainbow.update
 
-    def update(agent: Rainbow, batch: Any, env_steps: int) -> Any:
-        done = real(agent, batch, env_steps)
+    def update(agent: Rainbow, batch: Any, clock: Clock) -> Any:
+        done = real(agent, batch, clock)
         assert done.priorities is not None
-        given.append((batch.transitions.rows.numpy(), done.priorities.numpy().copy()))
+        updates.append((batch.transitions.rows.numpy(), done.priorities.numpy().copy()))
         return done
 
     monkeypatch.setattr(Rainbow, "update", update)
     replay = Watched(tmp_path, "toy/catch", RAINBOW, monkeypatch).trainer.replay
     newest: dict[int, float] = {}
-    for rows, losses in given:
+    for rows, losses in updates:
         newest |= dict(zip(rows.tolist(), losses.tolist(), strict=True))
     assert replay.priorities is not None
     held = np.array(sorted(newest))
@@ -183,7 +196,8 @@ def test_sac_acts_at_random_then_learns_before_storing(tmp_path: Path, monkeypat
         (
             "toy/catch",
             RAINBOW,
-            f"no reward in the replay after 80 env steps; a new run begins with uniform actions under --set {train.RANDOM_START}",
+            "no reward in the replay after 80 env steps; "
+            f"a new run begins with uniform actions under --set {RANDOM_START}",
         ),
         ("toy/catch", [*RAINBOW, "rainbow.random_start=true"], "no reward in the replay after 80 env steps"),
         ("toy/reach", SAC_, "no reward in the replay after 80 env steps"),
@@ -213,9 +227,8 @@ def test_no_reward_at_all_is_said_once(
 def test_what_is_not_finite_stops_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, overrides: list[str]
 ) -> None:
-    monkeypatch.setattr(train, "LOG_EVERY", 10)
     with pytest.raises(
-        UserError, match=r"training broke down: .* at \d+ env steps; a learning rate too high"
+        UserError, match=r"training diverged: .* at \d+ env steps; is a learning rate too high"
     ) as raised:
-        Watched(tmp_path, task, overrides, monkeypatch)
+        Watched(tmp_path, task, overrides, monkeypatch, every=10)
     assert "\n" not in str(raised.value)

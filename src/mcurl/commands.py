@@ -26,7 +26,7 @@ def train(options: argparse.Namespace) -> int:
     from mcurl.run.folder import Run
     from mcurl.train import train
 
-    with Run.create(options.out, settings.to_json(), label=settings.parts.method.label) as run:
+    with Run.create(options.out, settings.to_json(), label=settings.label) as run:
         run.add_sinks(options.log)
         return _watch(run, settings.env_steps, lambda sinks: train(settings, run, sinks))
 
@@ -58,6 +58,7 @@ def resume(options: argparse.Namespace) -> int:
     from mcurl.run.folder import Run
     from mcurl.run.logger import check_sinks
 
+    check_sinks(options.log)
     budget = None if options.env_steps is None else read_value("--env-steps", int, options.env_steps)
     with Run.open(options.path, train=True) as run:
         newest = run.latest_checkpoint()
@@ -67,7 +68,7 @@ def resume(options: argparse.Namespace) -> int:
         if budget is None and newest.final and newest.env_steps >= run.env_steps:
             complete = f"{run.folder} is complete with {newest.env_steps:,} env steps"
             raise UserError(f"{complete}: use a larger --env-steps to go on")
-        check_sinks([*run.sinks, *options.log])
+        check_sinks(run.sinks)
         run.add_sinks(options.log)
         from mcurl.train import resume
 

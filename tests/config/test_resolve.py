@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +14,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcurl import envs
-from mcurl.config import resolve as config
-from mcurl.config.fields import LIMITS, as_toml, field_help, read_value
-from mcurl.config.resolve import METHODS, NEEDS, TrainSettings, describe, known_keys, read_experiments, resolve
+from mcurl.agents.registry import AGENTS
+from mcurl.config.fields import as_toml, field_help, read_value
+from mcurl.config.resolve import Parts, Setting, TrainSettings, describe, known_settings, resolve
+from mcurl.config.tasks import EXPERIMENTS, flatten, methods, read_experiments, read_toml, task_names, task_overview
 from mcurl.errors import UserError
+from mcurl.objectives.registry import OBJECTIVES
+
+SAC_METHODS = list(methods())
+RAINBOW_METHODS = ["mcurl", "curl", "seq-curl", "sym-curl", "rl-only"]
+EVERY_KIND = [
+    *(("dmc/cheetah-run", method) for method in SAC_METHODS),
+    *(("atari/Pong", method) for method in RAINBOW_METHODS),
+    *(("toy/reach", method) for method in SAC_METHODS),
+    *(("toy/catch", method) for method in RAINBOW_METHODS),
+    *(("gym/Pendulum-v1", method) for method in SAC_METHODS if method != "sac-state"),
+    *(("gym/CartPole-v1", method) for method in RAINBOW_METHODS),
+]
+"""A task of each suite and agent, with every method that goes with it."""
 
 
 def refused(*arguments: Any, **keywords: Any) -> str:
@@ -29,21 +43,35 @@ def refused(*arguments: Any, **keywords: Any) -> str:
 
 def value(settings: TrainSettings, key: str) -> Any:
     section, _, name = key.partition(".")
-    return getattr(getattr(settings, section), name)
+    return getattr(settings.sections[section], name)
+
+
+def every_setting(suite: str) -> dict[str, Setting]:
+    """What a run of a suite may have, whatever its method and agent."""
+    found = {}
+    for agent in AGENTS:
+        for method in methods():
+            found |= known_settings(Parts.of(suite, method, agent))
+    return found
 
 
 @pytest.mark.parametrize(
     ("task", "expected"),
     [
-        ("dmc/cartpole-swingup", {"env.action_repeat": 8, "sac.batch_size": 128, "sac.learning_rate": 1e-3, "mcurl.mask_rate": 0.5}),
-        ("dmc/hopper-hop", {"mcurl.length": 32, "mcurl.batch": 16, "sac.updates_per_step": 1, "sac.learning_starts": 1000, "replay.capacity": 100_000}),
+        ("dmc/cartpole-swingup", {"env.action_repeat": 8, "sac.batch_size": 128, "sac.learning_rate": 1e-3,
+            "mcurl.mask_rate": 0.5}),
+        ("dmc/hopper-hop", {"mcurl.length": 32, "mcurl.batch": 16, "sac.updates_per_step": 1,
+            "sac.learning_starts": 1000, "replay.capacity": 100_000}),
         ("dmc/finger-spin", {"env.action_repeat": 2, "mcurl.mask_rate": 0.6}),
         ("dmc/walker-walk", {"env.action_repeat": 2, "mcurl.mask_rate": 0.6}),
         ("dmc/cheetah-run", {"env.action_repeat": 4, "sac.batch_size": 512, "sac.learning_rate": 2e-4}),
         ("dmc/quadruped-walk", {"env.camera": 2, "env.action_repeat": 4}),
-        ("dmc/reacher-easy", {"env.action_repeat": 4, "env.camera": 0, "evaluation.every": 20_000, "evaluation.episodes": 10, "mcurl.warmup": 24_000}),
-        ("atari/Qbert", {"mcurl.length": 16, "mcurl.batch": 16, "rainbow.learning_starts": 1600, "rainbow.batch_size": 32}),
-        ("atari/Pong", {"evaluation.every": 40_000, "evaluation.final_episodes": 100, "rainbow.n_step": 20, "rainbow.key_momentum": 0.001}),
+        ("dmc/reacher-easy", {"env.action_repeat": 4, "env.camera": 0, "evaluation.every": 20_000,
+            "evaluation.episodes": 10, "mcurl.warmup": 24_000}),
+        ("atari/Qbert", {"mcurl.length": 16, "mcurl.batch": 16, "rainbow.learning_starts": 1600,
+            "rainbow.batch_size": 32}),
+        ("atari/Pong", {"evaluation.every": 40_000, "evaluation.final_episodes": 100, "rainbow.n_step": 20,
+            "rainbow.key_momentum": 0.001}),
     ],
 )  # fmt: skip
 def test_tasks_have_the_values_of_the_paper(task: str, expected: dict[str, Any]) -> None:
@@ -64,44 +92,78 @@ def test_budgets() -> None:
 
 
 def test_only_what_a_run_uses_is_there() -> None:
-    used = {
-        method: {
-            f.name for f in fields(TrainSettings) if getattr(resolve("dmc/reacher-easy", method), f.name) is not None
-        }
-        for method in METHODS
+    used = {method: set(resolve("dmc/reacher-easy", method).to_json()) for method in methods()}
+    common = {"task", "method", "agent", "seed", "env_steps", "env", "replay", "sac", "evaluation", "checkpoint"}
+    common |= {"compute"}
+    assert used == {
+        "mcurl": common | {"mcurl"},
+        "curl": common | {"curl"},
+        "seq-curl": common | {"seq_curl"},
+        "sym-curl": common | {"mcurl"},
+        "rl-only": common,
+        "rl-only-nocrop": common,
+        "sac-state": common,
     }
-    common = {"task", "method", "seed", "env_steps", "env", "replay", "sac", "evaluation", "checkpoint", "compute"}
-    assert used == {"mcurl": common | {"mcurl"}, "curl": common | {"curl"}, "none": common, "none-nocrop": common}
-    assert resolve("atari/Pong").sac is None
-    assert resolve("toy/reach").rainbow is None
-    assert resolve("toy/catch").sac is None
-    gym = resolve("gym/CartPole-v1", "none")  # Its actions decide when it is made.
-    assert gym.sac is not None
-    assert gym.rainbow is not None
 
 
-def test_none_nocrop_is_none_without_the_crop() -> None:
-    plain, cropless = resolve("dmc/reacher-easy", "none"), resolve("dmc/reacher-easy", "none-nocrop")
-    assert plain.sac is not None
-    assert cropless.sac is not None
-    assert plain.sac.random_crop
-    assert not cropless.sac.random_crop
-    assert "use --method none" in refused("atari/Pong", "none-nocrop")
+@pytest.mark.parametrize(
+    ("task", "agent"),
+    [
+        ("dmc/reacher-easy", "sac"),
+        ("atari/Pong", "rainbow"),
+        ("toy/reach", "sac"),
+        ("toy/catch", "rainbow"),
+        ("gym/CartPole-v1", "rainbow"),
+        ("gym/Pendulum-v1", "sac"),
+    ],
+)
+def test_the_agent_is_the_one_that_learns_the_tasks_actions(task: str, agent: str) -> None:
+    settings = resolve(task, "rl-only")
+    other = "sac" if agent == "rainbow" else "rainbow"
+    assert settings.agent == agent
+    assert agent in settings.sections
+    assert other not in settings.sections
+    assert resolve(task, "rl-only", agent=other).agent == other  # what it cannot learn, it says when it is made
+
+
+def test_rl_only_nocrop_is_rl_only_without_the_crop() -> None:
+    plain, cropless = resolve("dmc/reacher-easy", "rl-only"), resolve("dmc/reacher-easy", "rl-only-nocrop")
+    assert value(plain, "sac.augmentation") == "crop"
+    assert value(cropless, "sac.augmentation") == "none"
+    assert cropless.to_json() | {"sac": None, "method": ""} == plain.to_json() | {"sac": None, "method": ""}
+    for task in ("atari/Pong", "gym/CartPole-v1", "toy/catch"):
+        message = refused(task, "rl-only-nocrop")
+        assert "--method rl-only-nocrop is for SAC; Rainbow learns" in message
+        assert "use --method rl-only" in message
+
+
+def test_sac_state_sees_states_in_larger_batches() -> None:
+    pixels, states = resolve("dmc/cheetah-run", "rl-only"), resolve("dmc/cheetah-run", "sac-state")
+    assert value(states, "env.observation") == "state"
+    assert value(states, "sac.batch_size") == 1024
+    assert value(states, "env.action_repeat") == value(pixels, "env.action_repeat")
+    assert value(states, "sac.learning_rate") == value(pixels, "sac.learning_rate") == 2e-4
+    assert value(resolve("toy/reach", "sac-state"), "sac.batch_size") == 32
+    assert "env.observation, which gym does not have" in refused("gym/Pendulum-v1", "sac-state")
+    assert "SAC is the agent that learns from states" in refused("atari/Pong", "sac-state")
+    assert "env.observation, which atari does not have" in refused("atari/Pong", "sac-state", agent="sac")
 
 
 def test_layers_in_order(tmp_path: Path) -> None:
     preset = tmp_path / "mine.toml"
     preset.write_text('env_steps = "50k"\n[sac]\nbatch_size = 64\nlearning_rate = 5e-4\n[env]\naction_repeat = 3\n')
     settings = resolve("dmc/cheetah-run", preset=str(preset), overrides=["sac.batch_size=32", "sac.batch_size=16"])
-    assert settings.sac is not None
-    assert settings.sac.batch_size == 16  # The last --set, over the preset's 64, the task's 512 and the class's 128.
-    assert settings.sac.learning_rate == 5e-4
+    assert (
+        value(settings, "sac.batch_size") == 16
+    )  # The last --set, over the preset's 64, the task's 512 and the class's 128.
+    assert value(settings, "sac.learning_rate") == 5e-4
     assert settings.env.action_repeat == 3
     assert settings.env_steps == 50_000
-    states = resolve("dmc/cheetah-run", "none", preset="states")
-    assert states.env.observation == "state"
-    assert states.sac is not None
-    assert states.sac.batch_size == 1024
+    paper = resolve("dmc/cheetah-run", "rl-only", preset="paper-rate")
+    assert value(paper, "sac.learning_rate") == 1e-4  # over the task's 2e-4
+    assert value(paper, "sac.batch_size") == 512
+    states = resolve("toy/reach", "sac-state", preset=str(preset))  # over the method's own
+    assert value(states, "sac.batch_size") == 64
 
 
 def test_forgiving_names() -> None:
@@ -117,10 +179,19 @@ def test_forgiving_names() -> None:
         (("dcm/cartpole-swingup",), "did you mean dmc?"),
         (("cartpole-swingup",), "did you mean dmc/cartpole-swingup?"),
         (("dmc/reacher-easy", "mcrl"), "unknown method 'mcrl': did you mean mcurl?"),
+        (("dmc/reacher-easy", "rl_only"), "unknown method 'rl_only': did you mean rl-only?"),
     ],
 )
 def test_unknown_names_have_a_nearest(arguments: tuple[str, ...], expected: str) -> None:
     assert expected in refused(*arguments)
+
+
+def test_an_unknown_agent_has_a_nearest() -> None:
+    assert "unknown agent 'rainbw': did you mean rainbow?" in refused("toy/catch", agent="rainbw")
+    assert "choose from rainbow, sac; your own is MODULE:CLASS" in refused("toy/catch", agent="dqn")
+    assert "cannot import no_such_module_here for its agent" in refused("toy/catch", agent="no_such_module_here:Dqn")
+    assert "mcurl.agents.sac has no Sac: did you mean SAC?" in refused("toy/reach", agent="mcurl.agents.sac:Sac")
+    assert "is not a subclass of Agent" in refused("toy/reach", agent="mcurl.objectives.masked:MCurl")
 
 
 @pytest.mark.parametrize(
@@ -140,11 +211,17 @@ def test_unknown_names_have_a_nearest(arguments: tuple[str, ...], expected: str)
         ("mcurl.negatives=sequences", "mcurl.negatives is batch or sequence, not 'sequences': did you mean sequence?"),
         ("mcurl.projection=maybe", "mcurl.projection is true or false, not 'maybe'"),
         ("env.action_repeat=0", "env.action_repeat must be at least 1, not 0"),
-        ("env.task=walker-walk", "argument of the command"),
-        ("seed=3", "argument of the command"),
+        ("env.task=walker-walk", "env.task is not a setting: pass it on the command line (TASK)"),
+        ("seed=3", "seed is not a setting: pass it on the command line, e.g. `--seed 2`"),
+        ("method=curl", "method is not a setting: pass it on the command line (--method)"),
+        ("agent=sac", "agent is not a setting: pass it on the command line (--agent)"),
         ("curl.scale=1", "curl.scale has no effect here"),
         ("rainbow.n_step=3", "rainbow.n_step has no effect here"),
-        ("mcurl.features=conv", "mcurl.features has no effect here: it is for rainbow"),
+        ("rainbow.feature_source=conv", "rainbow.feature_source has no effect here"),
+        ("sac.contrast_weight=2",
+            "sac.contrast_weight has no effect with sac.joint_optimizer=false: it needs sac.joint_optimizer=true"),
+        ("mcurl.block_length=8",
+            "mcurl.block_length has no effect with mcurl.mask=iid: it needs mcurl.mask=block or mcurl.mask=frames"),
         ("env_steps=0", "env_steps must be at least 1"),
     ],
 )  # fmt: skip
@@ -153,10 +230,10 @@ def test_bad_settings_are_one_line(override: str, expected: str) -> None:
 
 
 def test_bad_presets_are_one_line(tmp_path: Path) -> None:
-    assert "did you mean states?" in refused("dmc/reacher-easy", preset="state")
+    assert "did you mean paper-rate?" in refused("dmc/reacher-easy", preset="paper-rates")
     assert "neither a file nor a name" in refused("toy/reach", preset="none.toml")
     (tmp_path / "a.toml").write_text("x = ")
-    assert "is no TOML" in refused("dmc/reacher-easy", preset=str(tmp_path / "a.toml"))
+    assert "is not TOML" in refused("dmc/reacher-easy", preset=str(tmp_path / "a.toml"))
     (tmp_path / "b.toml").write_text("sac.batchsize = 3")
     assert "did you mean sac.batch_size?" in refused("dmc/reacher-easy", preset=str(tmp_path / "b.toml"))
     (tmp_path / "c.toml").write_text("sac.batch_size = true")
@@ -170,6 +247,7 @@ def every_layer() -> list[tuple[str, str, dict[str, Any]]]:
     for suite in envs.SUITES:
         experiments = read_experiments(suite)
         assert set(experiments) <= {"defaults", "task", "method", "preset", "lists"}
+        assert set(experiments.get("method", {})) <= set(methods())
         found.append((suite, "defaults", experiments.get("defaults", {})))
         for section in ("task", "method", "preset"):
             found += [(suite, f"{section}.{name}", table) for name, table in experiments.get(section, {}).items()]
@@ -182,43 +260,48 @@ def every_layer() -> list[tuple[str, str, dict[str, Any]]]:
 def test_every_value_in_the_experiments_is_a_setting_that_takes_it(
     suite: str, part: str, table: dict[str, Any]
 ) -> None:
-    known = known_keys(suite)
-    for key, raw in config._flatten(table):
+    known = every_setting(suite)
+    for key, raw in flatten(table):
         if key == "agent":
-            assert raw in ("sac", "rainbow")
+            assert raw in AGENTS
             continue
         assert key in known, f"{suite}.toml, {part}"
-        assert read_value(key, known[key].hint, raw) is not None
+        known[key].meta.check(key, read_value(key, known[key].hint, raw))
     section, _, name = part.partition(".")
     if section == "task":
         assert envs.suite_module(suite).resolve(name) == name
-    if section == "method":
-        assert name in METHODS
+
+
+def test_every_method_is_one_that_there_is() -> None:
+    for name, table in read_toml(EXPERIMENTS / "methods.toml").items():
+        method = methods()[name]
+        assert set(table) <= {"label", "objective", "agents", "why"} | {key.partition(".")[0] for key in method.values}
+        assert method.objective is None or method.objective in OBJECTIVES
+        assert set(method.agents) <= set(AGENTS)
+        assert bool(method.agents) == bool(method.why)
+        assert method.values.keys() <= every_setting("dmc").keys()
 
 
 def test_the_lists_of_tasks() -> None:
-    ten, sixteen, twenty = (set(config.task_names(name)) for name in ("dmc10", "dmc16", "dmc20"))
+    ten, sixteen, twenty = (set(task_names(name)) for name in ("dmc10", "dmc16", "dmc20"))
     assert (len(ten), len(sixteen), len(twenty)) == (10, 16, 20)
-    assert ten < sixteen < twenty <= set(config.task_names("dmc"))
-    games = config.task_names("atari26")
+    assert ten < sixteen < twenty <= set(task_names("dmc"))
+    games = task_names("atari26")
     assert len(games) == len(set(games)) == 26
-    assert set(games) <= set(config.task_names("atari"))
-    assert config.task_names("toy") == ["toy/reach", "toy/catch"]
-    assert any(line.startswith("dmc16") for line in config.task_overview())
+    assert set(games) <= set(task_names("atari"))
+    assert task_names("toy") == ["toy/reach", "toy/catch"]
+    assert any(line.startswith("dmc16") for line in task_overview())
     with pytest.raises(UserError, match="did you mean dmc16"):
-        config.task_names("dmc61")
+        task_names("dmc61")
 
 
 def test_every_task_of_the_lists_resolves_with_every_method() -> None:
-    for task in (*config.task_names("dmc20"), *config.task_names("atari26")[:3], *config.task_names("toy")):
-        for method in METHODS if task.startswith("dmc") else ("mcurl", "curl", "none"):
+    for task in (*task_names("dmc20"), *task_names("atari26")[:3], *task_names("toy")):
+        for method in SAC_METHODS if resolve(task).agent == "sac" else RAINBOW_METHODS:
             assert resolve(task, method).task == task
 
 
-@pytest.mark.parametrize(
-    ("task", "method"),
-    [("dmc/cheetah-run", "mcurl"), ("atari/Pong", "curl"), ("toy/reach", "none-nocrop"), ("gym/CartPole-v1", "none")],
-)
+@pytest.mark.parametrize(("task", "method"), EVERY_KIND)
 def test_json_comes_back_exactly(task: str, method: str) -> None:
     settings = resolve(
         task, method, seed=2**40, env_steps=10**12, overrides=["compute.threads=3", "evaluation.every=1e5"]
@@ -242,36 +325,85 @@ def test_older_settings_get_defaults_and_foreign_ones_are_refused() -> None:
 
 def test_every_setting_is_described() -> None:
     for suite in envs.SUITES:
-        for key, setting in known_keys(suite).items():
+        for key, setting in every_setting(suite).items():
             assert setting.help, f"{key} has no help"
             assert key.startswith("env") or setting.default is not None
 
 
-def test_what_is_for_one_agent_is_not_shown_to_the_other() -> None:
-    for task, agent, other in (("dmc/reacher-easy", "sac", "rainbow"), ("atari/Pong", "rainbow", "sac")):
-        for method in ("mcurl", "curl"):
-            shown = {setting.key for setting in describe(resolve(task, method))}
-            mine = {
-                key for key, needs in NEEDS.items() if needs == agent and key.startswith((f"{method}.", "compute."))
-            }
-            assert mine <= shown
-            assert not {key for key, needs in NEEDS.items() if needs == other} & shown
-    both = {setting.key for setting in describe(resolve("gym/CartPole-v1", "mcurl"))}  # the actions decide later
-    assert {"mcurl.features", "mcurl.encoder_rate"} <= both
+@pytest.mark.parametrize(("task", "method"), EVERY_KIND)
+def test_what_is_shown_is_what_has_an_effect(task: str, method: str) -> None:
+    """A setting that `mcurl settings` does not show is one that a user may not change, and the other way round."""
+    settings = resolve(task, method)
+    shown = {setting.key for setting in describe(settings)}
+    for key, setting in known_settings(settings.parts).items():
+        if key == "env_steps" or key.startswith("env."):
+            continue
+        override = f"{key}={another_value(setting)}"
+        if key in shown:
+            resolve(task, method, overrides=[override])
+        else:
+            assert f"{key} has no effect" in refused(task, method, overrides=[override])
+    contrast = {"sac.joint_optimizer", "sac.contrast_encoder_lr", "rainbow.feature_source", "rainbow.contrast_weight"}
+    has_contrast = method in OBJECTIVES
+    assert bool(contrast & shown) == has_contrast
+    assert ("compute.overlap" in shown) == (settings.agent == "sac")
 
 
-def test_every_number_has_limits() -> None:
-    """A new setting finds its place in LIMITS, or is named here because any number will do."""
+def another_value(setting: Setting) -> Any:
+    """One that a setting takes and that is not its default."""
+    if isinstance(setting.default, bool):
+        return str(not setting.default).lower()
+    if isinstance(setting.default, int | float):
+        return setting.default + 1 if setting.meta.high == float("inf") else setting.default / 2
+    return next(choice for choice in setting.hint.__args__ if choice != setting.default)
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "override", "why"),
+    [
+        ("dmc/reacher-easy", "rl-only", "sac.contrast_encoder_lr=1", "the method has no contrastive loss"),
+        ("dmc/reacher-easy", "sac-state", "sac.joint_optimizer=true", "the method has no contrastive loss"),
+        ("atari/Pong", "rl-only", "rainbow.contrast_weight=2", "the method has no contrastive loss"),
+        ("atari/Pong", "mcurl", "compute.overlap=false", "Rainbow's update waits for the step that comes before it"),
+        ("atari/Pong", "mcurl", "sac.batch_size=3", "the run's sections are env, replay, rainbow, mcurl"),
+        ("dmc/reacher-easy", "curl", "mcurl.length=3",
+            "with --method curl the run's sections are env, replay, sac, curl"),
+    ],
+)  # fmt: skip
+def test_a_setting_without_effect_is_refused_with_the_reason(task: str, method: str, override: str, why: str) -> None:
+    message = refused(task, method, overrides=[override])
+    assert message.startswith(f"{override.partition('=')[0]} has no effect here: ")
+    assert why in message
+
+
+def test_a_setting_that_needs_another_is_taken_with_it_in_any_order() -> None:
+    joint = resolve("dmc/reacher-easy", overrides=["sac.contrast_weight=2", "sac.joint_optimizer=true"])
+    assert value(joint, "sac.contrast_weight") == 2
+    assert "sac.contrast_encoder_lr has no effect with sac.joint_optimizer=true" in refused(
+        "dmc/reacher-easy", overrides=["sac.joint_optimizer=true", "sac.contrast_encoder_lr=1"]
+    )
+    for mask in ("block", "frames"):
+        blocks = resolve("dmc/reacher-easy", overrides=["mcurl.block_length=8", f"mcurl.mask={mask}"])
+        assert value(blocks, "mcurl.block_length") == 8
+    assert "mcurl.block_length" in {setting.key for setting in describe(blocks)}
+    assert "mcurl.block_length" not in {setting.key for setting in describe(resolve("dmc/reacher-easy"))}
+
+
+def test_every_number_has_limits_and_its_default_is_within() -> None:
+    """A new setting says its range, or is named here because any number will do. Environments check their own."""
     unlimited = {"rainbow.v_min", "rainbow.v_max"}
     numbers = {
-        key for key, setting in known_keys("toy").items() if setting.hint in (int, float) and not key.startswith("env.")
+        key: setting
+        for key, setting in every_setting("toy").items()
+        if setting.hint in (int, float) and not key.startswith("env.")
     }
-    assert numbers == set(LIMITS) | unlimited
-
-
-def test_defaults_are_within_the_limits() -> None:
-    for key, (low, high) in LIMITS.items():
-        assert low <= known_keys("toy")[key].default <= high
+    assert {key for key, setting in numbers.items() if not setting.meta.bounded} == unlimited
+    for key, setting in numbers.items():
+        setting.meta.check(key, setting.default)
+        for beyond in (setting.meta.low - 1, setting.meta.above, setting.meta.high + 1):
+            if abs(beyond) < float("inf"):
+                with pytest.raises(UserError, match=f"^{key} must be "):
+                    setting.meta.check(key, beyond)
 
 
 def test_described_settings_are_those_in_use() -> None:
@@ -285,9 +417,7 @@ def test_described_settings_are_those_in_use() -> None:
     assert "env.task" not in found
 
 
-@pytest.mark.parametrize(
-    ("task", "method"), [("dmc/cheetah-run", "mcurl"), ("atari/Pong", "curl"), ("gym/CartPole-v1", "none")]
-)
+@pytest.mark.parametrize(("task", "method"), EVERY_KIND)
 def test_what_settings_prints_can_be_given_back(tmp_path: Path, task: str, method: str) -> None:
     settings = resolve(task, method, env_steps=12345)
     text = as_toml("a title\nof two lines", describe(settings))
@@ -308,7 +438,8 @@ Choice = Literal["auto", "none", 3]
         (int, "123456789012345678901", 123456789012345678901),
         (float, "1e-4", 1e-4), (float, 3, 3.0), (float, "2k", 2000.0), (float, "inf", float("inf")), (float, ".5", 0.5),
         (bool, "true", True), (bool, "Off", False), (bool, True, True), (str, "x=y", "x=y"), (Path, "~/a", Path("~/a")),
-        (Choice, "3", 3), (Choice, "none", "none"), (int | None, "none", None), (int | None, "2k", 2000), (float | None, None, None),
+        (Choice, "3", 3), (Choice, "none", "none"), (int | None, "none", None), (int | None, "2k", 2000),
+        (float | None, None, None),
         (tuple[int, ...], "1,2k", (1, 2000)), (tuple[int, ...], [1, 2], (1, 2)),
         (tuple[int, ...], "[]", ()), (tuple[int, float], "(1, 2)", (1, 2.0)), (tuple[str, ...], "a, b", ("a", "b")),
     ],
@@ -322,10 +453,12 @@ def test_values_are_read_by_their_type(hint: Any, raw: Any, expected: Any) -> No
 @pytest.mark.parametrize(
     ("hint", "raw"),
     [
-        (int, "x"), (int, "1.5"), (int, ""), (int, True), (int, None), (int, "k"), (int, float("nan")), (int, "inf"), (int, "9e999999999"),
+        (int, "x"), (int, "1.5"), (int, ""), (int, True), (int, None), (int, "k"), (int, float("nan")), (int, "inf"),
+        (int, "9e999999999"),
         (float, "x"), (float, True), (float, ""),
         (bool, "maybe"), (bool, 1),
-        (str, 3), (Path, 3), (Choice, "4"), (int | None, "x"), (tuple[int, ...], "1,x"), (tuple[int, ...], 3), (tuple[int, float], "1"),
+        (str, 3), (Path, 3), (Choice, "4"), (int | None, "x"), (tuple[int, ...], "1,x"), (tuple[int, ...], 3),
+        (tuple[int, float], "1"),
     ],
 )  # fmt: skip
 def test_values_that_do_not_fit_are_one_line(hint: Any, raw: Any) -> None:

@@ -201,8 +201,9 @@ def test_attributes_of_tasks_become_leaves() -> None:
 
 def test_closing_twice_and_at_exit_is_quiet() -> None:
     code = (
-        "from mcurl.envs import make_env; from mcurl.envs.dmc import DmcSettings; envs = [make_env(DmcSettings(image_size=16), 0) for _ in range(2)]; "
-        + ("[env.reset() for env in envs]; envs[0].close(); envs[0].close()")
+        "from mcurl.envs import make_env; from mcurl.envs.dmc import DmcSettings; "
+        "envs = [make_env(DmcSettings(image_size=16), 0) for _ in range(2)]; "
+        "[env.reset() for env in envs]; envs[0].close(); envs[0].close()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""

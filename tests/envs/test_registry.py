@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from mcurl import envs
-from mcurl.envs import dmc, pixels, toy
+from mcurl.envs import dmc, gym, toy
 from mcurl.errors import UserError
 
 
@@ -73,7 +73,7 @@ def test_settings_are_frozen_and_begin_with_the_task(suite: str) -> None:
         (lambda: dmc.DmcSettings(shadows="256"), "shadows must be one of full, 1024, 512, off, not '256'"),
         (lambda: toy.ToySettings(observation="states"), "observation must be one of pixels, state"),
         (lambda: toy.ToySettings(image_size=7), "image_size must be at least 14"),
-        (lambda: pixels.GymSettings(frame_stack=0), "frame_stack must be at least 1"),
+        (lambda: gym.GymSettings(frame_stack=0), "frame_stack must be at least 1"),
     ],
 )
 def test_settings_are_checked(make: object, says: str) -> None:
@@ -91,9 +91,9 @@ def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(UserError, match=r"pip install 'mcurl\[dmc\]'"):
         envs.make_env(dmc.DmcSettings(observation="state"), 0)
     monkeypatch.setitem(sys.modules, "cv2", None)
-    pixels._cv2.cache_clear()
+    gym._cv2.cache_clear()
     with pytest.raises(UserError, match=r"pip install 'mcurl\[gym\]'"):
-        pixels._cv2()
+        gym._cv2()
 
 
 def test_names_and_settings_need_no_library() -> None:
@@ -104,5 +104,5 @@ def test_names_and_settings_need_no_library() -> None:
 
 
 def test_a_suite_lists_what_it_resolves() -> None:
-    for module in (dmc, toy, pixels):
+    for module in (dmc, toy, gym):
         assert all(module.resolve(task) == task for task in module.tasks())

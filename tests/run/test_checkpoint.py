@@ -50,13 +50,19 @@ def round_trip(folder: Path, tree: Any) -> Any:
 
 
 LEAVES = [
-    None, True, False, 0, -1, 2**53 - 1, 2**53, -(2**64), 7**4000, "", "a\nb ü \ud83d", 0.1, -0.0, 5e-324, 1e308, math.inf, -math.inf, math.nan,
-    torch.tensor(1.5), torch.zeros(0, 3), torch.arange(6).view(2, 3).T, torch.randn(4, 4)[::2, 1:], torch.tensor([True, False]), torch.randn(3).bfloat16(),
-    torch.randn(3, dtype=torch.float64), torch.randn(2).half(), torch.arange(3, dtype=torch.uint8), torch.tensor([math.nan, math.inf]),
-    torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.nn.Parameter(torch.ones(2)), torch.ones(3).expand(4, 3),
+    None, True, False, 0, -1, 2**53 - 1, 2**53, -(2**64), 7**4000, "", "a\nb ü \ud83d", 0.1, -0.0, 5e-324, 1e308,
+    math.inf, -math.inf, math.nan,
+    torch.tensor(1.5), torch.zeros(0, 3), torch.arange(6).view(2, 3).T, torch.randn(4, 4)[::2, 1:],
+    torch.tensor([True, False]), torch.randn(3).bfloat16(),
+    torch.randn(3, dtype=torch.float64), torch.randn(2).half(), torch.arange(3, dtype=torch.uint8),
+    torch.tensor([math.nan, math.inf]),
+    torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.nn.Parameter(torch.ones(2)),
+    torch.ones(3).expand(4, 3),
     torch.tensor([1 + 2j]), torch.tensor([1 + 2j]).conj(), torch.tensor([2**15], dtype=torch.uint16),
-    np.array(3), np.zeros((0, 2), np.int16), np.arange(6, dtype=np.uint64).reshape(2, 3).T, np.asfortranarray(np.eye(2)), np.arange(3, dtype=">i4"),
-    np.array([1 + 2j]), np.array([True]), np.array(["ab", "c"]), np.float32(0.1), np.float64(0.1), np.int64(3), np.bool_(True),
+    np.array(3), np.zeros((0, 2), np.int16), np.arange(6, dtype=np.uint64).reshape(2, 3).T,
+    np.asfortranarray(np.eye(2)), np.arange(3, dtype=">i4"),
+    np.array([1 + 2j]), np.array([True]), np.array(["ab", "c"]), np.float32(0.1), np.float64(0.1), np.int64(3),
+    np.bool_(True),
 ]  # fmt: skip
 
 
@@ -84,7 +90,8 @@ def test_what_training_saves_goes_on_as_if_nothing_had_happened(tmp_path: Path) 
     model(torch.randn(4, 3)).sum().backward()
     adam.step()
     tree = {
-        "model": dict(model.state_dict()), "adam": adam.state_dict(), "rng": rng.bit_generator.state, "old": old.get_state(legacy=False),
+        "model": dict(model.state_dict()), "adam": adam.state_dict(), "rng": rng.bit_generator.state,
+        "old": old.get_state(legacy=False),
         "torch": torch.get_rng_state(), "python": random.Random(1).getstate(),
     }  # fmt: skip
     loaded = round_trip(tmp_path, tree)

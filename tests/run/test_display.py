@@ -62,9 +62,9 @@ def test_lines_where_there_is_no_terminal(clock: Clock) -> None:
     assert "evaluation  501.0 ± 1.0 at 500 · 2 episodes · best 501.0 at 500" in lines
     progress = [line for line in lines if line.startswith("env steps")]
     assert len(progress) == 2  # One after 30 of the 51 seconds, one at the end.
-    assert (
-        progress[-1]
-        == "env steps   500/1,000 (50%) · return 125.0 · critic/loss 0.5 · contrast/loss nan · 10.0 env steps/s · 5.0 updates/s · 0:50 left"
+    assert progress[-1] == (
+        "env steps   500/1,000 (50%) · return 125.0 · critic/loss 0.5 · contrast/loss nan · 10.0 env steps/s · "
+        "5.0 updates/s · 0:50 left"
     )
 
 

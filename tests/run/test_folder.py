@@ -23,10 +23,10 @@ from mcurl.runtime.signals import stop_on_signal
 SETTINGS = {
     "task": "dmc/cartpole-swingup",
     "method": "mcurl",
+    "agent": "sac",
     "seed": 1,
     "env_steps": 1000,
     "sac": {"batch_size": 128},
-    "curl": None,
 }
 
 
@@ -74,7 +74,9 @@ def test_a_run_says_what_it_was_made_with(tmp_path: Path) -> None:
     [("toy/catch", "toy-catch"), ("gym/ALE/Pong-v5", "gym-ALE-Pong-v5"), ("gym/a b:../c", "gym-a-b-..-c")],
 )
 def test_any_task_makes_one_folder_name(task: str, name: str) -> None:
-    assert folder_of(Path("runs"), {"task": task, "method": "none", "seed": 3}) == Path("runs") / name / "none-seed3"
+    assert (
+        folder_of(Path("runs"), {"task": task, "method": "rl-only", "seed": 3}) == Path("runs") / name / "rl-only-seed3"
+    )
 
 
 def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -272,7 +274,8 @@ def test_one_process_trains(tmp_path: Path) -> None:
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     make(tmp_path).close()
     folder = folder_of(tmp_path, SETTINGS)
-    code = f"from mcurl.run.folder import Run; from pathlib import Path; r = Run.open(Path({str(folder)!r}), train=True); print('has it', flush=True); input()"
+    code = "from mcurl.run.folder import Run; from pathlib import Path; "
+    code += f"r = Run.open(Path({str(folder)!r}), train=True); print('has it', flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with process:
         assert process.stdout is not None

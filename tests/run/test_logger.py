@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import json
 import math
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mcurl import train
 from mcurl.cli import main
+from mcurl.config import resolve as config
 from mcurl.errors import UserError
 from mcurl.run.display import Display
 from mcurl.run.folder import Run
@@ -258,9 +262,7 @@ def points(folder: Path) -> Points:
     everything = {"size_guidance": {"scalars": 0}, "purge_orphaned_data": False}
     reader = module.EventAccumulator(str(folder / "tensorboard"), **everything)
     reader.Reload()
-    return {
-        tag: sorted((event.step, event.value) for event in reader.Scalars(tag)) for tag in reader.Tags()["scalars"]
-    }
+    return {tag: sorted((event.step, event.value) for event in reader.Scalars(tag)) for tag in reader.Tags()["scalars"]}
 
 
 def logged(run: Run) -> Points:
@@ -408,7 +410,7 @@ def test_an_unknown_log_is_one_line(command: str, capsys: pytest.CaptureFixture[
     assert main([*command.split(), "--log", "tensorbord"]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert "argument --log: unknown log 'tensorbord': did you mean tensorboard?" in err
+    assert "mcurl: unknown log 'tensorbord': did you mean tensorboard?" in err
     assert list(Path().iterdir()) == []
 
 
@@ -433,7 +435,7 @@ def test_names_of_sinks_are_known_without_torch() -> None:
 @pytest.mark.parametrize("where", ["train", "resume"])
 def test_trained_and_resumed_with_tensorboard(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard")
-    monkeypatch.setattr(train, "LOG_EVERY", 5)
+    monkeypatch.setattr(train, "Logger", partial(Logger, every=5))
     option = ["--log", "tensorboard"]
     assert main(["train", "toy/reach", "--env-steps", "60", *(option if where == "train" else []), *TINY]) == 0
     folder = Path("runs/toy-reach/mcurl-seed1")
@@ -445,6 +447,62 @@ def test_trained_and_resumed_with_tensorboard(where: str, monkeypatch: pytest.Mo
     assert [step for step, _ in points(folder)["evaluation/return"]] == [0, 30, 60, 90]
     assert {"critic/loss", "episode/return"} <= points(folder).keys()
     assert len(json.loads((folder / "run.json").read_text())["resumed"]) == 1
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_after_a_stop_and_a_resume_every_point_is_there_once(number: signal.Signals) -> None:
+    """Killed some way beyond a checkpoint, with points that the resumed run takes back and writes again."""
+    pytest.importorskip("tensorboard")
+    line = ["train", "toy/reach", "--env-steps", "300", "--log", "tensorboard", *TINY, "checkpoint.every=150"]
+    folder = Path("runs/toy-reach/mcurl-seed1")
+    command = [sys.executable, "-m", "mcurl", *line, "evaluation.every=50"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: list(folder.glob("checkpoints/0*")), process)
+        saved = (folder / "metrics.jsonl").stat().st_size
+        wait_for(lambda: Run.open(folder).evaluations().keys() > {150, 200}, process)
+        process.send_signal(number)
+    assert (folder / "metrics.jsonl").stat().st_size > saved
+    run = Run.open(folder)
+    abandoned = max(step for step, _ in run.metrics())
+    assert (run.latest_checkpoint().env_steps < abandoned) == (number == signal.SIGKILL)
+    assert main(["resume", str(folder)]) == 0
+    drawn = points(folder)
+    assert drawn == logged(run)
+    assert [step for step, _ in drawn["evaluation/return"]] == list(range(0, 301, 50))
+    assert all(len({step for step, _ in curve}) == len(curve) for curve in drawn.values())
+    assert {"critic/loss", "contrast/loss", "episode/return", "evaluation/return_std"} <= drawn.keys()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_users_sink_gets_what_the_run_folder_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From Python, without a display."""
+    monkeypatch.setattr(train, "Logger", partial(Logger, every=5))
+    settings = config.resolve("toy/reach", "mcurl", overrides=["env_steps=90", "compute.threads=1", *TINY[3:]])
+    calls: list[tuple[Any, ...]] = []
+    with Run.create(Path("runs"), settings.to_json(), label=settings.label) as run:
+        train.train(settings, run, [*make_sinks(run, None), Recorder(calls)])
+    means = [(step, values) for _, kind, step, values in (c for c in calls if c[1] == "metrics")]
+    episodes = [
+        (step, {"episode/return": total, "episode/length": length})
+        for _, _, step, total, length in (call for call in calls if call[1] == "episode")
+    ]
+    assert sorted(means + episodes, key=lambda line: line[0]) == sorted(run.metrics(), key=lambda line: line[0])
+    assert {call[2]: call[3] for call in calls if call[1] == "evaluation"} == run.evaluations()
+    assert [call[2] for call in calls if call[1] == "progress"] == list(range(1, 91))
+    speeds = [json.loads(line) for line in (run.folder / "speed.jsonl").read_text().splitlines()]
+    assert [{"env_steps": call[2], **call[3]} for call in calls if call[1] == "speed"] == speeds
+    assert any(call[2].startswith("toy/reach, mcurl, seed 1: ") for call in calls if call[1] == "message")
+    assert [call[1] for call in calls].count("flush") == len(speeds) == 3
+    assert calls[-1] == ("own", "close")
 
 
 @pytest.mark.usefixtures("here")
@@ -459,9 +517,7 @@ def test_several_seeds_have_the_option_too() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_users_sink_that_raises_leaves_a_run_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcurl.config import resolve as config
-
-    monkeypatch.setattr(train, "LOG_EVERY", 5)
+    monkeypatch.setattr(train, "Logger", partial(Logger, every=5))
 
     class Broken(Recorder):
         def metrics(self, env_steps: int, values: Mapping[str, float]) -> None:
@@ -475,14 +531,14 @@ def test_a_users_sink_that_raises_leaves_a_run_that_goes_on(monkeypatch: pytest.
         calls: list[tuple[Any, ...]] = []
         with Run.create(Path(out), settings.to_json()) as run, Display(90, "title") as display:
             if out == "whole":
-                train.train(settings, run, display, sinks=[Recorder(calls)])
+                train.train(settings, run, [*make_sinks(run, display), Recorder(calls)])
             else:
                 with pytest.raises(ZeroDivisionError):
-                    train.train(settings, run, display, sinks=[Broken(calls)])
+                    train.train(settings, run, [*make_sinks(run, display), Broken(calls)])
         assert calls[-1] == ("own", "close")
         if out == "broken":
             with Run.open(run.folder, train=True) as run, Display(90, "title") as display:
-                train.resume(run, display, sinks=[Recorder(calls)])
+                train.resume(run, [*make_sinks(run, display), Recorder(calls)])
         logs.append([(run.folder / name).read_bytes() for name in ("metrics.jsonl", "evaluations.csv")])
         recorded.append(calls)
     assert logs[0] == logs[1]

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 ENV_STEPS = 100_000
 """The budget where neither the suite nor the user says another."""
 BUDGET_HELP = "Budget in simulator steps, action repeat included (Atari: frames). The schedules' horizon."
+TOP = ("task", "method", "agent", "seed", "env_steps")
+"""What stands above the sections."""
 _BUDGET = Meta(low=1)
 _ARGUMENTS = {"task": "TASK", "method": "--method", "agent": "--agent", "seed": "--seed", "env.task": "TASK"}
 """What looks like a setting and is an argument of the command."""
@@ -67,6 +69,12 @@ class TrainSettings:
         return Parts.of(self.task, self.method, self.agent)
 
     @property
+    def label(self) -> str:
+        """Name in tables and plots: the method's, after the agent's where that is the user's own."""
+        parts = self.parts
+        return f"{parts.agent.label}, {parts.method.label}" if ":" in self.agent else parts.method.label
+
+    @property
     def sections(self) -> dict[str, Any]:
         """Name -> settings of every section that the run uses, in the order of the file."""
         values = {"env": self.env, "replay": self.replay, self.parts.agent.section: self.agent_settings}
@@ -76,7 +84,7 @@ class TrainSettings:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; :meth:`from_json` gives an equal object."""
-        top = {name: getattr(self, name) for name in ("task", "method", "agent", "seed", "env_steps")}
+        top = {name: getattr(self, name) for name in TOP}
         sections = {name: dataclasses.asdict(section) for name, section in self.sections.items()}
         return dict(json.loads(json.dumps(top | sections, default=str)))
 
@@ -88,7 +96,7 @@ class TrainSettings:
             UserError: a key that this version does not know, or a value that it does not take.
         """
         try:
-            top = {name: values[name] for name in ("task", "method", "agent", "seed", "env_steps")}
+            top = {name: values[name] for name in TOP}
         except KeyError as error:
             raise UserError(f"these are not the settings of a run: {error.args[0]} is missing") from error
         sections = {name: section for name, section in values.items() if isinstance(section, dict)}
@@ -133,7 +141,7 @@ class Parts:
         parts = cls(task.partition("/")[0], meaning, AGENTS.get(agent), objective)
         names = [section.section for section in (parts.agent, parts.objective) if section is not None]
         for name in names:
-            if name in FIXED_SECTIONS or name == "env" or names.count(name) > 1:
+            if name in FIXED_SECTIONS or name == "env" or name in TOP or names.count(name) > 1:
                 raise UserError(f"the section {name!r} is taken: give the class another `section`")
         return parts
 
