@@ -58,7 +58,7 @@ def dropout_scales(dropout: Dropout) -> Tensor:
 
 
 class Block(nn.Module):
-    """A post-norm block of eq. 9: self-attention and feed-forward layer, each with residual connection and LayerNorm."""
+    """A post-norm block of eq. 9: self-attention and feed-forward layer, each with residual connection and norm."""
 
     def __init__(self, width: int, ffn_width: int, *, bias: bool, scale: float) -> None:
         super().__init__()
