@@ -86,7 +86,7 @@ def test_a_kind_of_m_curl_gets_what_m_curl_gets() -> None:
         ("own_losses:Plane", "own_losses has no Plane: did you mean Plain"),
         ("own_losses:number", "own_losses:number is no Objective"),
         ("own_losses:Bare", "needs Settings"),
-        ("own_losses", "one of your own is MODULE:CLASS"),
+        ("own_losses", "a user-defined objective is named MODULE:CLASS"),
     ],
 )
 def test_what_is_no_method_is_one_line(method: str, says: str) -> None:
