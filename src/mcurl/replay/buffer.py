@@ -363,7 +363,9 @@ class Replay:
             raise ValueError("a frame to gather is not in the replay (any more)")
         n = len(frame_rows)
         if window is not None and (len(window) != n or len(self.frame_shape) != 3):
-            raise ValueError(f"{len(window)} windows do not fit {n} stacks of frames of shape {self.frame_shape}")
+            raise ValueError(
+                f"{len(window)} windows of images do not fit {n} stacks of frames of shape {self.frame_shape}"
+            )
         return self._gather.gather(np.where(blank, BLANK, frame_rows % self.records.capacity), window, out)
 
     def _to_device(self, array: npt.NDArray[Any]) -> Tensor:

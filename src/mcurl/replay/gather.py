@@ -52,7 +52,7 @@ class FrameGather:
         return torch.empty((n, channels, size, size), dtype=self.frames.dtype, device=self.frames.device)
 
     def gather(self, slots: Rows, window: Window | None = None, out: Tensor | None = None) -> Tensor:
-        """Gather stacks of the frames in slots ``int64 [N, K]``; -1 (``BLANK``): zeros. See ``Replay.gather_frames``."""
+        """Gather stacks of frames in slots ``int64 [N, K]``; -1 (``BLANK``): zeros. See ``Replay.gather_frames``."""
         if self.layout == "patches":
             return self._patches(slots, window or self._whole_windows(len(slots)), out)
         if window is None or self._stack_view is None:
