@@ -197,7 +197,7 @@ def test_sac_acts_at_random_then_learns_before_storing(tmp_path: Path, monkeypat
             "toy/catch",
             RAINBOW,
             "no reward in the replay after 80 env steps; "
-            f"a new run begins with uniform actions under --set {RANDOM_START}",
+            f"start a new run with --set {RANDOM_START} for random actions at the beginning",
         ),
         ("toy/catch", [*RAINBOW, "rainbow.random_start=true"], "no reward in the replay after 80 env steps"),
         ("toy/reach", SAC_, "no reward in the replay after 80 env steps"),

@@ -1,4 +1,4 @@
-"""``python -m mcurl``."""
+"""Run the command line: ``python -m mcurl``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Settings -> the parts of a run: environment, objective, agent, replay. The registries name the classes."""
+"""Build the parts of a run from its settings: environment, objective, agent, replay."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mcurl.runtime.device import Compute
 
 
 def build_env(settings: TrainSettings, seed: int) -> gymnasium.Env[Any, Any]:
-    """The run's environment.
+    """Build the run's environment.
 
     Raises:
-        UserError: the method has a contrastive loss, which needs pixels, and there are none.
+        UserError: the method has a contrastive loss, but the observations are not pixels.
     """
     env = make_env(settings.env, seed)
     if settings.objective_settings is not None and len(frame_shape(env)) == 1:
@@ -32,10 +32,10 @@ def build_env(settings: TrainSettings, seed: int) -> gymnasium.Env[Any, Any]:
 
 
 def build_agent(settings: TrainSettings, env: gymnasium.Env[Any, Any], compute: Compute) -> Agent:
-    """The agent with its objective.
+    """Build the agent with its objective.
 
     Raises:
-        UserError: they do not fit the environment or each other.
+        UserError: agent or objective does not fit the environment, or they do not fit each other.
     """
     parts, shape = settings.parts, observation_shape(env)
     objective: Objective | None = None
@@ -51,10 +51,10 @@ def build_agent(settings: TrainSettings, env: gymnasium.Env[Any, Any], compute: 
 
 
 def build_replay(settings: TrainSettings, env: gymnasium.Env[Any, Any], spec: BatchSpec, compute: Compute) -> Replay:
-    """A ring of frames on the device that learns, for batches as ``spec`` wants them.
+    """Build the replay for the batches of ``spec``, with its frames on the training device.
 
     Raises:
-        UserError: it would not fit into memory.
+        UserError: the replay does not fit into memory.
     """
     shape, actions = frame_shape(env), env.action_space
     discrete = isinstance(actions, gymnasium.spaces.Discrete)
@@ -76,23 +76,25 @@ def build_replay(settings: TrainSettings, env: gymnasium.Env[Any, Any], spec: Ba
 
 
 def observation_shape(env: gymnasium.Env[Any, Any]) -> tuple[int, ...]:
-    """(K*C, H, W) of stacked pixels, or (D,) of a state."""
+    """Shape of an observation: ``(K*C, H, W)`` of stacked pixels, or ``(D,)`` of a state."""
     shape = env.observation_space.shape
     assert shape is not None
     return tuple(shape)
 
 
 def frame_shape(env: gymnasium.Env[Any, Any]) -> tuple[int, ...]:
-    """(C, H, W) of one frame, or (D,) of a state."""
+    """Shape of one frame, ``(C, H, W)``, or of a state, ``(D,)``."""
     return tuple(env.get_wrapper_attr("frame_shape"))
 
 
 def newest_frame(observation: np.ndarray, env: gymnasium.Env[Any, Any]) -> np.ndarray:
-    """The frame that this step added to the stack: its last C channels."""
+    """The newest frame of an observation: the last C channels of the stack, or the state itself."""
     shape = frame_shape(env)
     return observation[-shape[0] :] if len(shape) == 3 else observation
 
 
 def _check_length(settings: TrainSettings, spec: ContrastSpec) -> None:
     if spec.source == "sequences" and spec.length >= settings.replay.capacity:
-        raise UserError(f"sequences of {spec.length} do not fit into replay.capacity={settings.replay.capacity}")
+        raise UserError(
+            f"sequences of {spec.length} observations do not fit into replay.capacity={settings.replay.capacity}"
+        )

@@ -1,4 +1,4 @@
-"""What a user did wrong, said in one line."""
+"""The error for bad user input, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Bad input: the message is one line that says what is wrong and what was expected. The command line prints it and
-    exits with status 2."""
+    """Bad user input.
+
+    The message is one line that says what is wrong and what was expected. The command line prints it and exits with
+    status 2.
+    """
 
 
 def suggest(name: str, choices: Iterable[str], *, most: int = 12) -> str:
-    """'did you mean X?' where a choice is close, else the choices themselves.
+    """Return ``"did you mean X?"`` if a choice is close to ``name``, else a list of the choices.
+
+    Args:
+        name: the unknown name.
+        choices: the valid names.
+        most: list at most this many of them.
 
     >>> suggest("mcrl", ["mcurl", "curl"])
     'did you mean mcurl?'
@@ -21,5 +29,6 @@ def suggest(name: str, choices: Iterable[str], *, most: int = 12) -> str:
     close = difflib.get_close_matches(name.lower(), [choice.lower() for choice in choices], n=1, cutoff=0.6)
     if close:
         return f"did you mean {next(choice for choice in choices if choice.lower() == close[0])}?"
-    shown = ", ".join(choices[:most])
-    return f"choose from {shown}" + (f" and {len(choices) - most} more" if len(choices) > most else "")
+    listed = ", ".join(choices[:most])
+    omitted = len(choices) - most
+    return f"choose from {listed}" + (f" and {omitted} more" if omitted > 0 else "")

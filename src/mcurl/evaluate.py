@@ -1,4 +1,4 @@
-"""Playing a fixed policy: whole episodes, several side by side, with seeds of their own."""
+"""Evaluation of a fixed policy: full episodes in parallel environments, each with its own seed."""
 
 from __future__ import annotations
 
@@ -19,16 +19,24 @@ from mcurl.runtime import seeding
 from mcurl.runtime.device import prepare
 
 Act = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
-"""Observations ``[N, ...]`` -> actions ``[N, ...]``, by a policy that keeps no memory between calls."""
+"""A policy without memory: observations ``[N, ...]`` -> actions ``[N, ...]``."""
 MakeEnv = Callable[[int], "gymnasium.Env[Any, Any]"]
-"""Seed -> a fresh environment."""
+"""Seed -> a new environment."""
 
 
 def evaluate_run(run: Run, episodes: int, seed: int | None = None) -> npt.NDArray[np.float64]:
-    """Returns ``float64 [episodes]`` of the latest checkpoint's policy. Nothing in the run folder is touched.
+    """Evaluate the policy of a run's latest checkpoint. The run folder is not changed.
 
     Args:
-        seed: of the episodes; None: the run's own.
+        run: a run folder.
+        episodes: number of episodes, at least 1.
+        seed: seed of the episodes; None: the run's seed.
+
+    Returns:
+        Sums of rewards, ``float64 [episodes]``.
+
+    Raises:
+        UserError: the run has no checkpoint, or the checkpoint or the settings cannot be read.
     """
     settings = TrainSettings.from_json(run.settings)
     checkpoint = run.latest_checkpoint()
@@ -50,7 +58,19 @@ def evaluate_policy(
     seed: int,
     watch: Callable[[], None] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Returns ``float64 [episodes]`` of the policy as it is evaluated. Training's generators are left untouched."""
+    """Evaluate an agent, without exploration, in new environments. The random state of training is not changed.
+
+    Args:
+        settings: of the run.
+        agent: plays the episodes with ``explore=False`` and its ``evaluation_epsilon``.
+        clock: counters of the run.
+        episodes: number of episodes, at least 1.
+        seed: seed of the episodes.
+        watch: called after every step; it may raise an exception to stop.
+
+    Returns:
+        Sums of rewards, ``float64 [episodes]``.
+    """
     return evaluate(
         lambda observations: agent.act(observations, explore=False, clock=clock),
         lambda env_seed: build_env(settings, env_seed),
@@ -64,7 +84,7 @@ def evaluate_policy(
 
 
 def score_line(task: str, returns: npt.NDArray[np.float64]) -> str:
-    """A policy's score in words; on the benchmark's Atari games human-normalised too."""
+    """The mean score in words; for games of the Atari 100k benchmark, the human-normalised score too."""
     line = f"score {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes"
     suite, _, game = task.partition("/")
     if suite != "atari" or game not in atari_random_and_human():
@@ -84,32 +104,32 @@ def evaluate(
     longest: int = 100_000,
     watch: Callable[[], None] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Play episodes; each has a seed of its own, so its environment is the same however many are played side by side.
+    """Play episodes with a policy. Each episode has its own seed, so it does not depend on ``parallel``.
 
-    The policy always sees a full batch: the place of an environment that has finished holds its last observation. So
-    all batches have one shape, and what a row gives does not depend on which others still play.
+    The policy always receives a full batch: a finished environment keeps its last observation in the batch. So all
+    batches have the same shape, and the action of one environment does not depend on the others.
 
     Args:
-        act: the policy. It must explore by itself if it is to explore at all.
-        make_env: makes each of the environments; they are closed at the end, whatever happens.
-        episodes: how many, at least 1.
-        seed: the run's seed. With ``env_steps`` and the episode's number it gives the episode's seed.
-        env_steps: simulator steps trained so far: each evaluation of a run has other episodes.
-        parallel: environments side by side, at least 1.
-        epsilon: probability of a random action instead of the policy's, in [0, 1], sampled for each episode apart.
-        longest: agent steps after which an episode is cut off and counted as it is, where the environment itself has no
-            end.
-        watch: called after every step. It may raise to stop.
+        act: the policy.
+        make_env: makes the environments; they are closed at the end, also after an exception.
+        episodes: number of episodes, at least 1.
+        seed: seed of the run. An episode's seed is derived from it, ``env_steps`` and the episode's number.
+        env_steps: simulator steps trained so far, so that each evaluation of a run plays different episodes.
+        parallel: number of environments, at least 1.
+        epsilon: probability of a random action instead of the policy's, in [0, 1].
+        longest: agent steps after which an episode is cut off and its return counted, for environments without a time
+            limit.
+        watch: called after every step; it may raise an exception to stop.
 
     Returns:
-        Sums of rewards ``[episodes]``, in the order of the episodes.
+        Sums of rewards, ``float64 [episodes]``, in the order of the episodes.
     """
     slots = [_Slot(make_env, first, seed, env_steps, epsilon, longest) for first in range(min(episodes, parallel))]
     returns = np.full(episodes, np.nan)
     finished = 0
     try:
         for slot in slots:
-            slot.begin(slot.episode)
+            slot.begin(slot.episode, episodes)
         observations = np.stack([slot.observation for slot in slots])
         while finished < episodes:
             actions = act(observations)
@@ -119,7 +139,7 @@ def evaluate(
                 if slot.step(actions[row]):
                     returns[slot.episode] = slot.total
                     finished += 1
-                    slot.begin(slot.episode + len(slots), last=episodes)
+                    slot.begin(slot.episode + len(slots), episodes)
                 observations[row] = slot.observation
             if watch is not None:
                 watch()
@@ -130,7 +150,7 @@ def evaluate(
 
 
 class _Slot:
-    """One environment, which plays episodes i, i + N, i + 2 N, ..."""
+    """One of N parallel environments. Number i plays the episodes i, i + N, i + 2 N, ..."""
 
     def __init__(self, make_env: MakeEnv, first: int, seed: int, env_steps: int, epsilon: float, longest: int) -> None:
         self.seed, self.env_steps, self.epsilon, self.longest = seed, env_steps, epsilon, longest
@@ -139,10 +159,10 @@ class _Slot:
         self.observation: Any = None
         self.total, self.steps = 0.0, 0
 
-    def begin(self, episode: int, last: int | None = None) -> None:
-        """Reset for an episode; past the ``last`` one there is nothing more to play."""
+    def begin(self, episode: int, episodes: int) -> None:
+        """Reset for an episode, unless its number is beyond the last of ``episodes``."""
         self.episode, self.total, self.steps = episode, 0.0, 0
-        if last is not None and episode >= last:
+        if episode >= episodes:
             return
         number = seeding.integer(self.seed, "evaluate", self.env_steps, episode)
         if self.env is None:
@@ -151,7 +171,7 @@ class _Slot:
         self.observation, _ = self.env.reset(seed=number)
 
     def step(self, action: Any) -> bool:
-        """Take one step; True where the episode is over."""
+        """Take one step; return whether the episode ended."""
         assert self.env is not None
         if self.random.random() < self.epsilon:
             self.env.action_space.seed(int(self.random.integers(2**31)))

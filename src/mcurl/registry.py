@@ -1,4 +1,4 @@
-"""Names -> classes, imported when they are asked for. A class of the user's is named ``module:Class``."""
+"""Registries that map names to classes, imported on first use. A user-defined class is named ``module:Class``."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ T = TypeVar("T", bound="Pluggable")
 
 
 class Pluggable:
-    """A class that a run can name: an objective or an agent.
+    """Base of the classes that a run selects by name: objectives and agents.
 
-    A subclass inherits the section, so that the values, limits and initialisation that hold for its parent hold for it.
+    A subclass inherits its parent's settings section. So the suite's values and the limits for the parent apply to it.
     """
 
     Settings: ClassVar[type[Any]]
-    """A frozen dataclass. The docstring below a field is its help."""
+    """A frozen dataclass of the settings. The docstring below a field is its help text."""
     section: ClassVar[str] = ""
-    """Where the settings stand, as in ``mcurl.length``. Default: the parent's, or the class's name in snake_case."""
+    """Section of the settings, as in ``mcurl.length``. Default: the parent's, or the class name in snake_case."""
     label: ClassVar[str] = ""
-    """Name in tables and plots. Default: the class's name."""
+    """Name in tables and plots. Default: the class name."""
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
         if not cls.section and hasattr(cls, "Settings"):  # the abstract bases have none
             cls.section = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
         if "label" not in vars(cls):
@@ -38,8 +38,8 @@ class Registry(Generic[T]):
     """The classes of one kind.
 
     Args:
-        kind: in words, for messages.
-        base: ``module:Class`` that all of them derive from.
+        kind: what the classes are, in words, for error messages.
+        base: ``module:Class`` of their common base class.
         classes: name -> ``module:Class``.
     """
 
@@ -53,42 +53,43 @@ class Registry(Generic[T]):
         """The class of a registered name, or of ``module:Class``.
 
         Raises:
-            UserError: there is no such name, module or class, or the class is not of this kind.
+            UserError: the name, module or class does not exist, or the class is not of this kind.
         """
         if ":" in name:
-            return self._of_user(name)
+            return self._user_class(name)
         if name not in self.classes:
-            raise UserError(f"unknown {self.kind} {name!r}: {suggest(name, self.classes)}; your own is MODULE:CLASS")
+            hint = f"a user-defined {self.kind} is named MODULE:CLASS"
+            raise UserError(f"unknown {self.kind} {name!r}: {suggest(name, self.classes)}; {hint}")
         return self._load(self.classes[name])
 
     def names_of(self, cls: type[T]) -> list[str]:
-        """Registered names of a class and of its parents, the most general first."""
-        paths = {path: name for name, path in self.classes.items()}
-        lineage = (f"{parent.__module__}:{parent.__qualname__}" for parent in reversed(cls.__mro__))
-        return [paths[path] for path in lineage if path in paths]
+        """Registered names of a class and of its base classes, the most general first."""
+        names = {path: name for name, path in self.classes.items()}
+        paths = (f"{base.__module__}:{base.__qualname__}" for base in reversed(cls.__mro__))
+        return [names[path] for path in paths if path in names]
 
     def _load(self, path: str) -> type[T]:
         module, _, name = path.partition(":")
         cls: type[T] = getattr(import_module(module), name)
         return cls
 
-    def _of_user(self, path: str) -> type[T]:
+    def _user_class(self, path: str) -> type[T]:
         module, _, name = path.partition(":")
         base = self._load(self.base)
         try:
             cls = getattr(import_module(module), name)
         except ImportError as error:
-            hint = "PYTHONPATH=FOLDER says where it is"
-            raise UserError(f"cannot import {module} for its {self.kind}: {error} ({hint})") from error
+            hint = "is its folder in PYTHONPATH?"
+            raise UserError(f"cannot import {module}: {error}; {hint}") from error
         except AttributeError:
-            others = [key for key, value in vars(import_module(module)).items() if _is_subclass(value, base)]
-            nearest = suggest(name, others) if others else f"nor any other {self.kind}"
-            raise UserError(f"{module} has no {name}: {nearest}") from None
+            choices = [key for key, value in vars(import_module(module)).items() if _is_subclass(value, base)]
+            advice = suggest(name, choices) if choices else f"the module defines no {self.kind}"
+            raise UserError(f"{module} has no {name}: {advice}") from None
         if not _is_subclass(cls, base):
-            where = self.base.partition(":")[0].replace(".", "/")
-            raise UserError(f"{path} is not a subclass of {base.__name__} (see {where}.py)")
+            source = self.base.partition(":")[0].replace(".", "/")
+            raise UserError(f"{path} is not a subclass of {base.__name__} (see {source}.py)")
         if not dataclasses.is_dataclass(getattr(cls, "Settings", None)):
-            raise UserError(f"{path} needs Settings, the frozen dataclass of its settings")
+            raise UserError(f"{path} needs Settings, a frozen dataclass of its settings")
         return cls  # type: ignore[no-any-return]
 
 

@@ -34,27 +34,27 @@ def train(settings: TrainSettings, run: Run, sinks: Sequence[Sink]) -> None:
     Args:
         settings: see :func:`mcurl.config.resolve.resolve`.
         run: a new run folder.
-        sinks: what gets the metrics, see :func:`mcurl.run.logger.make_sinks`.
+        sinks: receive the metrics, see :func:`mcurl.run.logger.make_sinks`.
 
     Raises:
-        Interrupted: the user asked to stop; everything is saved.
-        UserError: the environment or the settings do not fit the method or the machine.
+        Interrupted: the user stopped the run; a checkpoint is saved.
+        UserError: the environment or the settings do not fit the method or the machine, or training diverged.
     """
     with closing(Logger(sinks)) as logger, Trainer(settings, run, logger) as trainer:
         trainer.learn(settings.env_steps)
 
 
 def resume(run: Run, sinks: Sequence[Sink], env_steps: int | None = None) -> None:
-    """Go on from the latest checkpoint, exactly as if the run had never stopped.
+    """Continue from the latest checkpoint, exactly as if the run had not stopped.
 
     Args:
         run: a run folder, opened for training.
         sinks: as for :func:`train`.
-        env_steps: extend the budget to so many simulator steps; schedules keep the horizon that they began with.
+        env_steps: extend the budget to this many simulator steps; schedules keep their original horizon.
 
     Raises:
-        Interrupted: the user asked to stop; everything is saved.
-        UserError: the checkpoint is damaged, or the settings were changed since.
+        Interrupted: the user stopped the run; a checkpoint is saved.
+        UserError: the checkpoint is damaged, or the settings changed after it was saved.
     """
     settings = TrainSettings.from_json(run.settings)
     checkpoint = run.latest_checkpoint()
@@ -62,9 +62,9 @@ def resume(run: Run, sinks: Sequence[Sink], env_steps: int | None = None) -> Non
         try:
             trainer.load_state_dict(checkpoint.load())
         except (RuntimeError, KeyError) as error:
-            why = str(error).partition("\n")[0]
-            changed = run.folder / "settings.json"
-            raise UserError(f"{checkpoint.folder} does not fit {changed}, which was changed since: {why}") from error
+            reason = str(error).partition("\n")[0]
+            path = run.folder / "settings.json"
+            raise UserError(f"{checkpoint.folder} does not fit {path}, which was changed since: {reason}") from error
         run.rewind(checkpoint)
         logger.rewind(checkpoint.env_steps)
         run.note_resume(env_steps)
@@ -76,7 +76,7 @@ def resume(run: Run, sinks: Sequence[Sink], env_steps: int | None = None) -> Non
 
 
 class Trainer:
-    """One run: its parts and its clock."""
+    """One training run: environment, agent, replay, logger, and the clock that counts their steps."""
 
     def __init__(self, settings: TrainSettings, run: Run, logger: Logger) -> None:
         self.settings, self.run, self.logger = settings, run, logger
@@ -107,16 +107,16 @@ class Trainer:
 
     @property
     def clock(self) -> Clock:
-        """Where the run is."""
+        """The counters of the run, which drive the agent's schedules."""
         return Clock(self.agent_steps, self.updates, self.action_repeat, self.settings.env_steps)
 
     # The loop
 
     def learn(self, budget: int) -> None:
-        """Run until the clock shows ``budget`` env steps, evaluating and saving when due."""
+        """Train until ``budget`` env steps, with evaluations and checkpoints on their schedules."""
         with stop_on_signal() as self._stop:
-            about = f"{self.settings.task}, {self.settings.method}, seed {self.settings.seed}"
-            self.logger.message(f"{about}: {self.compute.name}; {self.run.folder}")
+            title = f"{self.settings.task}, {self.settings.method}, seed {self.settings.seed}"
+            self.logger.message(f"{title}: {self.compute.name}; {self.run.folder}")
             if self.observation is None:
                 self._begin_episode()
             self._speed.start(self.clock.env_steps)
@@ -129,22 +129,22 @@ class Trainer:
                     if self._due(self.settings.checkpoint.every) and self.clock.env_steps < budget:
                         self._save()
                 self._finish()
-            except Interrupted:  # between two steps, or in an evaluation, which is played again
+            except Interrupted:  # between two steps, or in an evaluation, which a resumed run repeats
                 self._save()
                 raise
 
     def _step(self) -> None:
-        """One agent step. Where the update does not see the new transition, the environment steps beside it."""
+        """One agent step. With ``update_before_step``, the environment steps in its thread during the update."""
         action = self._act()
         outcome = self.env.step_async(action)
         if self.agent.update_before_step:
             if not self.settings.compute.overlap:
                 outcome.exception()  # waits
             self._update()
-        over = self._store(action, outcome.result())
+        done = self._store(action, outcome.result())
         if not self.agent.update_before_step:
             self._update()
-        if over:
+        if done:
             self._end_episode()
         self.logger.progress(self.clock.env_steps, self.updates)
 
@@ -153,7 +153,7 @@ class Trainer:
             return self._random_action()
         assert self.observation is not None
         action = self.agent.act(self.observation[None], explore=True, clock=self.clock)[0]
-        self._set_priorities()  # acting has waited for the device: the last update's priorities are there
+        self._set_priorities()  # acting has synchronised the device: the last update's priorities are ready
         return action
 
     def _random_action(self) -> Any:
@@ -163,19 +163,19 @@ class Trainer:
         return rng.uniform(-1, 1, space.shape or ()).astype(np.float32)
 
     def _store(self, action: Any, outcome: Outcome) -> bool:
-        """Add the transition to the replay; True at the end of the episode."""
+        """Add the transition to the replay; return whether the episode ended."""
         self.observation, reward, terminated, truncated, info = outcome
         clip = self.agent.batch_spec.reward_clip
-        stored = float(np.clip(reward, -clip, clip)) if clip else float(reward)
+        clipped = float(np.clip(reward, -clip, clip)) if clip else float(reward)
         frame, life_lost = newest_frame(self.observation, self.env.env), info.get("life_lost", False)
-        self.replay.append(action, stored, frame, terminated, truncated, life_lost=life_lost)
+        self.replay.append(action, clipped, frame, terminated, truncated, life_lost=life_lost)
         self.agent_steps += 1
         self.episode_return += float(reward)
         self.episode_length += 1
         return terminated or truncated
 
     def _update(self) -> None:
-        """The updates of one agent step, once there is enough to learn from."""
+        """Run the updates of one agent step, after ``learning_starts``."""
         schedule = self.agent.schedule
         if self.agent_steps < schedule.learning_starts or self.replay.sampleable == 0:
             return
@@ -196,7 +196,7 @@ class Trainer:
             raise self._diverged(str(error)) from error
 
     def _set_priorities(self) -> None:
-        """Give the last batch its new priorities. Kept back until acting waits for the device anyway."""
+        """Set the new priorities of the last batch. Delayed until acting synchronises the device anyway."""
         if self._priorities is None:
             return
         try:
@@ -205,9 +205,9 @@ class Trainer:
             raise self._diverged(str(error)) from error
         self._priorities = None
 
-    def _diverged(self, what: str) -> UserError:
+    def _diverged(self, reason: str) -> UserError:
         return UserError(
-            f"training diverged: {what} at {self.clock.env_steps:,} env steps; "
+            f"training diverged: {reason} at {self.clock.env_steps:,} env steps; "
             "is a learning rate too high, or a reward not a number?"
         )
 
@@ -230,25 +230,31 @@ class Trainer:
         return every > 0 and now // every > (now - self.action_repeat) // every
 
     def _evaluate_if_due(self, budget: int) -> None:
-        """At the beginning and at every multiple of ``evaluation.every``, unless it was done before a stop or the final
-        one takes its place.
+        """Evaluate at the start and at every multiple of ``evaluation.every``.
+
+        A resumed run does not repeat an evaluation. With ``final_episodes``, the final evaluation replaces the regular
+        one at the end of the budget.
         """
         now = self.clock.env_steps
         if now >= budget and self.settings.evaluation.final_episodes:
             return
         if self._evaluated_at != now and (self.agent_steps == 0 or self._due(self.settings.evaluation.every)):
             self._evaluate(self.settings.evaluation.episodes)
-            self._warn_of_no_reward()
+            self._warn_without_reward()
 
-    def _warn_of_no_reward(self) -> None:
-        """Once, at an evaluation: without any reward there is nothing to learn."""
+    def _warn_without_reward(self) -> None:
+        """Warn once, after an evaluation, if the replay holds no reward: the agent has nothing to learn from."""
         if self.agent_steps and not self._warned and not self.replay.rewarded:
             self._warned = True
             hint = f"; {self.agent.no_reward_hint}" if self.agent.no_reward_hint else ""
             self.logger.message(f"no reward in the replay after {self.clock.env_steps:,} env steps{hint}")
 
     def _evaluate(self, episodes: int) -> np.ndarray:
-        """Raises Interrupted, with nothing logged, where the user asks to stop meanwhile."""
+        """Evaluate the policy, log and return the returns ``float64 [episodes]``.
+
+        Raises:
+            Interrupted: the user stopped the run during the evaluation; nothing is logged.
+        """
         settings, now = self.settings, self.clock
         returns = evaluate_policy(settings, self.agent, now, episodes, settings.seed, self._stop.check)
         self._evaluated_at = now.env_steps
@@ -256,7 +262,7 @@ class Trainer:
         return returns
 
     def _finish(self) -> None:
-        """The last evaluation, and a checkpoint that is kept with the policy beside it."""
+        """Run the last evaluation, and save the last checkpoint with the policy."""
         schedule = self.settings.evaluation
         if schedule.final_episodes or self._evaluated_at != self.clock.env_steps:
             returns = self._evaluate(schedule.final_episodes or schedule.episodes)
@@ -268,7 +274,7 @@ class Trainer:
         replay = self.replay.save_files(self.run.replay_folder)
         policy = self.agent.policy_state() if final else None
         self.run.checkpoint(self.clock.env_steps, {**self.state_dict(), "replay": replay}, policy=policy)
-        # Rows that the ring has overwritten go once no kept checkpoint needs them.
+        # Overwritten rows stay on disk as long as a kept checkpoint needs them.
         self._oldest_rows = [*self._oldest_rows, replay["oldest"]][-KEPT:]
         prune(self.run.replay_folder, min(self._oldest_rows))
         self.run.note_compute(compute_metadata(self.compute))
@@ -279,7 +285,7 @@ class Trainer:
     # State
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, but the replay."""
+        """Everything that the rest of the run depends on, except the replay."""
         return {
             "agent": self.agent.state_dict(),
             "env": self._env_state(),
@@ -297,10 +303,10 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what a checkpoint holds: :meth:`state_dict`, and the replay's own state."""
+        """Restore a checkpoint: :meth:`state_dict`, and the state of the replay under ``"replay"``."""
         self.agent.load_state_dict(state["agent"])
         self.replay.load_files(self.run.replay_folder, state["replay"])
-        # An older checkpoint may be kept too; what it needs is not known here.
+        # An older checkpoint may exist; assume that it needs all rows.
         self._oldest_rows = [0, state["replay"]["oldest"]]
         self.logger.load_state_dict(state["metrics"])
         clock = state["clock"]
@@ -308,7 +314,7 @@ class Trainer:
         self.episode_return, self.episode_length = clock["episode_return"], clock["episode_length"]
         self._evaluated_at = clock["evaluated_at"]
         self._restore_env(state)
-        # Last: opening an environment or an episode may draw random numbers.
+        # Last: making an environment or resetting it may consume random numbers.
         self.generators.load_state_dict(state["generators"])
         restore_torch_state(state["torch"], self.compute.device)
 
@@ -323,7 +329,7 @@ class Trainer:
             self.env.load_state_dict(state["env"])
             self.observation = state["observation"]
             return
-        why = "this environment cannot save its state; the episode that was open ends as truncated"
-        self.logger.message(f"not exact: {why}")
+        reason = "this environment cannot save its state; the unfinished episode is truncated"
+        self.logger.message(f"resume is not exact: {reason}")
         self.replay.close_as_truncated()
         self._begin_episode()

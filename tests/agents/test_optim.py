@@ -58,7 +58,7 @@ def test_the_compiled_step_is_clipping_and_adam(threads: int, scale: float, monk
             other.grad = parameter.grad.clone()  # type: ignore[union-attr]
         if update == 2:  # no gradient, no step
             params[1].grad = plain[1].grad = None
-        assert (optim._for_native(native) is None) == (update == 0)
+        assert (optim._native_parameters(native) is None) == (update == 0)
         norm = clip_and_step(native, 0.5)
         with monkeypatch.context() as context:
             context.setattr(native_adam, "available", lambda: False)
@@ -138,9 +138,9 @@ def test_what_the_compiled_step_cannot_take_goes_the_plain_way() -> None:
     set_gradients(params, 1.0)
     clip_and_step(optimizer, 0.5)
     set_gradients(params, 1.0)
-    assert optim._for_native(optimizer) is not None
+    assert optim._native_parameters(optimizer) is not None
     params[-1].grad = params[-1].grad.contiguous()  # type: ignore[union-attr]
-    assert optim._for_native(optimizer) is None
+    assert optim._native_parameters(optimizer) is None
     double = nn.Parameter(torch.ones(3, dtype=torch.float64))
     optimizer = adam([{"params": [double], "name": "all"}], 1e-3, CPU)
     for _ in range(2):

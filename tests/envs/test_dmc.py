@@ -211,13 +211,13 @@ def test_closing_twice_and_at_exit_is_quiet() -> None:
 
 def test_states_need_no_opengl() -> None:
     code = (
-        "from mcurl.envs import opengl, make_env; from mcurl.envs.dmc import DmcSettings; opengl._find = lambda: None; "
+        "from mcurl.envs import opengl, make_env; from mcurl.envs.dmc import DmcSettings; opengl._working_backend = lambda: None; "
         + ("make_env(DmcSettings(observation='state'), 0).reset(); make_env(DmcSettings(), 0)")
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=_without_opengl()
     )
-    assert done.stderr.splitlines()[-1].startswith("mcurl.errors.UserError: MUJOCO_GL=off turns pictures off")
+    assert done.stderr.splitlines()[-1].startswith("mcurl.errors.UserError: MUJOCO_GL=off disables rendering")
 
 
 def test_an_opengl_that_does_not_load_is_one_line() -> None:

@@ -211,7 +211,7 @@ def test_an_environment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert np.unique(make_env(GymSettings("own_envs:OwnPlanes-v0", render=True), 0).reset()[0]).tolist() == [7]
     with pytest.raises(UserError, match=r"OwnWrong-v0 cannot be made.*size"):
         make_env(GymSettings("own_envs:OwnWrong-v0"), 0)
-    with pytest.raises(UserError, match="one of your own is gym/MODULE:ID"):
+    with pytest.raises(UserError, match="your own environment is named gym/MODULE:ID"):
         parse_task("gym/Another-v0")
 
 

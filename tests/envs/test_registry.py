@@ -54,7 +54,7 @@ def test_no_two_dmc_tasks_read_alike() -> None:
 
 
 def test_every_task_of_the_suite_is_offered() -> None:
-    suite = dmc._import_dm_control(pictures=False)
+    suite = dmc._import_dm_control(rendering=False)
     assert sorted(dmc.tasks()) == sorted(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
 
 

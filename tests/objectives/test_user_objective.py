@@ -138,7 +138,7 @@ def test_a_kind_of_curl_gets_what_curl_gets() -> None:
         ("own_losses:PlaneLoss", "own_losses has no PlaneLoss: did you mean PlainLoss"),
         ("own_losses:number", "own_losses:number is not a subclass of Objective"),
         ("own_losses:Bare", "needs Settings"),
-        ("own_losses", "one of your own is MODULE:CLASS"),
+        ("own_losses", "a user-defined objective is named MODULE:CLASS"),
     ],
 )
 def test_what_is_no_method_is_one_line(method: str, says: str) -> None:

@@ -1,6 +1,7 @@
-"""The contract of an agent: all that the training loop calls, on one page.
+"""The interface of an agent: everything that the training loop calls.
 
-An agent never sees the environment, the replay or the logger. A batch goes in, metrics and priorities come out.
+An agent does not access the environment, the replay or the logger. It receives batches, and returns metrics and
+priorities.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from mcurl.replay.batch import Batch, Layout
 
 @dataclass(frozen=True)
 class Clock:
-    """Where a run is. Schedules are functions of it."""
+    """The counters of a run, which drive all schedules."""
 
     agent_steps: int
-    """Steps of the agent so far."""
+    """Agent steps so far."""
     updates: int
     """Updates so far."""
     action_repeat: int
-    """Simulator steps in an agent step."""
+    """Simulator steps per agent step."""
     horizon: int
-    """Simulator steps of the budget that the run began with."""
+    """Simulator steps of the run's original budget."""
 
     @property
     def env_steps(self) -> int:
@@ -41,80 +42,85 @@ class Clock:
         return self.agent_steps * self.action_repeat
 
     def learned_env_steps(self, updates_per_step: int = 1) -> int:
-        """Simulator steps learned from, the coming update's included: counted from the first update."""
+        """Simulator steps since the first update, including those of the coming update."""
         return (self.updates // updates_per_step + 1) * self.action_repeat
 
 
 @dataclass(frozen=True)
 class UpdateSchedule:
-    """When an agent acts at random, and when it updates."""
+    """When an agent explores at random, and when it updates."""
 
     learning_starts: int = 0
     """Agent steps before the first update."""
     updates_per_step: int = 1
-    """Updates in an agent step."""
+    """Updates per agent step."""
     random_steps: int = 0
-    """Agent steps of uniform actions at the beginning."""
+    """Agent steps with uniformly random actions at the start of the run."""
 
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """The data that one update of an agent reads. What its objective wants stands in ``objective.contrast_spec``."""
+    """The data that one update of an agent reads. ``objective.contrast_spec`` describes the data of its objective."""
 
     size: int
-    """B, transitions of the RL loss."""
+    """B, transitions in the RL batch."""
     n_step: int = 1
-    """Rewards summed in a transition."""
+    """Number of rewards summed in an n-step return."""
     discount: float = 0.99
     """γ per agent step."""
     priority_alpha: float | None = None
-    """Transitions are sampled in proportion to priority to this power; None: uniformly."""
+    """α, exponent of the priorities in prioritised sampling; None: uniform sampling."""
     reward_clip: float = 0.0
-    """Rewards are clipped to ± this before they are stored; 0: not."""
+    """Rewards are clipped to ± this value before they are stored; 0: no clipping."""
     augmentation: Augmentation = field(default_factory=WholeFrame)
-    """Of observation and next observation, sampled for each."""
+    """Augmentation of the RL batch, sampled independently for observation and next observation."""
     contrast_augmentation: Augmentation = field(default_factory=WholeFrame)
-    """Of every view for the contrastive loss."""
+    """Augmentation of each view for the contrastive loss."""
     layout: Layout = "planes"
-    """The order of pixels in memory that the encoder reads fastest."""
+    """Memory layout of pixels that the encoder reads fastest."""
 
 
 class Update(NamedTuple):
-    """What one update gives back."""
+    """The result of one update."""
 
     metrics: dict[str, Tensor]
-    """Named scalars, losses among them, detached; they stay on the device until they are logged."""
+    """Name -> detached scalar, losses included; they stay on the device until they are logged."""
     priorities: Tensor | None = None
-    """``float32 [B]``, new priorities of the batch's rows; None where the replay is uniform."""
+    """``float32 [B]``, new priorities of the batch's rows; None with uniform sampling."""
 
 
 class Agent(Pluggable, ABC):
-    """SAC, Rainbow, or the user's own. Made as ``Class(settings, observation_shape, action_space, objective, ...)``.
+    """Base class of agents: SAC, Rainbow, and user-defined ones.
 
-    An agent with a method ``step(batch, **booleans)`` that stays on the device has it captured as a CUDA graph.
+    If an agent has a method ``step(batch, **booleans)``, the training loop may capture it as a CUDA graph. The method
+    must then run on the device without synchronisation.
     """
 
     update_before_step: ClassVar[bool] = False
-    """True: act, update, step, store (the update does not see the new transition). False: act, step, store, update."""
+    """Order of a training step. False: act, step, store, update. True: act, update, step, store; then the update does
+    not use the new transition, and the environment can step in parallel."""
     unused_settings: ClassVar[Mapping[str, str]] = {}
-    """Settings of other sections that mean nothing to this agent -> why. A run refuses them."""
+    """Settings of other sections that this agent does not use -> the reason. Setting them is an error."""
 
     batch_spec: BatchSpec
+    """The data of an update."""
     schedule: UpdateSchedule
+    """When the agent updates."""
     objective: Objective | None = None
+    """The contrastive objective, if any."""
     evaluation_epsilon: float = 0.0
     """Probability of a random action in evaluation."""
     no_reward_hint: str = ""
-    """What a user can do where the replay holds no reward yet."""
+    """Advice for the user if the replay holds no reward."""
 
     @classmethod
     def feature_dim(cls, settings: Any, observation_shape: tuple[int, ...]) -> int:
-        """d, the width of the features that an objective compares, before the agent is made.
+        """d, the number of features that the objective receives. Called before the agent is constructed.
 
         Raises:
-            UserError: the agent learns without a contrastive objective.
+            UserError: the agent does not support contrastive objectives.
         """
-        raise UserError(f"the agent {cls.__name__} takes no contrastive objective: use --method rl-only")
+        raise UserError(f"the agent {cls.__name__} does not support contrastive objectives: use --method rl-only")
 
     @abstractmethod
     def __init__(
@@ -127,42 +133,49 @@ class Agent(Pluggable, ABC):
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Networks, optimizers, momentum copies.
+        """Build networks, optimizers and momentum copies.
 
         Args:
-            settings: of the class ``Settings``.
+            settings: an instance of the class ``Settings``.
             observation_shape: ``(K*C, H, W)`` of stacked pixels or ``(D,)`` of states.
             action_space: Box in [-1, 1], or Discrete.
-            objective: the contrastive loss for :meth:`feature_dim` features; None: the RL loss alone.
-            device: where parameters live.
-            dtype: arithmetic of the products that take time.
+            objective: the contrastive objective on :meth:`feature_dim` features; None: only the RL loss.
+            device: device of the parameters.
+            dtype: dtype of expensive matrix products, float32 or bfloat16.
 
         Raises:
-            UserError: the agent does not learn such observations or actions.
+            UserError: the agent does not support these observations or actions.
         """
 
     @abstractmethod
     def act(self, observations: np.ndarray, *, explore: bool, clock: Clock) -> np.ndarray:
-        """Actions ``[N, ...]`` for ``[N, *observation_shape]``. ``explore=False`` is the policy that is evaluated; it
-        samples nothing.
+        """Select actions.
+
+        Args:
+            observations: ``[N, *observation_shape]``.
+            explore: True: sample exploratory actions; False: the deterministic policy of evaluations.
+            clock: counters of the run.
+
+        Returns:
+            ``[N, *action_space.shape]``.
         """
 
     @abstractmethod
     def update(self, batch: Batch, clock: Clock) -> Update:
-        """One update of everything that is due. ``clock.updates`` counts the updates before this one."""
+        """Run one update: a step of each network that is due. ``clock.updates`` counts the updates before this one."""
 
     def priority_beta(self, clock: Clock) -> float:
-        """β, the exponent of the importance weights, with a prioritised replay."""
+        """β, the exponent of the importance weights in prioritised sampling, 0 to 1."""
         return 1.0
 
     def policy_state(self) -> dict[str, Any]:
-        """The weights that acting needs; nothing of the contrastive objective."""
+        """The weights that acting needs, without the contrastive objective."""
         return self.state_dict()
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a later update depends on, beside PyTorch's own generators. It writes nothing."""
+        """Everything that later updates depend on, except PyTorch's random generators."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`state_dict` gave."""
+        """Restore a state from :meth:`state_dict`."""

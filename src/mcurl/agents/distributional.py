@@ -1,5 +1,7 @@
-"""Distributional Q-learning (C51; Bellemare et al., 2017) with double-Q action choice (van Hasselt et al., 2016), as
-pure functions in float32."""
+"""Distributional Q-learning as pure functions in float32.
+
+C51 (Bellemare et al., 2017) with double Q-learning (van Hasselt et al., 2016).
+"""
 
 from __future__ import annotations
 
@@ -8,51 +10,64 @@ from torch import Tensor
 
 
 def make_support(atoms: int, low: float, high: float, device: torch.device | str = "cpu") -> Tensor:
-    """z: ``float32 [atoms]``, evenly spaced from ``low`` to ``high``."""
+    """The atoms z, ``float32 [atoms]``, evenly spaced from ``low`` to ``high``."""
     return torch.linspace(low, high, atoms, device=device)
 
 
 def expected(logits: Tensor, support: Tensor) -> Tensor:
-    """Q-values: logits ``[..., atoms]`` -> ``[...]``."""
+    """Expected returns (Q-values) of logits ``[..., atoms]``: ``[...]``."""
     return torch.softmax(logits, -1) @ support
 
 
 def project(probabilities: Tensor, rewards: Tensor, discounts: Tensor, support: Tensor) -> Tensor:
-    """Φ T Z: the distribution of R + γ Z on the atoms of Z. Each atom's mass goes to its two neighbours by their
-    nearness; beyond the ends it stays at the end.
+    """Project the distribution of R + γ Z onto the atoms of Z (Φ T Z of C51).
+
+    The mass of each shifted atom is split linearly between its two neighbours on the support. Atoms beyond the support
+    are clipped to its ends.
 
     Args:
-        probabilities: ``[B, atoms]`` of Z at the next observation.
-        rewards: ``[B]``, n-step returns.
-        discounts: ``[B]``, γ^k, and 0 where the episode terminated.
+        probabilities: ``[B, atoms]``, distribution of Z at the next observation.
+        rewards: ``[B]``, n-step sums of discounted rewards.
+        discounts: ``[B]``, γ^k, or 0 if the episode terminated.
         support: ``[atoms]``.
+
+    Returns:
+        Probabilities ``[B, atoms]``.
     """
     spacing = (support[-1] - support[0]) / (len(support) - 1)
-    moved = (rewards[:, None] + discounts[:, None] * support).clamp(support[0], support[-1])  # [B, from]
-    share = (1 - (moved[:, None, :] - support[:, None]).abs() / spacing).clamp(0, 1)  # [B, to, from]
-    return (share @ probabilities[:, :, None])[:, :, 0]
+    shifted = (rewards[:, None] + discounts[:, None] * support).clamp(support[0], support[-1])  # [B, from]
+    weights = (1 - (shifted[:, None, :] - support[:, None]).abs() / spacing).clamp(0, 1)  # [B, to, from]
+    return (weights @ probabilities[:, :, None])[:, :, 0]
 
 
 def double_q_target(
     online_logits: Tensor, target_logits: Tensor, rewards: Tensor, discounts: Tensor, support: Tensor
 ) -> Tensor:
-    """The distribution ``[B, atoms]`` to learn: the online network chooses the next action, the target network says
-    what it is worth.
+    """The target distribution: the online network selects the next action, the target network evaluates it.
 
     Args:
         online_logits, target_logits: ``[B, A, atoms]`` at the next observation.
+        rewards, discounts, support: as for :func:`project`.
+
+    Returns:
+        Probabilities ``[B, atoms]``.
     """
     action = expected(online_logits, support).argmax(1)  # [B]
-    chosen = torch.softmax(of_action(target_logits, action), -1)
-    return project(chosen, rewards, discounts, support)
+    probabilities = torch.softmax(of_action(target_logits, action), -1)
+    return project(probabilities, rewards, discounts, support)
 
 
 def cross_entropy(logits: Tensor, actions: Tensor, target: Tensor) -> Tensor:
-    """−Σ m log p(a) for each sample ``[B]``: logits ``[B, A, atoms]``, actions ``int64 [B]``, target distribution m
-    ``[B, atoms]``."""
+    """Cross-entropy −Σ m log p(a) of each sample, ``[B]``.
+
+    Args:
+        logits: ``[B, A, atoms]``.
+        actions: ``int64 [B]``.
+        target: m, probabilities ``[B, atoms]``.
+    """
     return -(target * torch.log_softmax(of_action(logits, actions), -1)).sum(-1)
 
 
 def of_action(values: Tensor, actions: Tensor) -> Tensor:
-    """``[B, A, atoms]`` -> ``[B, atoms]``."""
+    """Select the values of one action per sample: ``[B, A, atoms]``, ``int64 [B]`` -> ``[B, atoms]``."""
     return values.gather(1, actions[:, None, None].expand(-1, 1, values.shape[2]))[:, 0]

@@ -1,4 +1,4 @@
-"""Adam as the agents use it: learning rates from outside, and a state that survives memory formats."""
+"""Adam for the agents: learning rates that schedules set, gradient clipping, and portable optimizer states."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ from mcurl.objectives.base import Objective
 def adam(
     groups: list[dict[str, Any]], rate: float, device: torch.device, *, beta1: float = 0.9, eps: float = 1e-8
 ) -> torch.optim.Adam:
-    """Adam over named groups, in one kernel where the device has it. On a GPU the learning rate is a tensor, so that
-    captured graphs see its changes."""
+    """A fused Adam over named parameter groups; groups without parameters are dropped.
+
+    On a GPU the learning rate is a tensor, so that captured CUDA graphs read its current value.
+
+    Args:
+        groups: each with ``"params"`` and ``"name"``.
+        rate: initial learning rate of all groups.
+        device: device of the parameters.
+        beta1, eps: of Adam; β2 is 0.999.
+    """
     groups = [group for group in groups if group["params"]]
     cuda = device.type == "cuda"
     for group in groups:
@@ -25,17 +33,17 @@ def adam(
 
 
 def objective_parameters(objective: Objective | None) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters of an objective that require a gradient: those that learn with the encoder, and its own."""
+    """The trainable parameters of an objective: those with the encoder's learning rate, and all others."""
     if objective is None:
         return [], []
-    as_encoder = [parameter for parameter in objective.encoder_parameters() if parameter.requires_grad]
-    known = set(map(id, as_encoder))
-    own = [parameter for parameter in objective.parameters() if parameter.requires_grad and id(parameter) not in known]
-    return as_encoder, own
+    encoder = [parameter for parameter in objective.encoder_parameters() if parameter.requires_grad]
+    encoder_ids = set(map(id, encoder))
+    rest = [p for p in objective.parameters() if p.requires_grad and id(p) not in encoder_ids]
+    return encoder, rest
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, base: float, factors: dict[str, float]) -> None:
-    """``base * factors[group name]`` for every group that has a factor."""
+    """Set the learning rate of each group with a factor to ``base * factors[group name]``."""
     for group in optimizer.param_groups:
         if group["name"] in factors:
             rate = base * factors[group["name"]]
@@ -46,10 +54,10 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, base: float, factors: d
 
 
 def clip_and_step(optimizer: torch.optim.Adam, max_norm: float) -> Tensor:
-    """Clip the gradient of all parameters together to a norm, step, and drop the gradients.
+    """Clip the global gradient norm, take a step of Adam, and delete the gradients.
 
     Returns:
-        The norm before it was clipped, ``float32 []``.
+        The gradient norm before clipping, ``float32 []``.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = _native_step(optimizer, max_norm)
@@ -62,28 +70,26 @@ def clip_and_step(optimizer: torch.optim.Adam, max_norm: float) -> Tensor:
 
 
 def step(optimizer: torch.optim.Adam) -> None:
-    """``optimizer.step()``, compiled where that can be."""
+    """``optimizer.step()``, in C if possible."""
     if _native_step(optimizer, math.inf) is None:
         optimizer.step()
 
 
 def _native_step(optimizer: torch.optim.Adam, max_norm: float) -> Tensor | None:
-    """The gradient's norm, or None: not possible, and nothing is done."""
-    given = _for_native(optimizer)
-    if given is None:
+    """Clip and step in C, and return the gradient norm; None if C does not support the parameters."""
+    parameters = _native_parameters(optimizer)
+    if parameters is None:
         return None
     group = optimizer.param_groups[0]
-    return native_adam.step(
-        given, beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"], max_norm=max_norm
-    )
+    beta1, beta2 = group["betas"]
+    return native_adam.step(parameters, beta1=beta1, beta2=beta2, eps=group["eps"], max_norm=max_norm)
 
 
-def _for_native(optimizer: torch.optim.Adam) -> list[native_adam.Parameter] | None:
-    """What the compiled step takes: parameters with a gradient, on the CPU; None if there are others, or before the
-    first step, which makes the moments."""
+def _native_parameters(optimizer: torch.optim.Adam) -> list[native_adam.Parameter] | None:
+    """The parameters with a gradient; None if one of them is not on the CPU in float32, or has no moments yet."""
     if not native_adam.available():
         return None
-    given = []
+    parameters = []
     for group in optimizer.param_groups:
         for value in group["params"]:
             state, gradient = optimizer.state.get(value), value.grad
@@ -96,26 +102,22 @@ def _for_native(optimizer: torch.optim.Adam) -> list[native_adam.Parameter] | No
                 or gradient.stride() != value.stride()
             ):
                 return None
-            given.append(
-                native_adam.Parameter(
-                    value, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"], group["lr"]
-                )
-            )
-    return given
+            moments = state["exp_avg"], state["exp_avg_sq"]
+            parameters.append(native_adam.Parameter(value, gradient, *moments, state["step"], group["lr"]))
+    return parameters
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a state whose tensors are in plain memory order: moments take their parameter's layout again, which the
-    fused kernel counts on.
+    """Load an optimizer state whose tensors are contiguous, and convert the moments to their parameters' layouts.
 
-    Before the first update only: a captured graph would go on with the moments that it was recorded with.
+    Call it before the first update only: a captured CUDA graph would keep the moments that it was captured with.
     """
-    own = [(group["lr"], group["capturable"]) for group in optimizer.param_groups]
+    device_options = [(group["lr"], group["capturable"]) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
-    for group, (rate, capturable) in zip(optimizer.param_groups, own, strict=True):
-        group["capturable"] = capturable  # this device's, not that of the machine that saved
+    for group, (rate, capturable) in zip(optimizer.param_groups, device_options, strict=True):
+        group["capturable"] = capturable  # of this device; the state may come from another one
         if isinstance(rate, Tensor):
-            group["lr"] = rate.copy_(torch.as_tensor(group["lr"]))  # the captured tensor itself
+            group["lr"] = rate.copy_(torch.as_tensor(group["lr"]))  # in place: CUDA graphs read this tensor
         else:
             group["lr"] = float(group["lr"])
         for parameter in group["params"]:

@@ -1,8 +1,7 @@
-"""Data-efficient Rainbow (van Hasselt et al., 2019) on 100k agent steps of Atari, with a contrastive objective joined
-as L_rl + λ·L_ct (eq. 6).
+"""Data-efficient Rainbow (van Hasselt et al., 2019) for Atari 100k, with a contrastive objective (eq. 6).
 
-Distributional, double, dueling, n-step and prioritised Q-learning that explores by noise in its weights.
-One update is one weighted sum of losses and one step of one Adam.
+Distributional, double, dueling, n-step and prioritised Q-learning, with exploration by noisy weights. One update is
+one step of one Adam on the weighted sum of both losses, L_rl + λ·L_ct.
 """
 
 from __future__ import annotations
@@ -29,80 +28,79 @@ from mcurl.replay.augment import LARGEST_SCALE, Augmentation, Intensity, PaddedC
 from mcurl.replay.batch import Batch, Contrast, Transitions
 
 VIEW_PAD = 4
-"""A view of 84 × 84 is 80 × 80 of them, padded by 4 on every side, cropped to 84 × 84 again."""
+"""A view of an 84 × 84 frame is a random crop of 80 × 80, padded by 4 on every side, and cropped to 84 × 84."""
 FeatureSource = Literal["head", "conv"]
 RANDOM_START = "rainbow.random_start=true rainbow.learning_starts=5000"
-"""Met a reward in RoadRunner with twelve seeds of twelve, where the noise alone often does not."""
+"""Settings that found a reward in RoadRunner with 12 of 12 seeds, unlike exploration by noise alone."""
 AugmentationName = Literal["padded-crop", "shift", "none"]
 
 
 @dataclass(frozen=True)
 class RainbowSettings:
-    """Rainbow's networks, losses and clocks (CURL's Atari release, whose values are data-efficient Rainbow's)."""
+    """Rainbow's networks, losses and schedules. The defaults are those of CURL's Atari release."""
 
     learning_rate: float = setting(1e-4, above=0)
     """Adam's learning rate."""
     adam_eps: float = setting(1.5e-4, above=0)
-    """Adam's ε (CURL's Atari release; the paper's appendix gives DMControl's)."""
+    """Adam's ε (CURL's Atari release; the paper's appendix has the value for DMControl only)."""
     max_grad_norm: float = setting(10.0, above=0)
-    """Clip the gradient of all parameters together to this norm."""
+    """Global gradient norm above which the gradient is clipped."""
     batch_size: int = setting(32, low=1)
     """Transitions in an update."""
     n_step: int = setting(20, low=1)
-    """Rewards summed before the target network's estimate takes over."""
+    """Number of rewards in the n-step return."""
     discount: float = setting(0.99, low=0, high=1)
     """γ per agent step."""
     clip_reward: float = setting(1.0, low=0)
-    """Rewards are clipped to ± this before they are stored, so before n of them are summed; 0 is off. Evaluation counts
-    real rewards."""
+    """Rewards are clipped to ± this value before they are stored; 0 is off. Evaluation reports unclipped rewards."""
     priority_alpha: float = setting(0.5, low=0, high=1)
-    """Transitions are sampled in proportion to their priority to this power."""
+    """α, exponent of the priorities in prioritised sampling."""
     priority_beta_start: float = setting(0.4, low=0, high=1)
-    """Exponent of the importance weights when learning begins; rises linearly to 1 at the end of the run."""
+    """β, exponent of the importance weights, at the first update; it rises linearly to 1 at the end of the run."""
     learning_starts: int = setting(1600, low=0, unit="agent steps")
-    """Before the first update."""
+    """Agent steps before the first update."""
     random_start: bool = False
-    """Uniform actions until learning begins, as SAC's: a way to a first reward where the noise alone, which hardly
-    changes a fresh network's choice, finds none."""
+    """Uniformly random actions before the first update, as with SAC. It helps in games with sparse rewards, where the
+    noise hardly changes the actions of an untrained network."""
     updates_per_step: int = setting(1, low=1)
-    """Updates in an agent step."""
+    """Updates per agent step."""
     target_every: int = setting(2000, low=1, unit="agent steps")
-    """Interval between copies of the network into the target network."""
+    """Interval between updates of the target network."""
     atoms: int = setting(51, low=2)
-    """Atoms of the return distribution."""
+    """Number of atoms of the return distribution."""
     v_min: float = -10.0
-    """Return at the first atom."""
+    """Return of the first atom."""
     v_max: float = 10.0
-    """Return at the last atom."""
+    """Return of the last atom."""
     hidden: int = setting(256, low=1)
-    """Width of the hidden layer in the value and in the advantage stream."""
+    """Width of the hidden layers of the value and advantage streams."""
     sigma: float = setting(0.1, low=0)
-    """σ₀ of the noisy layers."""
+    """σ₀, initial noise scale of the noisy layers."""
     evaluation_epsilon: float = setting(0.001, low=0, high=1)
     """Probability of a random action in evaluation, where the noise is off."""
     augmentation: AugmentationName = "none"
-    """Of the RL batch: none (CURL's release), a shift by up to 4 pixels (DrQ), or the view that the contrast uses."""
+    """Augmentation of the RL batch: none (CURL's release), a random shift by up to 4 pixels (DrQ), or the padded crop
+    of the contrastive loss."""
     intensity: float = setting(0.0, low=0, high=LARGEST_SCALE)
-    """Scale of a random factor on the pixels of each observation of the RL batch (SPR: 0.05); 0 is off."""
+    """Scale of the random intensity jitter of the RL batch (SPR: 0.05); 0 is off."""
     contrast_augmentation: Literal["padded-crop", "shift"] = setting("padded-crop", needs_contrast=True)
-    """Of the views for the contrastive loss: crop to 80, replicate the edges by 4, crop to 84 (CURL's release), or
-    DrQ's shift."""
+    """Augmentation for the contrastive loss: crop to 80, replicate the edges by 4 pixels, crop to 84 (CURL's release),
+    or DrQ's random shift."""
     feature_source: FeatureSource = setting("head", needs_contrast=True)
-    """The features that an objective compares: those of a 576-256-128 head on the convolutions, or the 576 that the
-    policy reads."""
+    """Features for the contrastive loss: the 128 of a 576-256-128 head on the convolutions, or the 576 of the
+    convolutions."""
     contrast_weight: float = setting(1.0, low=0, needs_contrast=True)
-    """λ of eq. 6 (CURL: its paper 0.05, its code 0.01, for Boxing, Freeway, Pong and PrivateEye)."""
+    """λ of eq. 6 (CURL for Boxing, Freeway, Pong and PrivateEye: 0.05 in its paper, 0.01 in its code)."""
     key_momentum: float = setting(0.001, low=0, high=1, needs_contrast=True)
-    """Step of the key encoder and its head towards the encoder at every update."""
+    """Momentum of the key encoder and its head at every update."""
     importance_weighted_contrast: bool = setting(False, needs_contrast=True)
-    """Multiply the contrastive loss by the importance weights (CURL's Atari release)."""
+    """Multiply the contrastive loss by the mean importance weight (CURL's Atari release)."""
     contrast_in_priorities: bool = setting(False, needs_contrast=True)
     """Add the contrastive loss to the priorities (CURL's Atari release)."""
 
 
 class QNetwork(nn.Module):
-    """Encoder and dueling head: patches as the encoder cuts them -> logits ``float32 [N, A, atoms]``. Online and target
-    network read the same patches."""
+    """Encoder and dueling head."""
 
     def __init__(
         self, settings: RainbowSettings, observation_shape: tuple[int, int, int], actions: int, dtype: torch.dtype
@@ -112,11 +110,12 @@ class QNetwork(nn.Module):
         self.head = DuelingHead(self.encoder.width, actions, settings.atoms, settings.hidden, settings.sigma)
 
     def forward(self, patches: Tensor, weights: HeadWeights) -> Tensor:
+        """Patches of :meth:`DataEfficientEncoder.patches` -> logits ``float32 [N, A, atoms]``."""
         return self.head(self.encoder.encode(patches), weights)  # type: ignore[no-any-return]
 
 
 class ContrastFeatures(nn.Module):
-    """The policy's encoder and a head for the contrastive loss: ``uint8 [N, K*C, H, W]`` -> ``float32 [N, d]``."""
+    """The shared encoder and the contrastive head: ``uint8 [N, K*C, H, W]`` -> ``float32 [N, d]``."""
 
     def __init__(self, encoder: DataEfficientEncoder, head: nn.Module) -> None:
         super().__init__()
@@ -127,25 +126,22 @@ class ContrastFeatures(nn.Module):
 
 
 class Rainbow(Agent):
-    """Online and target network, the features of the contrastive loss with their momentum copies, the optimizer, and
-    when each steps.
-
-    Args: see :class:`Agent`; observations are pixels, actions Discrete.
+    """Data-efficient Rainbow for pixels and discrete actions. Arguments as for :class:`Agent`.
 
     Raises:
-        UserError: continuous actions, or states.
+        UserError: the actions are not discrete, or the observations are states.
     """
 
     Settings = RainbowSettings
     section = "rainbow"
     label = "Rainbow"
     unused_settings: ClassVar[Mapping[str, str]] = {
-        "compute.overlap": "Rainbow's update waits for the step that comes before it"
+        "compute.overlap": "Rainbow's update uses the transition of the step before it"
     }
 
     @classmethod
     def feature_dim(cls, settings: RainbowSettings, observation_shape: tuple[int, ...]) -> int:
-        """128 on a head, 576 (at 84 × 84) on the convolutions."""
+        """128 with the head, 576 (for 84 × 84 pixels) with the convolutions alone."""
         return HEAD_WIDTH if settings.feature_source == "head" else encoder_width(_pixels(observation_shape))
 
     def __init__(
@@ -159,7 +155,7 @@ class Rainbow(Agent):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if not isinstance(action_space, gymnasium.spaces.Discrete):
-            raise UserError(f"Rainbow learns discrete actions, not {action_space}: use --agent sac")
+            raise UserError(f"Rainbow needs discrete actions, not {action_space}: use --agent sac")
         s, shape = settings, _pixels(observation_shape)
         self.settings, self.objective, self.device = settings, objective, device
         random_steps = s.learning_starts if s.random_start else 0
@@ -167,11 +163,11 @@ class Rainbow(Agent):
         self.batch_spec = _batch_spec(s, min(shape[1:]))
         self.evaluation_epsilon = s.evaluation_epsilon
         if not s.random_start:
-            self.no_reward_hint = f"a new run begins with uniform actions under --set {RANDOM_START}"
+            self.no_reward_hint = f"start a new run with --set {RANDOM_START} for random actions at the beginning"
         self.support = make_support(s.atoms, s.v_min, s.v_max, device)
         self.online = QNetwork(s, shape, int(action_space.n), dtype).to(device)
         self.target = momentum_copy(self.online)
-        # The target network's noise is its own; acting and the update share the online network's.
+        # Shared by acting and the next update; the target network samples its own noise.
         self.noise = self.online.head.draw_noise()
         self._noise_spent = False
         self._build_contrast()
@@ -190,15 +186,15 @@ class Rainbow(Agent):
         self.key = momentum_copy(self.query)
 
     def _build_optimizer(self) -> None:
-        as_encoder, own = objective_parameters(self.objective)
+        projection, objective = objective_parameters(self.objective)
         parameters = {
             "encoder": list(self.online.encoder.parameters()),
             "heads": list(self.online.head.parameters()),
             "contrast_head": list(self.query.head.parameters()) if self.query is not None else [],
-            "projection": as_encoder,
-            "objective": own,
+            "projection": projection,
+            "objective": objective,
         }
-        groups: list[dict[str, Any]] = [{"params": members, "name": name} for name, members in parameters.items()]
+        groups: list[dict[str, Any]] = [{"params": group, "name": name} for name, group in parameters.items()]
         self.optimizer = adam(groups, self.settings.learning_rate, self.device, eps=self.settings.adam_eps)
 
     # Acting
@@ -207,7 +203,7 @@ class Rainbow(Agent):
     def act(self, observations: np.ndarray, *, explore: bool, clock: Clock | None = None) -> np.ndarray:
         """Greedy actions ``int64 [N]`` for ``uint8 [N, K*C, H, W]``.
 
-        To explore: under a new sample of the noise, which the next update shares. Otherwise without noise.
+        With ``explore``, the weights have new noise, which the next update uses too. Otherwise they have no noise.
         """
         if explore:
             self.reset_noise()
@@ -218,19 +214,19 @@ class Rainbow(Agent):
         return action
 
     def reset_noise(self) -> None:
-        """A new sample for the online network, into the same memory, which a captured graph reads."""
+        """Resample the online network's noise, in place, because a captured CUDA graph reads this tensor."""
         self.noise.copy_(self.online.head.draw_noise())
         self._noise_spent = False
 
     # Learning
 
     def update(self, batch: Batch, clock: Clock) -> Update:
-        """One update of everything that is due.
+        """Run one update, and copy the target network if it is due.
 
         Args:
-            batch: transitions with their importance weights, and the contrastive views where the objective wants any
-                (None: no sequence could be sampled yet).
-            clock: drives the schedule of the Transformer (eq. 10) and the copies of the target network.
+            batch: transitions with importance weights, and the contrastive batch (None: no objective, or no sequence
+                can be sampled yet).
+            clock: drives the objective's learning rate (eq. 10) and the updates of the target network.
         """
         s = self.settings
         if self._noise_spent:
@@ -245,17 +241,18 @@ class Rainbow(Agent):
         return update
 
     def priority_beta(self, clock: Clock) -> float:
-        """Linear from ``priority_beta_start`` to 1 over the horizon."""
+        """β, linear from ``priority_beta_start`` at ``learning_starts`` to 1 at the horizon."""
         s = self.settings
         horizon = clock.horizon / clock.action_repeat - s.learning_starts
         progress = min(max((clock.agent_steps - s.learning_starts) / max(horizon, 1), 0.0), 1.0)
         return s.priority_beta_start + (1 - s.priority_beta_start) * progress
 
     def copy_target(self) -> None:
+        """Copy the online network into the target network."""
         ema_update(self.target.parameters(), self.online.parameters(), 1.0)
 
     def step(self, batch: Batch) -> Update:
-        """Losses and one step, on the device alone: no synchronisation, no branch on a tensor."""
+        """Losses and one optimizer step on the device, without synchronisation or branches on tensors."""
         loss, priority, metrics = self._losses(batch, self.noise, self.target.head.draw_noise())
         loss.backward()  # type: ignore[no-untyped-call]
         norm = clip_and_step(self.optimizer, self.settings.max_grad_norm)
@@ -263,32 +260,32 @@ class Rainbow(Agent):
         return Update(metrics | {"gradient/norm": norm}, priority)
 
     def _losses(self, batch: Batch, noise: Tensor, target_noise: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """L_rl + λ·L_ct, the priorities ``[B]`` and the metrics."""
+        """L_rl + λ·L_ct ``[]``, the priorities ``[B]`` and the metrics."""
         t = batch.transitions
-        each, metrics = self._rl_loss(t, noise, target_noise)  # [B]
-        loss, priority = (t.weights * each).mean(), each.detach()
+        losses, metrics = self._rl_loss(t, noise, target_noise)  # [B]
+        loss, priority = (t.weights * losses).mean(), losses.detach()
         if batch.contrast is not None:
-            contrast, more = self._contrast_loss(batch.contrast)
+            contrast, contrast_metrics = self._contrast_loss(batch.contrast)
             weight = t.weights.mean() if self.settings.importance_weighted_contrast else 1.0
-            loss, metrics = loss + self.settings.contrast_weight * weight * contrast, metrics | more
+            loss, metrics = loss + self.settings.contrast_weight * weight * contrast, metrics | contrast_metrics
             if self.settings.contrast_in_priorities:
                 priority = priority + self.settings.contrast_weight * contrast.detach()
         return loss, priority, metrics
 
     def _rl_loss(self, t: Transitions, noise: Tensor, target_noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy of the projected n-step target and the online distribution of the action taken, ``[B]``."""
+        """Cross-entropy between the projected n-step target and the predicted return distribution, ``[B]``."""
         online, target_network, weights = self.online, self.target, self.online.head.weights(noise)
-        following = online.encoder.patches(t.next_obs)
+        next_patches = online.encoder.patches(t.next_obs)
         with torch.no_grad():
-            ahead, target_weights = online.encoder.encode(following), target_network.head.weights(target_noise)
-            target_logits = target_network(following, target_weights)
-        # The online network sees both observations under one draw, so its head does in one pass.
-        logits, next_logits = online.head.both(online.encoder(t.obs), ahead, weights)
+            next_features = online.encoder.encode(next_patches)
+            target_logits = target_network(next_patches, target_network.head.weights(target_noise))
+        # Both observations share the noise, so the online head needs one pass for both.
+        logits, next_logits = online.head.both(online.encoder(t.obs), next_features, weights)
         target = double_q_target(next_logits, target_logits, t.reward, t.discount, self.support)
-        each = cross_entropy(logits, t.action, target)
+        losses = cross_entropy(logits, t.action, target)
         q = expected(of_action(logits.detach(), t.action), self.support)
-        return each, {
-            "rl/loss": each.detach().mean(),
+        return losses, {
+            "rl/loss": losses.detach().mean(),
             "rl/q": q.mean(),
             "rl/target": (target @ self.support).mean(),
             "batch/reward": t.reward.mean(),
@@ -302,7 +299,7 @@ class Rainbow(Agent):
         return loss.value, loss.metrics
 
     def _update_key_encoder(self) -> None:
-        """The key encoder, its head and the objective's own copies follow what the step left."""
+        """Update the momentum copies of the encoder, its head and the objective, after the optimizer step."""
         if self.objective is not None and self.query is not None and self.key is not None:
             ema_update(self.key.parameters(), self.query.parameters(), self.settings.key_momentum)
             self.objective.ema_step(self.settings.key_momentum)
@@ -317,11 +314,11 @@ class Rainbow(Agent):
         return modules
 
     def policy_state(self) -> dict[str, Any]:
-        """What acting needs: the online network."""
+        """The weights that acting needs: the online network."""
         return {"online": self.online.state_dict()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a later update depends on but PyTorch's generator, from which noise is sampled."""
+        """Everything that later updates depend on, except PyTorch's generator, which samples the noise."""
         state: dict[str, Any] = {name: module.state_dict() for name, module in self._modules().items()}
         return state | {
             "optimizer": self.optimizer.state_dict(),
@@ -338,6 +335,7 @@ class Rainbow(Agent):
 
 
 def _pixels(observation_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """``(K*C, H, W)``; raises UserError for states."""
     if len(observation_shape) != 3:
         raise UserError(f"Rainbow learns from pixels only; observations of shape {observation_shape} are states")
     channels, height, width = observation_shape
@@ -345,7 +343,7 @@ def _pixels(observation_shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _batch_spec(s: RainbowSettings, side: int) -> BatchSpec:
-    """What an update reads of frames of this side."""
+    """The data of an update, for square frames of this side in pixels."""
 
     def augmentation(name: AugmentationName) -> Augmentation:
         match name:

@@ -1,4 +1,4 @@
-"""The agents by name, and which one learns which actions."""
+"""The registry of agents, and the default agent for an action space."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ AGENTS: Registry[Agent] = Registry(
 
 
 def agent_for(actions: gymnasium.Space[Any]) -> str:
-    """The registered agent that learns such actions: SAC continuous ones, Rainbow discrete ones."""
+    """Name of the default agent for an action space: ``"rainbow"`` for Discrete, else ``"sac"``."""
     return "rainbow" if isinstance(actions, gymnasium.spaces.Discrete) else "sac"

@@ -1,8 +1,8 @@
-"""Soft Actor-Critic from pixels, as CURL's, with the contrastive objective joined as in Algorithm 1.
+"""Soft Actor-Critic from pixels, as in CURL, with a contrastive objective (Algorithm 1).
 
-One update: critic, actor and temperature, targets, contrastive loss. Each is a loss and a step of its own. The actor
-sees the critic's new weights, the contrastive loss the convolutions that the critic's step left. The actor shares the
-critic's convolutions, which its loss does not train.
+One update steps the critic, the actor and the temperature, the targets, and the contrastive loss, in this order. Each
+has its own loss and optimizer, and uses the weights of the steps before it. The actor shares the critic's
+convolutions, but its loss does not train them.
 """
 
 from __future__ import annotations
@@ -33,72 +33,70 @@ AugmentationName = Literal["crop", "shift", "none"]
 
 @dataclass(frozen=True)
 class SacSettings:
-    """SAC's networks, losses and clocks (CURL's values unless said otherwise)."""
+    """SAC's networks, losses and schedules. The defaults are CURL's unless stated otherwise."""
 
     learning_rate: float = setting(1e-3, above=0)
-    """Base learning rate of actor, critic and contrastive loss (released code; the paper's appendix says 1e-4; cheetah
-    2e-4)."""
+    """Base learning rate of actor, critic and contrastive loss (released code: 1e-3, cheetah 2e-4; the paper's
+    appendix: 1e-4)."""
     batch_size: int = setting(128, low=1)
-    """Transitions in an update (cheetah 512)."""
+    """Transitions in an update (cheetah: 512)."""
     discount: float = setting(0.99, low=0, high=1)
     """γ per agent step."""
     critic_tau: float = setting(0.01, low=0, high=1)
     """Momentum of the target Q networks."""
     encoder_tau: float = setting(0.05, low=0, high=1)
-    """Momentum of the target encoder, which is the contrastive loss's key encoder."""
+    """Momentum of the target encoder, which is also the key encoder of the contrastive loss."""
     target_every: int = setting(2, low=1, unit="updates")
-    """Interval between steps of the targets."""
+    """Interval between updates of the target networks."""
     actor_every: int = setting(2, low=1, unit="updates")
-    """Interval between steps of actor and temperature."""
+    """Interval between updates of actor and temperature."""
     initial_temperature: float = setting(0.1, above=0)
-    """α at the start."""
+    """Initial value of the temperature α."""
     temperature_lr: float = setting(1e-4, above=0)
     """Learning rate of log α."""
     temperature_beta: float = setting(0.5, low=0, high=1)
     """Adam's β1 for log α."""
     learning_starts: int = setting(1000, low=0, unit="agent steps")
-    """Random actions before the first update."""
+    """Agent steps before the first update, with uniformly random actions."""
     updates_per_step: int = setting(1, low=1)
-    """Updates in an agent step."""
+    """Updates per agent step."""
     crop: int = setting(84, low=1, unit="pixels")
-    """Side of what the encoder sees; acting sees the centre. Not used on states."""
+    """Side of the crop that the encoder receives; acting uses the centre crop. No effect on states."""
     augmentation: AugmentationName = "crop"
-    """Of the RL batch: a random crop (CURL, RAD), the centre shifted by up to ``shift_pad`` pixels (DrQ), or the
-    centre."""
+    """Augmentation of the RL batch: a random crop (CURL, RAD), a random shift of the centre crop by up to ``shift_pad``
+    pixels (DrQ), or none (the centre crop)."""
     contrast_augmentation: Literal["crop", "shift"] = setting("crop", needs_contrast=True)
-    """Of the views for the contrastive loss."""
+    """Augmentation for the contrastive loss: a random crop or a random shift."""
     shift_pad: int = setting(4, low=0, unit="pixels")
-    """By how much a shift moves at most (DrQ: 4, on frames of 84, env.image_size=84)."""
+    """Largest shift in each direction (DrQ: 4, with env.image_size=84)."""
     intensity: float = setting(0.0, low=0, high=LARGEST_SCALE)
-    """Scale of a random factor on the pixels of each observation of the RL batch (SPR: 0.05); 0 is off."""
+    """Scale of the random intensity jitter of the RL batch (SPR: 0.05); 0 is off."""
     filters: int = setting(32, low=1)
     """Filters of each convolution."""
     layers: int = setting(4, low=1)
-    """Convolutions."""
+    """Number of convolutions."""
     feature_dim: int = setting(50, low=1)
-    """d, width of the encoder's features."""
+    """d, number of features of the encoder."""
     hidden: int = setting(1024, low=1)
     """Width of the hidden layers of actor and critic."""
     contrast_encoder_lr: float = setting(2.0, low=0, needs_contrast=True, only_if=("joint_optimizer", (False,)))
-    """Learning rate of the encoder through the contrastive loss, as a multiple of the base rate (CURL's code has the
-    encoder in two Adams; M-CURL lets it fall after the warm-up)."""
+    """Encoder learning rate for the contrastive loss, as a multiple of the base rate (CURL's code optimises the encoder
+    with two Adams; with M-CURL the rate decays after the warm-up)."""
     contrast_max_grad_norm: float = setting(0.0, low=0, needs_contrast=True, only_if=("joint_optimizer", (False,)))
-    """Clip the gradient of the contrastive loss, encoder and objective together, to this norm; 0 is off (the later
-    release has 0.5)."""
+    """Gradient norm of the contrastive loss, over encoder and objective, above which the gradient is clipped; 0 is off
+    (the later release: 0.5)."""
     contrast_weight: float = setting(1.0, low=0, needs_contrast=True, only_if=("joint_optimizer", (True,)))
-    """λ of eq. 6. An Adam of its own would cancel it."""
+    """λ of eq. 6. A separate Adam would cancel this factor."""
     joint_optimizer: bool = setting(False, needs_contrast=True)
-    """One Adam over J_Q + λ·L_ct for encoder, critic and objective (eq. 6 to the letter) instead of one for each
-    loss."""
+    """Optimise J_Q + λ·L_ct with one Adam for encoder, critic and objective (literal eq. 6), instead of one Adam for
+    each loss."""
 
 
 class SAC(Agent):
-    """Actor, critics, temperature, their targets and optimizers, and when each steps.
-
-    Args: see :class:`Agent`; actions are a Box in [-1, 1].
+    """Soft Actor-Critic for continuous actions in [-1, 1]. Arguments as for :class:`Agent`.
 
     Raises:
-        UserError: discrete actions, or a crop larger than the frames.
+        UserError: the actions are not continuous, or the crop does not fit the frames or the convolutions.
     """
 
     Settings = SacSettings
@@ -108,6 +106,7 @@ class SAC(Agent):
 
     @classmethod
     def feature_dim(cls, settings: SacSettings, observation_shape: tuple[int, ...]) -> int:
+        """The setting of this name."""
         return settings.feature_dim
 
     def __init__(
@@ -121,7 +120,7 @@ class SAC(Agent):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if not isinstance(action_space, gymnasium.spaces.Box):
-            raise UserError(f"SAC learns continuous actions, not {action_space}: use --agent rainbow")
+            raise UserError(f"SAC needs continuous actions, not {action_space}: use --agent rainbow")
         s, actions = settings, int(np.prod(action_space.shape))
         self.settings, self.objective, self.device = settings, objective, device
         self.schedule = UpdateSchedule(s.learning_starts, s.updates_per_step, random_steps=s.learning_starts)
@@ -141,8 +140,8 @@ class SAC(Agent):
         s, device = self.settings, self.device
         self.actor_parameters = [*self.actor_features.parameters(), *self.actor.parameters()]
         self.critic_parameters = [*self.encoder.parameters(), *self.critic.parameters()]
-        as_encoder, own = objective_parameters(self.objective)
-        joint = [{"params": as_encoder, "name": "projection"}, {"params": own, "name": "objective"}]
+        projection, objective = objective_parameters(self.objective)
+        joint = [{"params": projection, "name": "projection"}, {"params": objective, "name": "objective"}]
         critic = [{"params": self.critic_parameters, "name": "critic"}, *(joint if s.joint_optimizer else [])]
         actor = [{"params": self.actor_parameters, "name": "actor"}]
         temperature = [{"params": [self.log_alpha], "name": "temperature"}]
@@ -152,17 +151,18 @@ class SAC(Agent):
             "temperature": adam(temperature, s.temperature_lr, device, beta1=s.temperature_beta),
         }
         if self.objective is not None and not s.joint_optimizer:
-            # The encoder stands in the critic's optimizer too: one for each loss, as in the released code.
-            encoder = [*self.encoder.parameters(), *as_encoder]
-            groups = [{"params": encoder, "name": "encoder"}, {"params": own, "name": "objective"}]
+            # The encoder is in the critic's optimizer too: one optimizer for each loss, as in the released code.
+            encoder = [*self.encoder.parameters(), *projection]
+            groups = [{"params": encoder, "name": "encoder"}, {"params": objective, "name": "objective"}]
             self.optimizers["contrast"] = adam(groups, s.learning_rate, device)
 
     # Acting
 
     @torch.no_grad()
     def act(self, observations: np.ndarray, *, explore: bool, clock: Clock | None = None) -> np.ndarray:
-        """Actions ``float32 [N, A]`` for ``uint8 [N, K*C, H, W]`` (or states ``float32 [N, D]``): sampled to explore,
-        else the mean.
+        """Actions ``float32 [N, A]`` in [-1, 1] for ``uint8 [N, K*C, H, W]`` or states ``float32 [N, D]``.
+
+        They are sampled with ``explore``; otherwise they are the mean of the policy.
         """
         pixels = torch.as_tensor(observations, device=self.device)
         if self.pixels:
@@ -180,17 +180,16 @@ class SAC(Agent):
     # Learning
 
     def update(self, batch: Batch, clock: Clock) -> Update:
-        """One update of everything that is due.
+        """Run one update.
 
         Args:
-            batch: transitions, and the contrastive views where the objective wants any (None: no sequence could be
-                sampled yet).
-            clock: drives the schedules.
+            batch: transitions, and the contrastive batch (None: no objective, or no sequence can be sampled yet).
+            clock: drives the learning rates, and the intervals of the actor and of the targets.
         """
-        s, number = self.settings, clock.updates + 1
+        s, updates = self.settings, clock.updates + 1
         if self.objective is not None:
             self._set_contrast_rates(self.objective.learning_rate(clock.learned_env_steps(s.updates_per_step)))
-        return Update(self.step(batch, actor=number % s.actor_every == 0, targets=number % s.target_every == 0))
+        return Update(self.step(batch, actor=updates % s.actor_every == 0, targets=updates % s.target_every == 0))
 
     def _set_contrast_rates(self, factors: dict[str, float]) -> None:
         s = self.settings
@@ -198,7 +197,16 @@ class SAC(Agent):
         set_learning_rates(self.optimizers["critic" if s.joint_optimizer else "contrast"], s.learning_rate, factors)
 
     def step(self, batch: Batch, *, actor: bool, targets: bool) -> dict[str, Tensor]:
-        """Algorithm 1, lines 12 to 19, on the device alone: no synchronisation, no branch on a tensor."""
+        """Algorithm 1, lines 12 to 19, on the device, without synchronisation or branches on tensors.
+
+        Args:
+            batch: as for :meth:`update`.
+            actor: whether actor and temperature are updated.
+            targets: whether the target networks are updated.
+
+        Returns:
+            Name -> detached scalar.
+        """
         metrics = self._update_critic(batch)
         if actor:
             metrics |= self._update_actor(batch.transitions)
@@ -214,9 +222,9 @@ class SAC(Agent):
         """Lines 12 and 13: ω_2i and θ descend J_Q (with ``joint_optimizer``, J_Q + λ L_ct)."""
         loss, metrics = self._critic_loss(batch.transitions)
         if batch.contrast is not None and self.settings.joint_optimizer:
-            contrast, more = self._contrast_loss(batch.contrast)
-            loss, metrics = loss + self.settings.contrast_weight * contrast, metrics | more
-        self._descend(loss, "critic")
+            contrast, contrast_metrics = self._contrast_loss(batch.contrast)
+            loss, metrics = loss + self.settings.contrast_weight * contrast, metrics | contrast_metrics
+        self._optimize(loss, "critic")
         return metrics
 
     def _critic_loss(self, t: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
@@ -236,9 +244,9 @@ class SAC(Agent):
         }
 
     def _update_actor(self, t: Transitions) -> dict[str, Tensor]:
-        """Line 14: ω_1 descends J_π, then the temperature follows its target entropy."""
+        """Line 14: ω_1 descends J_π; then the temperature adapts to the target entropy."""
         with torch.no_grad():
-            maps = self.encoder.convolutions(t.obs)  # encoded anew: the critic's step has changed the convolutions
+            maps = self.encoder.convolutions(t.obs)  # again, because the critic's step changed the convolutions
             features = self.encoder.features(maps)
         mean, log_std = self._policy(maps)
         action, log_pi = squashed_sample(mean, log_std, torch.randn_like(mean))
@@ -246,13 +254,13 @@ class SAC(Agent):
         alpha = self.log_alpha.exp()
         actor_loss = (alpha.detach() * log_pi - q).mean()
         temperature_loss = alpha * (-log_pi - self.target_entropy).detach().mean()
-        self._descend(actor_loss, "actor")
-        self._descend(temperature_loss, "temperature")
+        self._optimize(actor_loss, "actor")
+        self._optimize(temperature_loss, "temperature")
         entropy = -log_pi.detach().mean()
         return {"actor/loss": actor_loss.detach(), "actor/entropy": entropy, "actor/temperature": alpha.detach()}
 
     def _update_targets(self) -> None:
-        """Lines 18 and 19. The target encoder is the key encoder; it follows what the critic's step left."""
+        """Lines 18 and 19: momentum updates of the target networks. The target encoder is also the key encoder."""
         ema_update(self.target_encoder.parameters(), self.encoder.parameters(), self.settings.encoder_tau)
         ema_update(self.target_critic.parameters(), self.critic.parameters(), self.settings.critic_tau)
         if self.objective is not None:
@@ -261,7 +269,7 @@ class SAC(Agent):
     def _update_contrast(self, views: Contrast) -> dict[str, Tensor]:
         """Lines 16 and 17: φ and θ descend L_ct."""
         loss, metrics = self._contrast_loss(views)
-        self._descend(loss, "contrast", max_norm=self.settings.contrast_max_grad_norm)
+        self._optimize(loss, "contrast", max_norm=self.settings.contrast_max_grad_norm)
         return metrics
 
     def _contrast_loss(self, views: Contrast) -> tuple[Tensor, dict[str, Tensor]]:
@@ -269,8 +277,8 @@ class SAC(Agent):
         loss = self.objective.loss(views.query, views.key, views.plan, self.encoder, self.target_encoder)
         return loss.value, loss.metrics
 
-    def _descend(self, loss: Tensor, name: str, *, max_norm: float = 0.0) -> None:
-        """One step of one optimizer on one loss; gradients of other parameters are neither computed nor kept."""
+    def _optimize(self, loss: Tensor, name: str, *, max_norm: float = 0.0) -> None:
+        """Take a step of one optimizer on one loss, with gradients of that optimizer's parameters only."""
         optimizer = self.optimizers[name]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -292,7 +300,7 @@ class SAC(Agent):
         return {name: module for name, module in named.items() if module is not None}
 
     def policy_state(self) -> dict[str, Any]:
-        """What acting needs: convolutions and actor."""
+        """The weights that acting needs: convolutions and actor."""
         return {
             "convolutions": self.encoder.convolutions.state_dict(),
             "actor_features": self.actor_features.state_dict(),
@@ -300,7 +308,7 @@ class SAC(Agent):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a later update depends on, in plain memory order once saved."""
+        """Everything that later updates depend on, except PyTorch's generators."""
         state: dict[str, Any] = {name: module.state_dict() for name, module in self._modules().items()}
         state["log_alpha"] = self.log_alpha.detach()
         state["optimizers"] = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
@@ -317,18 +325,18 @@ class SAC(Agent):
 def _encoders(
     s: SacSettings, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[PixelEncoder | Flat, FeatureHead | Flat]:
-    """The critic's encoder, and the actor's own features on the shared convolutions."""
+    """The critic's encoder, and the actor's feature head on the shared convolutions."""
     if len(shape) == 1:
         return Flat(shape[0]), Flat(shape[0])
     convolutions = Convolutions(shape[0], s.filters, s.layers, dtype=dtype)
     if convolutions.output_size(s.crop) < 1:
-        raise UserError(f"sac.layers={s.layers} convolutions leave nothing of a crop of {s.crop} × {s.crop}")
+        raise UserError(f"a crop of {s.crop} × {s.crop} pixels is too small for sac.layers={s.layers} convolutions")
     encoder = PixelEncoder(convolutions, s.crop, s.feature_dim).to(device)
     return encoder, FeatureHead(s.filters, convolutions.output_size(s.crop), s.feature_dim).to(device)
 
 
 def _batch_spec(s: SacSettings, shape: tuple[int, ...], dtype: torch.dtype) -> BatchSpec:
-    """What an update reads: crops of pixels, states as they are."""
+    """The data of an update: crops of pixels, or unchanged states."""
     if len(shape) == 1:
         return BatchSpec(s.batch_size, discount=s.discount)
     if s.crop > min(shape[1:]):

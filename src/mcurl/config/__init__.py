@@ -1,1 +1,1 @@
-"""The settings of a run: dataclasses, TOML layers, overrides, and what a user reads of them."""
+"""The settings of a run: dataclasses, TOML files, overrides, and help texts."""

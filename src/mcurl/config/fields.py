@@ -1,4 +1,4 @@
-"""Fields of settings classes: metadata, values read from text by a field's type, the help below each field."""
+"""Fields of settings classes: metadata, conversion of text to a field's type, and help texts."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 
 @dataclass(frozen=True)
 class Meta:
-    """What a field says of itself beside its type, default and help."""
+    """Metadata of a field, in addition to its type, default and help."""
 
     low: float = -math.inf
-    """Least value."""
+    """Minimum."""
     high: float = math.inf
-    """Greatest value."""
+    """Maximum."""
     above: float = -math.inf
-    """A lower bound that is no value itself."""
+    """Exclusive lower bound."""
     unit: str = ""
-    """In words."""
+    """Unit, in words."""
     needs_contrast: bool = False
-    """Without a contrastive objective it means nothing."""
+    """Whether the field has an effect only with a contrastive objective."""
     only_if: tuple[str, tuple[Any, ...]] | None = None
-    """Another field of the class, and the values of it with which this one means something."""
+    """Another field of the class, and those of its values with which this field has an effect."""
 
     @property
     def bounded(self) -> bool:
-        """Whether there is any bound."""
+        """Whether the field has a bound."""
         return (self.low, self.above, self.high) != (-math.inf, -math.inf, math.inf)
 
     def check(self, key: str, value: Any) -> None:
-        """Raise UserError, in one line, where a number is out of range."""
+        """Raise UserError if a number is out of range."""
         if not self.bounded or isinstance(value, bool) or not isinstance(value, int | float):
             return
         if math.isfinite(value) and self.low <= value <= self.high and value > self.above:
@@ -68,36 +68,37 @@ def setting(
     needs_contrast: bool = False,
     only_if: tuple[str, tuple[Any, ...]] | None = None,
 ) -> T:
-    """A dataclass field with a :class:`Meta`."""
+    """A dataclass field with metadata; the arguments are the attributes of :class:`Meta`."""
     meta = Meta(low, high, above, unit, needs_contrast, only_if)
     field: T = dataclasses.field(default=default, metadata={"mcurl": meta})
     return field
 
 
 def field_meta(cls: type[Any]) -> dict[str, Meta]:
-    """Name -> what each field of a dataclass says of itself."""
+    """Name -> metadata of each field of a dataclass."""
     return {field.name: field.metadata.get("mcurl", Meta()) for field in dataclasses.fields(cls)}
 
 
 def read_value(key: str, hint: Any, raw: Any) -> Any:
-    """A value of the type ``hint`` from text, or from what TOML or JSON holds.
+    """Convert text, or a TOML or JSON value, to the type ``hint``.
 
     Args:
-        key: the setting's full name, for the message.
-        hint: int (``400_000``, ``100k``, ``1e5``), float, bool, str, Path, Literal, tuple, or one of these or None.
+        key: full name of the setting, for error messages.
+        hint: int (``400_000``, ``100k``, ``1e5``), float, bool, str, Path, Literal, tuple, or a union of these or None.
+        raw: the value.
 
     Raises:
-        UserError: one line that names the key and what it takes.
+        UserError: the value does not have this type.
     """
     try:
         return _convert(hint, raw)
     except ValueError as error:
-        shown = repr(raw) if isinstance(raw, str) else str(raw)
-        raise UserError(f"{key} is {describe_type(hint)}, not {shown}" + (f": {error}" if str(error) else "")) from None
+        value = repr(raw) if isinstance(raw, str) else str(raw)
+        raise UserError(f"{key} is {describe_type(hint)}, not {value}" + (f": {error}" if str(error) else "")) from None
 
 
 def describe_type(hint: Any) -> str:
-    """What a setting takes, in words.
+    """Describe the values of a type in words.
 
     >>> describe_type(Literal["auto", "cpu"] | None)
     'auto or cpu, or none'
@@ -134,8 +135,8 @@ def field_hints(cls: type[Any]) -> dict[str, Any]:
 
 @cache
 def field_help(cls: type[Any]) -> dict[str, str]:
-    """Name -> the string below each field, on one line; empty where there is none or the source is not at hand."""
-    found = dict.fromkeys(field_hints(cls), "")
+    """Name -> docstring below each field, on one line; empty without a docstring, or if there is no source file."""
+    help_texts = dict.fromkeys(field_hints(cls), "")
     for base in reversed(cls.__mro__[:-1]):
         try:
             body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
@@ -150,8 +151,8 @@ def field_help(cls: type[Any]) -> dict[str, str]:
                 and isinstance(below.value, ast.Constant)
                 and isinstance(below.value.value, str)
             ):
-                found[field.target.id] = " ".join(below.value.value.split())
-    return found
+                help_texts[field.target.id] = " ".join(below.value.value.split())
+    return help_texts
 
 
 def field_defaults(cls: type[Any]) -> dict[str, Any]:
@@ -166,23 +167,20 @@ def field_defaults(cls: type[Any]) -> dict[str, Any]:
 
 
 def as_toml(title: str, settings: Iterable[Any]) -> str:
-    """Settings (with ``key``, ``hint``, ``value``, ``default``, ``help``) as TOML that says what each is; it can be
-    given back as a preset."""
+    """Format settings as a commented TOML file, which can be used as a preset.
+
+    Args:
+        title: comment at the top of the file.
+        settings: in the order of the file, each a :class:`mcurl.config.resolve.Setting`.
+    """
     lines, section = [f"# {line}" for line in title.splitlines()], ""
     for setting in settings:
         table, _, name = setting.key.rpartition(".")
         if table != section:
             section = table
             lines += ["", f"[{table}]"]
-        notes = (
-            [f"One of: {', '.join(map(_plain, get_args(setting.hint)))}."]
-            if get_origin(setting.hint) is Literal
-            else []
-        )
-        notes += [f"Unit: {setting.meta.unit}."] if setting.meta.unit else []
-        notes += [f"Default: {_plain(setting.default)}."] if setting.value != setting.default else []
         lines += textwrap.wrap(
-            " ".join([setting.help.rstrip(".") + ".", *notes]),
+            _toml_comment(setting),
             110,
             initial_indent="# ",
             subsequent_indent="#   ",
@@ -192,7 +190,20 @@ def as_toml(title: str, settings: Iterable[Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _toml_comment(setting: Any) -> str:
+    """Help, choices, unit and default of a setting."""
+    notes = [setting.help.rstrip(".") + "."]
+    if get_origin(setting.hint) is Literal:
+        notes.append(f"One of: {', '.join(map(_plain, get_args(setting.hint)))}.")
+    if setting.meta.unit:
+        notes.append(f"Unit: {setting.meta.unit}.")
+    if setting.value != setting.default:
+        notes.append(f"Default: {_plain(setting.default)}.")
+    return " ".join(notes)
+
+
 def _toml(value: Any) -> str:
+    """Format a value as TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
@@ -205,7 +216,7 @@ def _toml(value: Any) -> str:
 
 
 def _convert(hint: Any, raw: Any) -> Any:
-    """Raises ValueError; its text, if any, is what to try instead."""
+    """Convert a value to a type. Raises ValueError, with advice as its text if there is any."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return _choose(arguments, raw)
@@ -214,7 +225,7 @@ def _convert(hint: Any, raw: Any) -> Any:
     if origin is tuple:
         return _tuple(arguments, raw)
     if hint is bool:
-        return raw if isinstance(raw, bool) else _from(_BOOLS, raw)
+        return raw if isinstance(raw, bool) else _bool(raw)
     if hint is int:
         return _integer(raw)
     if hint is float:
@@ -272,23 +283,23 @@ def _float(raw: Any) -> float:
 
 
 def _decimal(raw: Any) -> Decimal:
-    """Exactly what is written, with k, M or G behind it."""
+    """The exact number in a text such as 400_000, 1e5, 100k, 2M or 1G."""
     if isinstance(raw, bool) or not isinstance(raw, int | str):
         raise ValueError
     text = str(raw).strip().lower()
     factor = _SUFFIXES.get(text[-1:], 1)
     try:
         return Decimal(text[: -1 if factor > 1 else None]) * factor
-    except ArithmeticError:  # Decimal's own errors: no number, or one beyond all bounds.
+    except ArithmeticError:  # not a number, or out of Decimal's range
         raise ValueError from None
 
 
-def _from(names: dict[str, Any], raw: Any) -> Any:
-    if not isinstance(raw, str) or raw.strip().lower() not in names:
+def _bool(raw: Any) -> bool:
+    if not isinstance(raw, str) or raw.strip().lower() not in _BOOLS:
         raise ValueError
-    return names[raw.strip().lower()]
+    return _BOOLS[raw.strip().lower()]
 
 
 def _plain(value: Any) -> str:
-    """As it is written on the command line."""
+    """Format a value as on the command line."""
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)

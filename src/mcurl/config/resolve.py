@@ -1,9 +1,15 @@
-"""A run's settings: one tree of frozen dataclasses, resolved before anything starts.
+"""Resolution of a run's settings to a tree of frozen dataclasses.
 
-The docstring below a field is its help. Values come from these layers, later ones win: the classes' defaults;
-``experiments/<suite>.toml``: ``[defaults]``, ``[task.<name>]``; the method's own values; ``[method.<name>]``; a preset;
-single values from the command line. A key that no section knows, or whose section the run does not use, is an error
-wherever a user wrote it.
+The docstring below a field is its help text. Values come from these layers; later layers override earlier ones:
+
+1. the defaults of the classes;
+2. ``[defaults]`` and ``[task.<name>]`` of ``experiments/<suite>.toml``;
+3. the method's values in ``methods.toml``;
+4. ``[method.<name>]`` of ``experiments/<suite>.toml``;
+5. a preset;
+6. single values from the command line.
+
+In the last two, an unknown setting, and one that the run does not use, is an error.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from mcurl.config.sections import CheckpointSettings, EvaluationSettings, Replay
 from mcurl.config.tasks import Method, flatten, methods, read_experiments, read_toml
 from mcurl.errors import UserError, suggest
 
+# The registries are imported inside functions, because the packages of agents and objectives import config.fields.
 if TYPE_CHECKING:
     from mcurl.agents.base import Agent
     from mcurl.objectives.base import Objective
@@ -29,43 +36,43 @@ if TYPE_CHECKING:
     from mcurl.runtime.device import ComputeSettings
 
 ENV_STEPS = 100_000
-"""The budget where neither the suite nor the user says another."""
+"""Default budget, unless the suite's file or the user sets another."""
 BUDGET_HELP = "Budget in simulator steps, action repeat included (Atari: frames). The schedules' horizon."
 TOP = ("task", "method", "agent", "seed", "env_steps")
 """What stands above the sections."""
 _BUDGET = Meta(low=1)
 _ARGUMENTS = {"task": "TASK", "method": "--method", "agent": "--agent", "seed": "--seed", "env.task": "TASK"}
-"""What looks like a setting and is an argument of the command."""
+"""Names that look like settings, but are arguments of the command -> the argument."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Everything that a run depends on, beside the code and the machine."""
+    """Everything that a run depends on, except the code and the machine."""
 
     task: str
-    """``suite/name``, as the suite spells it."""
+    """``suite/name``, in its canonical spelling."""
     method: str
-    """A name in ``methods.toml``, or an objective of the user's as ``module:Class``."""
+    """A name in ``methods.toml``, or a user-defined objective as ``module:Class``."""
     agent: str
-    """sac, rainbow, or an agent of the user's as ``module:Class``."""
+    """sac, rainbow, or a user-defined agent as ``module:Class``."""
     seed: int
-    """All random numbers of the run come from it."""
+    """Seed of all random numbers of the run."""
     env_steps: int
     """Budget in simulator steps, action repeat included (Atari: frames). The schedules' horizon."""
     env: Any
     """``DmcSettings``, ``AtariSettings``, ``ToySettings`` or ``GymSettings``."""
     replay: ReplaySettings
     agent_settings: Any
-    """Of the agent's class ``Settings``."""
+    """An instance of the agent's class ``Settings``."""
     objective_settings: Any | None
-    """Of the objective's class ``Settings``; None: the RL loss alone."""
+    """An instance of the objective's class ``Settings``; None: only the RL loss."""
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
     compute: ComputeSettings
 
     @property
     def parts(self) -> Parts:
-        """The classes behind the names."""
+        """The classes of the task's suite, the method and the agent."""
         return Parts.of(self.task, self.method, self.agent)
 
     @property
@@ -76,24 +83,24 @@ class TrainSettings:
 
     @property
     def sections(self) -> dict[str, Any]:
-        """Name -> settings of every section that the run uses, in the order of the file."""
+        """Name -> settings of each section of the run, in the order of :func:`describe`."""
         values = {"env": self.env, "replay": self.replay, self.parts.agent.section: self.agent_settings}
         if self.parts.objective is not None:
             values[self.parts.objective.section] = self.objective_settings
         return values | {"evaluation": self.evaluation, "checkpoint": self.checkpoint, "compute": self.compute}
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values; :meth:`from_json` gives an equal object."""
+        """Convert to JSON values; :meth:`from_json` restores an equal object."""
         top = {name: getattr(self, name) for name in TOP}
         sections = {name: dataclasses.asdict(section) for name, section in self.sections.items()}
         return dict(json.loads(json.dumps(top | sections, default=str)))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Read what :meth:`to_json` gave. A setting that did not exist yet has its default.
+        """Inverse of :meth:`to_json`. Settings that are missing, as in files of older versions, have their defaults.
 
         Raises:
-            UserError: a key that this version does not know, or a value that it does not take.
+            UserError: a setting is unknown, or its value is invalid.
         """
         try:
             top = {name: values[name] for name in TOP}
@@ -105,7 +112,16 @@ class TrainSettings:
 
     @classmethod
     def _build(cls, top: Mapping[str, Any], parts: Parts, flat: Mapping[str, Any]) -> Self:
-        """One object of each section's class, from values that are not yet read."""
+        """Construct the settings of all sections.
+
+        Args:
+            top: the fields that belong to no section.
+            parts: the classes of the run.
+            flat: ``section.name`` -> value, as text or as a TOML or JSON value.
+
+        Raises:
+            UserError: a setting is unknown, or its value is invalid.
+        """
         known = known_settings(parts)
         values: dict[str, dict[str, Any]] = {name: {} for name in parts.sections}
         values["env"]["task"] = top["task"].partition("/")[2]
@@ -115,15 +131,15 @@ class TrainSettings:
             section, _, name = key.partition(".")
             values[section][name] = read_value(key, known[key].hint, raw)
             known[key].meta.check(key, values[section][name])
-        built = {name: _construct(name, section, values[name]) for name, section in parts.sections.items()}
-        agent = built.pop(parts.agent.section)
-        objective = built.pop(parts.objective.section) if parts.objective is not None else None
-        return cls(**top, **built, agent_settings=agent, objective_settings=objective)
+        sections = {name: _construct(name, section, values[name]) for name, section in parts.sections.items()}
+        agent = sections.pop(parts.agent.section)
+        objective = sections.pop(parts.objective.section) if parts.objective is not None else None
+        return cls(**top, **sections, agent_settings=agent, objective_settings=objective)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The classes that a task, a method and an agent name, and the sections that follow from them."""
+    """The classes of a run, from the names of its task, method and agent."""
 
     suite: str
     method: Method
@@ -132,22 +148,22 @@ class Parts:
 
     @classmethod
     def of(cls, task: str, method: str, agent: str) -> Parts:
-        """Raises UserError where one of the names means nothing, or two sections have one name."""
+        """Look up the classes. Raises UserError for an unknown name, and if two sections have the same name."""
         from mcurl.agents.registry import AGENTS
         from mcurl.objectives.registry import OBJECTIVES
 
-        meaning = find_method(method)
-        objective = OBJECTIVES.get(meaning.objective) if meaning.objective is not None else None
-        parts = cls(task.partition("/")[0], meaning, AGENTS.get(agent), objective)
+        definition = find_method(method)
+        objective = OBJECTIVES.get(definition.objective) if definition.objective is not None else None
+        parts = cls(task.partition("/")[0], definition, AGENTS.get(agent), objective)
         names = [section.section for section in (parts.agent, parts.objective) if section is not None]
         for name in names:
             if name in FIXED_SECTIONS or name == "env" or name in TOP or names.count(name) > 1:
-                raise UserError(f"the section {name!r} is taken: give the class another `section`")
+                raise UserError(f"the section name {name!r} is already used: set another `section` in the class")
         return parts
 
     @property
     def sections(self) -> dict[str, type[Any]]:
-        """Name -> settings class, in the order of the file."""
+        """Name -> settings class of each section of the run."""
         sections = {"env": envs.settings_class(self.suite), "replay": ReplaySettings}
         sections[self.agent.section] = self.agent.Settings
         if self.objective is not None:
@@ -161,20 +177,25 @@ FIXED_SECTIONS = {
     "checkpoint": "mcurl.config.sections:CheckpointSettings",
     "compute": "mcurl.runtime.device:ComputeSettings",
 }
+"""The sections that all runs share -> ``module:Class`` of their settings."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a run, for people."""
+    """The description of one setting, for help texts and listings."""
 
     key: str
     """Full name, such as ``sac.batch_size``."""
     hint: Any
+    """Its type."""
     default: Any
-    """The class's own default."""
+    """Default of its class, before experiments and methods change it."""
     help: str
+    """Help text, on one line."""
     meta: Meta
+    """Range, unit, and conditions."""
     value: Any = None
+    """Value in a run, if any."""
 
 
 def resolve(
@@ -187,81 +208,83 @@ def resolve(
     preset: str | None = None,
     overrides: Iterable[str] = (),
 ) -> TrainSettings:
-    """The settings of a run, from what a user typed.
+    """Resolve the settings of a run from command-line arguments.
 
     Args:
         task: ``suite/name`` in any spelling.
         method: a name in ``methods.toml``, or ``module:Class``.
-        agent: sac, rainbow, or ``module:Class``; None: the one that learns the task's actions.
-        env_steps: the budget (``"100k"``); None: the suite's own.
+        agent: sac, rainbow, or ``module:Class``; None: the default agent for the task.
+        seed: seed of all random numbers, at least 0.
+        env_steps: the budget (``"100k"``); None: the suite's default.
         preset: a name in the suite's file, or the path of a TOML file.
-        overrides: ``key=value``, the last one wins.
+        overrides: ``key=value``; for repeated keys the last value is used.
 
     Raises:
-        UserError: anything unknown or unfit, with the nearest valid choice.
+        UserError: a name or a setting is unknown, invalid, or without effect; the message suggests the nearest choice.
     """
     suite, name = envs.parse_task(task)
-    find_method(method)  # before the agent, for which an environment may have to be made
+    find_method(method)  # checked first, because the default agent may need an environment
     experiments = read_experiments(suite)
     agent = agent or _default_agent(experiments, suite, name)
     parts = Parts.of(suite, method, agent)
     _check_method(parts, method, f"{suite}/{name}")
     known = known_settings(parts)
-    merged: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for layer in _layers(experiments, parts, method, name):
-        merged |= {key: value for key, value in layer.items() if key in known}
+        values |= {key: value for key, value in layer.items() if key in known}
     explicit = dict([*_preset(preset, experiments).items(), *map(_override, overrides)])
     for key in explicit:
         _require_in_use(key, parts, f"--method {method} on {suite}/{name}")
-    merged |= explicit
+    values |= explicit
     if seed < 0:
         raise UserError(f"the seed is a whole number from 0, not {seed}")
-    suite_budget = merged.pop("env_steps", ENV_STEPS)
+    suite_budget = values.pop("env_steps", ENV_STEPS)
     budget = read_value("env_steps", int, suite_budget if env_steps is None else env_steps)
     _BUDGET.check("env_steps", budget)
     top = {"task": f"{suite}/{name}", "method": method, "agent": agent, "seed": seed, "env_steps": budget}
-    settings = TrainSettings._build(top, parts, merged)
+    settings = TrainSettings._build(top, parts, values)
     for key in explicit:
         _require_effect(key, settings)
     return settings
 
 
 def describe(settings: TrainSettings) -> list[Setting]:
-    """Every setting that has an effect in the run, with its value, default and help, in the order of the classes."""
-    rows = []
-    for key, row in known_settings(settings.parts).items():
+    """All settings that have an effect in a run, with their values, in the order of the sections."""
+    used = []
+    for key, setting in known_settings(settings.parts).items():
         section, _, name = key.rpartition(".")
         owner = settings.sections[section] if section else settings
-        if _unused(row, settings.parts) is None and _has_effect(row, owner):
-            rows.append(dataclasses.replace(row, value=getattr(owner, name)))
-    return rows
+        if _unused_reason(setting, settings.parts) is None and _has_effect(setting, owner):
+            used.append(dataclasses.replace(setting, value=getattr(owner, name)))
+    return used
 
 
 def known_settings(parts: Parts) -> dict[str, Setting]:
-    """Every setting that a run of these parts may have, by its full name."""
-    rows = {"env_steps": Setting("env_steps", int, ENV_STEPS, BUDGET_HELP, _BUDGET)}
+    """Full name -> description of each setting of a run's sections."""
+    known = {"env_steps": Setting("env_steps", int, ENV_STEPS, BUDGET_HELP, _BUDGET)}
     for section, cls in parts.sections.items():
         defaults, help_, meta = field_defaults(cls), field_help(cls), field_meta(cls)  # type: ignore[arg-type]
         for name, hint in field_hints(cls).items():
-            if (section, name) != ("env", "task"):  # The task is an argument of its own.
+            if (section, name) != ("env", "task"):  # the task is an argument of the command
                 key = f"{section}.{name}"
-                rows[key] = Setting(key, hint, defaults.get(name), help_[name], meta[name])
-    return rows
+                known[key] = Setting(key, hint, defaults.get(name), help_[name], meta[name])
+    return known
 
 
 def find_method(name: str) -> Method:
-    """What a name after --method means. Raises UserError where it means nothing."""
+    """The method of a name in ``methods.toml``, or of ``module:Class``. Raises UserError for an unknown name."""
     from mcurl.objectives.registry import OBJECTIVES
 
     if ":" in name:
         return Method(OBJECTIVES.get(name).label, name, {}, (), "")
     if name not in methods():
-        raise UserError(f"unknown method {name!r}: {suggest(name, methods())}; one of your own is MODULE:CLASS")
+        hint = "a user-defined objective is named MODULE:CLASS"
+        raise UserError(f"unknown method {name!r}: {suggest(name, methods())}; {hint}")
     return methods()[name]
 
 
 def _default_agent(experiments: Mapping[str, Any], suite: str, task: str) -> str:
-    """What the suite's file says of the task or the suite; else the agent that learns the environment's actions."""
+    """The agent in the suite's file, for the task or for the suite; else the default for the task's action space."""
     from mcurl.agents.registry import agent_for
 
     agent = experiments.get("task", {}).get(task, {}).get("agent") or experiments.get("defaults", {}).get("agent")
@@ -269,19 +292,22 @@ def _default_agent(experiments: Mapping[str, Any], suite: str, task: str) -> str
 
 
 def _check_method(parts: Parts, method: str, task: str) -> None:
-    """Raise UserError, with the reason, where a method does not go with the agent or the suite."""
+    """Raise UserError if a method does not support the agent or the suite."""
     from mcurl.agents.registry import AGENTS
 
     if parts.method.agents and not set(parts.method.agents) & set(AGENTS.names_of(parts.agent)):
-        fitting = " or ".join(AGENTS.get(name).label for name in parts.method.agents)
-        raise UserError(f"--method {method} is for {fitting}; {parts.agent.label} learns {task}. {parts.method.why}")
+        labels = " or ".join(AGENTS.get(name).label for name in parts.method.agents)
+        raise UserError(f"--method {method} is for {labels}; {parts.agent.label} learns {task}. {parts.method.why}")
     for key in parts.method.values:
         if key.startswith("env.") and key not in known_settings(parts):
             raise UserError(f"--method {method} needs the setting {key}, which {parts.suite} does not have")
 
 
 def _layers(experiments: Mapping[str, Any], parts: Parts, method: str, task: str) -> list[dict[str, Any]]:
-    """The values that hold without the user, earliest first. A user's class has those of its parents' methods too."""
+    """The layers of values from the suite's and the methods' files, in order of increasing precedence.
+
+    A user-defined objective also has the values of its base classes' methods.
+    """
     from mcurl.objectives.registry import OBJECTIVES
 
     inherited = OBJECTIVES.names_of(parts.objective) if parts.objective is not None else []
@@ -302,11 +328,11 @@ def _layer(experiments: Mapping[str, Any], *path: str) -> dict[str, Any]:
 
 
 def _require_in_use(key: str, parts: Parts, run: str) -> None:
-    """Raise UserError, with the reason, where a key that the user set means nothing to the run."""
+    """Raise UserError if a setting of the user is unknown, or not used by the run."""
     known = known_settings(parts)
     if key in known:
-        if why := _unused(known[key], parts):
-            raise UserError(f"{key} has no effect here: {why}")
+        if reason := _unused_reason(known[key], parts):
+            raise UserError(f"{key} has no effect here: {reason}")
         return
     if key in _ARGUMENTS:
         option = _ARGUMENTS[key]
@@ -317,19 +343,19 @@ def _require_in_use(key: str, parts: Parts, run: str) -> None:
     if other is not None and name in field_hints(other.Settings):
         used = f"{run} is learned by {parts.agent.label}; its sections are {', '.join(parts.sections)}"
         raise UserError(f"{key} is a setting of {other.label} and has no effect here: {used}")
-    usable = [name for name, row in known.items() if _unused(row, parts) is None]
-    raise UserError(f"there is no setting {key}: {suggest(key, usable)}")
+    choices = [name for name, setting in known.items() if _unused_reason(setting, parts) is None]
+    raise UserError(f"there is no setting {key}: {suggest(key, choices)}")
 
 
-def _unused(row: Setting, parts: Parts) -> str | None:
-    """Why a setting means nothing to a run of these parts; None where it does."""
-    if row.meta.needs_contrast and parts.objective is None:
+def _unused_reason(setting: Setting, parts: Parts) -> str | None:
+    """Why a run does not use a setting; None if it does."""
+    if setting.meta.needs_contrast and parts.objective is None:
         return "the method has no contrastive loss"
-    return parts.agent.unused_settings.get(row.key)
+    return parts.agent.unused_settings.get(setting.key)
 
 
 def _other_sections(parts: Parts) -> dict[str, type[Pluggable]]:
-    """Section -> class of the registered agents and objectives that this run does not use."""
+    """Section -> class of the registered agents and objectives that a run does not use."""
     from mcurl.agents.registry import AGENTS
     from mcurl.objectives.registry import OBJECTIVES
 
@@ -338,24 +364,26 @@ def _other_sections(parts: Parts) -> dict[str, type[Pluggable]]:
 
 
 def _require_effect(key: str, settings: TrainSettings) -> None:
-    """Raise UserError where another setting leaves a value that the user changed without effect."""
+    """Raise UserError if a setting that the user changed has no effect, because of the value of another one."""
     section, _, name = key.partition(".")
-    row = known_settings(settings.parts)[key]
-    if not name or row.meta.only_if is None:
+    setting = known_settings(settings.parts)[key]
+    if not name or setting.meta.only_if is None:
         return
     owner = settings.sections[section]
-    if getattr(owner, name) != row.default and not _has_effect(row, owner):
-        other, values = row.meta.only_if
+    if getattr(owner, name) != setting.default and not _has_effect(setting, owner):
+        other, values = setting.meta.only_if
         choices = " or ".join(f"{section}.{other}={str(value).lower()}" for value in values)
-        now = str(getattr(owner, other)).lower()
-        raise UserError(f"{key} has no effect with {section}.{other}={now}: it needs {choices}")
+        current = str(getattr(owner, other)).lower()
+        raise UserError(f"{key} has no effect with {section}.{other}={current}: it needs {choices}")
 
 
-def _has_effect(row: Setting, owner: Any) -> bool:
-    return row.meta.only_if is None or getattr(owner, row.meta.only_if[0]) in row.meta.only_if[1]
+def _has_effect(setting: Setting, owner: Any) -> bool:
+    """Whether the condition ``only_if`` of a setting holds in an object of its class."""
+    return setting.meta.only_if is None or getattr(owner, setting.meta.only_if[0]) in setting.meta.only_if[1]
 
 
 def _construct(section: str, cls: type[Any], values: Mapping[str, Any]) -> Any:
+    """An object of a settings class; its UserErrors name the section."""
     try:
         return cls(**values)
     except UserError as error:
@@ -363,12 +391,14 @@ def _construct(section: str, cls: type[Any], values: Mapping[str, Any]) -> Any:
 
 
 def _load(path: str) -> type[Any]:
+    """The class of ``module:Class``."""
     module, _, name = path.partition(":")
     cls: type[Any] = getattr(import_module(module), name)
     return cls
 
 
 def _override(text: str) -> tuple[str, str]:
+    """Split ``key=value``."""
     key, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--set takes key=value, not {text!r}")
@@ -376,12 +406,13 @@ def _override(text: str) -> tuple[str, str]:
 
 
 def _preset(preset: str | None, experiments: Mapping[str, Any]) -> dict[str, Any]:
+    """``section.name`` -> value of a preset in the suite's file, or of a TOML file."""
     if preset is None:
         return {}
     named = experiments.get("preset", {})
     if preset in named:
         return dict(flatten(named[preset]))
     if not Path(preset).exists():
-        nearest = suggest(preset, named) if named else "this suite has no named ones"
-        raise UserError(f"there is no preset {preset!r}, neither a file nor a name: {nearest}")
+        advice = suggest(preset, named) if named else "the suite has no presets"
+        raise UserError(f"there is no preset {preset!r}, neither a file nor a name: {advice}")
     return dict(flatten(read_toml(Path(preset))))

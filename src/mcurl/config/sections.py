@@ -1,4 +1,4 @@
-"""The sections that every run has, beside its environment's, its agent's and its objective's."""
+"""The sections of settings that all runs share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ReplaySettings:
     """The replay buffer."""
 
     capacity: int = setting(100_000, low=1)
-    """Frames kept; the oldest are overwritten."""
+    """Capacity in frames; the oldest frames are overwritten."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class EvaluationSettings:
     """Evaluation schedule."""
 
     every: int = setting(20_000, low=0, unit="env steps")
-    """Interval between evaluations; 0: only at the end."""
+    """Interval between evaluations; 0: only at the start and at the end."""
     episodes: int = setting(10, low=1)
     """Episodes in an evaluation."""
     final_episodes: int = setting(0, low=0)
     """Episodes in the last evaluation, whose mean is the score; 0: as many as in the others."""
     parallel: int = setting(10, low=1)
-    """Episodes played side by side, by a policy that sees them as one batch."""
+    """Environments that are played in parallel, with one batch of observations for the policy."""
 
 
 @dataclass(frozen=True)
@@ -34,4 +34,4 @@ class CheckpointSettings:
     """Checkpoint schedule."""
 
     every: int = setting(20_000, low=0, unit="env steps")
-    """Interval between checkpoints; 0: only at the end and at Ctrl-C."""
+    """Interval between checkpoints; 0: only at the end and after Ctrl-C."""

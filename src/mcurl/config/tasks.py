@@ -1,4 +1,4 @@
-"""The experiments of the paper as data: what each suite's TOML file says, lists of tasks, methods."""
+"""The experiments of the paper as TOML files: values for each suite, lists of tasks, and methods."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ EXPERIMENTS = Path(__file__).parent / "experiments"
 
 @dataclass(frozen=True)
 class Method:
-    """What a name after --method means."""
+    """A method: an objective and values of settings."""
 
     label: str
-    """In tables and plots."""
+    """Name in tables and plots."""
     objective: str | None
-    """Name of the contrastive objective; None: the RL loss alone."""
+    """Name of the contrastive objective; None: only the RL loss."""
     values: Mapping[str, Any]
-    """Settings that the method changes."""
+    """``section.name`` -> value of the settings that the method changes."""
     agents: tuple[str, ...]
-    """The agents that it goes with; none: every agent."""
+    """Names of the agents that it supports; empty: all agents."""
     why: str
-    """Why it goes with these only."""
+    """Why it supports only these agents."""
 
 
 @cache
 def methods() -> dict[str, Method]:
-    """The methods by name, from ``methods.toml``."""
+    """Name -> method, from ``methods.toml``."""
     return {name: _method(table) for name, table in read_toml(EXPERIMENTS / "methods.toml").items()}
 
 
@@ -47,7 +47,7 @@ def task_names(suite: str) -> list[str]:
     """The tasks of a suite, or of a list of tasks such as ``dmc16``, as ``suite/name``.
 
     Raises:
-        UserError: there is no such suite or list.
+        UserError: the suite or list is unknown, or the suite's library is not installed.
     """
     lists = _task_lists()
     if suite in lists:
@@ -58,7 +58,7 @@ def task_names(suite: str) -> list[str]:
 
 
 def task_overview() -> list[str]:
-    """A line for each suite and each list of tasks."""
+    """A line of text for each suite and each list of tasks."""
     lines = []
     for name in (*envs.SUITES, *_task_lists()):
         try:
@@ -70,6 +70,7 @@ def task_overview() -> list[str]:
 
 
 def _task_lists() -> dict[str, list[str]]:
+    """Name -> tasks of each list in the suites' files."""
     return {
         name: [f"{suite}/{task}" for task in tasks]
         for suite in envs.SUITES
@@ -78,13 +79,13 @@ def _task_lists() -> dict[str, list[str]]:
 
 
 def read_experiments(suite: str) -> dict[str, Any]:
-    """What ``experiments/<suite>.toml`` says; nothing for a suite without one."""
+    """The contents of ``experiments/<suite>.toml``; empty if there is no such file."""
     path = EXPERIMENTS / f"{suite}.toml"
     return read_toml(path) if path.exists() else {}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file. Raises UserError where it cannot be read or is not TOML."""
+    """Read a TOML file. Raises UserError if it cannot be read or is not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -94,7 +95,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """``section.name`` and value of every leaf of nested tables."""
+    """Yield ``section.name`` and value of each leaf of nested tables."""
     for name, value in table.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{name}.")

@@ -1,7 +1,7 @@
-"""Environments: every suite's tasks as Gymnasium environments that stack frames, repeat actions, and can be saved.
+"""The tasks of all suites as Gymnasium environments with frame stacking, action repeat, and saveable states.
 
-A task is written ``suite/name``: ``dmc/cartpole-swingup``, ``atari/Pong``, ``toy/reach``, ``gym/CartPole-v1``.
-Libraries are imported when first used.
+A task is named ``suite/name``: ``dmc/cartpole-swingup``, ``atari/Pong``, ``toy/reach``, ``gym/CartPole-v1``. The
+libraries of a suite are imported on first use.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ import gymnasium
 from mcurl.errors import UserError, suggest
 
 SUITES = {"dmc": "mcurl.envs.dmc", "atari": "mcurl.envs.atari", "toy": "mcurl.envs.toy", "gym": "mcurl.envs.gym"}
-"""Suite -> its module, which has ``<Suite>Settings``, ``tasks()``, ``resolve(name)``, ``make(settings, seed)``; where
-the suite's file does not say which agent learns a task, ``action_space(name)`` too."""
+"""Suite -> its module.
+
+A module defines ``<Suite>Settings``, ``tasks()``, ``resolve(name)`` and ``make(settings, seed)``. It also defines
+``action_space(name)`` if the suite's TOML file does not name the agent.
+"""
 
 
-class CannotSave(Exception):  # noqa: N818 (it reads as what it says)
-    """The environment's simulator offers no way to save its state."""
+class CannotSave(Exception):  # noqa: N818 - a state of the environment, not an error of the user
+    """The state of the environment cannot be saved."""
 
 
 def parse_task(name: str) -> tuple[str, str]:
-    """Suite and task, as the suite spells it, of ``suite/task``.
+    """Split ``suite/task``, and return both in their canonical spelling.
 
-    Raises UserError, in one line that says what was meant, where the suite or the task is unknown or the slash is
-    missing.
+    Raises:
+        UserError: the suite or the task is unknown, or the slash is missing.
 
     >>> parse_task("dmc/Cartpole_Swingup")
     ('dmc', 'cartpole-swingup')
@@ -49,28 +52,34 @@ def _with_suite(task: str) -> str:
 
 
 def suite_module(suite: str) -> ModuleType:
-    """The module of a suite. Raises UserError for an unknown one."""
+    """The module of a suite. Raises UserError for an unknown suite."""
     if suite.lower() not in SUITES:
         raise UserError(f"unknown suite {suite!r}: {suggest(suite, SUITES)}")
     return import_module(SUITES[suite.lower()])
 
 
 def settings_class(suite: str) -> type[Any]:
-    """The frozen dataclass of a suite's settings, whose first field is ``task``. Raises UserError for an unknown
-    suite."""
-    found: type[Any] = getattr(suite_module(suite), f"{suite.capitalize()}Settings")
-    return found
+    """The frozen dataclass of a suite's settings, first field ``task``. Raises UserError for an unknown suite."""
+    cls: type[Any] = getattr(suite_module(suite), f"{suite.capitalize()}Settings")
+    return cls
 
 
 def make_env(settings: Any, seed: int) -> gymnasium.Env[Any, Any]:
-    """The environment that a suite's settings describe; its random numbers come from the seed.
+    """Make the environment that a suite's settings describe.
 
-    ThreadedEnv Gymnasium's attributes it has ``frame_shape``, ``frame_stack``, ``action_repeat``, ``stack_start``,
-    ``state_dict()`` and ``load_state_dict(state)`` (see docs/architecture.md). Raises UserError where a task is unknown
-    or the suite's library is not installed, TypeError for what are no settings.
+    In addition to Gymnasium's attributes, it has ``frame_shape``, ``frame_stack``, ``action_repeat``, ``stack_start``,
+    ``state_dict()`` and ``load_state_dict(state)`` (see docs/architecture.md).
+
+    Args:
+        settings: an instance of the suite's settings class.
+        seed: seed of the environment's random numbers.
+
+    Raises:
+        UserError: the task is unknown, or the suite's library is not installed.
+        TypeError: ``settings`` is not an instance of a settings class.
     """
     module = type(settings).__module__
     if module not in SUITES.values():
-        raise TypeError(f"{type(settings).__name__} are not the settings of a suite")
+        raise TypeError(f"{type(settings).__name__} is not the settings class of a suite")
     env: gymnasium.Env[Any, Any] = import_module(module).make(settings, seed)
     return env

@@ -1,24 +1,23 @@
-"""Atari games as the Atari-100k benchmark plays them, on ale-py's own ``ALEInterface``.
+"""Atari games with the preprocessing of the Atari 100k benchmark, on ale-py's ``ALEInterface``.
 
-A step repeats its action for ``frame_skip`` frames and sums their raw rewards. The frame it gives is the maximum of its
-last two screens, gray, each resized bilinearly to 84 x 84 first. Observations are stacks of frames, oldest first, with
-zeros before a game's first frame.
+A step repeats its action for ``frame_skip`` frames and sums their raw rewards. Its frame is the pixelwise maximum of
+the last two screens in grayscale, each resized bilinearly to 84 × 84 first. Observations are stacks of frames, oldest
+first, with zeros before the first frame of a game.
 
-What differs from the environment of CURL's Atari release:
+Differences from the environment of CURL's Atari release:
 
-* A loss of life is only reported (``info["life_lost"]``): the game goes on and the stack is kept. There it ends the
-episode, and the "reset" after it plays one
-  no-op frame and pushes that screen onto the stack. A life is lost here under the same rule: the count fell and is not
-  zero.
-* Where a game ends before a step's last frame, the step's frame is the game's last screen. There it is black where the
-game ends in the step's first half:
-  a truncated game would bootstrap from a black frame.
-* The 108,000 frames' end is ``truncated``, not the end of the game.
+* A loss of life is only reported (``info["life_lost"]``); the game and its stack go on. In the release, it ends the
+  episode, and the following reset plays a no-op frame and pushes its screen onto the stack. The rule is the same: the
+  number of lives decreased, and is not zero.
+* If a game ends within a step, the frame of the step is the last screen of the game. In the release it is black if the
+  game ends in the first half of the step, so a truncated game would bootstrap from a black frame.
+* The limit of 108,000 frames sets ``truncated``, not ``terminated``.
 
-What differs from Gymnasium's ``AtariPreprocessing``, when set to ``resize = "max-then-area"``:
+Differences from Gymnasium's ``AtariPreprocessing``, with ``resize = "max-then-area"``:
 
-* its frame at a game's end is made of screens of the step before (it stops before it takes the new ones), ours of the
-game's last screens; * it draws 1 to ``noop_max`` no-ops, we draw 0 to ``max_noops``.
+* If a game ends within a step, the frame is made of the game's last screens. Gymnasium's is made of the screens of the
+  step before.
+* The number of no-ops is 0 to ``max_noops``. Gymnasium's is 1 to ``noop_max``.
 """
 
 from __future__ import annotations
@@ -45,8 +44,7 @@ ATARI_26 = (
 # fmt: on
 """The games of the Atari-100k benchmark."""
 
-# ALE ships these ROMs for its two-player interface only; loading one with the interface for one player ends the
-# process.
+# ALE's one-player interface aborts the process when it loads one of these ROMs.
 _TWO_PLAYERS_ONLY = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
 Resize = Literal["bilinear-then-max", "max-then-area"]
@@ -56,41 +54,40 @@ Frame = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class AtariSettings:
-    """Which game, and how its screens become observations. The defaults are data-efficient Rainbow's on Atari 100k."""
+    """The game and its preprocessing. The defaults are data-efficient Rainbow's on Atari 100k."""
 
     task: str = "RoadRunner"
-    """the game, in any spelling: RoadRunner, road_runner, road-runner"""
+    """The game, in any spelling: RoadRunner, road_runner, road-runner."""
     frame_skip: int = 4
-    """frames per agent step: the action is repeated, rewards are summed"""
+    """Frames per agent step; the action is repeated, and the rewards are summed."""
     frame_stack: int = 4
-    """how many of the last frames an observation holds"""
+    """Frames in an observation."""
     image_size: int = 84
-    """height and width of a frame in pixels"""
+    """Height and width of a frame in pixels."""
     max_noops: int = 29
-    """a game starts after 0 to this many frames without action, drawn uniformly"""
+    """Largest number of no-op frames at the start of a game, sampled uniformly from 0 on."""
     max_frames: int = 108_000
-    """a game is cut off (truncated) after this many frames, no-ops included; 0: never"""
+    """Frames after which a game is truncated, no-ops included; 0: never."""
     sticky: float = 0.0
-    """probability that a frame repeats the action of the frame before it instead of the new one"""
+    """Probability that a frame repeats the action of the frame before (sticky actions)."""
     full_action_set: bool = False
-    """offer all 18 actions instead of those that the game knows"""
+    """Use all 18 actions instead of the minimal set of the game."""
     resize: Resize = "bilinear-then-max"
-    """resize each of the last two screens bilinearly, then take their maximum (CURL), or take their maximum, then
-    average over areas (Gymnasium)"""
+    """Order of resizing and maximum over the last two screens: bilinear resizing first (CURL), or the maximum first,
+    then averaging over areas (Gymnasium)."""
     life_loss: LifeLoss = "ends-return"
-    """whether losing a life is reported, so that it ends the return that is learned from; the game itself always goes
-    on"""
+    """Whether a loss of life ends the return in learning. The game goes on in either case."""
 
     def __post_init__(self) -> None:
-        least = {"frame_skip": 1, "frame_stack": 1, "image_size": 1, "max_noops": 0, "max_frames": 0}
-        check_settings(self, least, {"resize": get_args(Resize), "life_loss": get_args(LifeLoss)})
+        minima = {"frame_skip": 1, "frame_stack": 1, "image_size": 1, "max_noops": 0, "max_frames": 0}
+        check_settings(self, minima, {"resize": get_args(Resize), "life_loss": get_args(LifeLoss)})
         if not 0 <= self.sticky < 1:
             raise UserError(f"sticky is a probability below 1, not {self.sticky}")
 
 
 @cache
 def _libraries() -> tuple[ModuleType, ModuleType]:
-    """ale_py and cv2, imported on first use: both come with an extra, and the settings above must load without them."""
+    """ale_py and cv2, imported on first use, because the settings must load without these optional libraries."""
     try:
         import ale_py
         import cv2
@@ -102,20 +99,21 @@ def _libraries() -> tuple[ModuleType, ModuleType]:
 
 @cache
 def _roms() -> dict[str, str]:
-    """CamelCase name of each game for one player -> ale-py's name for its ROM."""
+    """CamelCase name of each one-player game -> ale-py's name of its ROM."""
     roms = _libraries()[0].roms.get_all_rom_ids()
     return {rom.title().replace("_", ""): rom for rom in sorted(roms) if rom not in _TWO_PLAYERS_ONLY}
 
 
 def tasks() -> tuple[str, ...]:
-    """The names of all games that come with ale-py, such as RoadRunner, sorted. Raises ``UserError`` where ale-py is
-    not installed."""
+    """Names of all games of ale-py, such as RoadRunner, sorted. Raises UserError if ale-py is not installed."""
     return tuple(_roms())
 
 
 def resolve(name: str) -> str:
-    """The game's own name for any spelling of it: case, spaces and punctuation don't matter. Raises ``UserError`` for
-    an unknown game.
+    """The canonical name of a game; case, spaces and punctuation of ``name`` are ignored.
+
+    Raises:
+        UserError: the game is unknown.
 
     >>> resolve("road_runner"), resolve("Up 'n Down"), resolve("ms-pacman")
     ('RoadRunner', 'UpNDown', 'MsPacman')
@@ -128,16 +126,15 @@ def resolve(name: str) -> str:
 
 
 def make(settings: AtariSettings, seed: int) -> AtariEnv:
-    """The game that the settings name, seeded. Raises ``UserError`` for an unknown game or where ale-py or OpenCV is
-    missing."""
+    """Make the environment. Raises UserError for an unknown game, and if ale-py or OpenCV is not installed."""
     return AtariEnv(settings, seed)
 
 
 class AtariEnv(gymnasium.Env[Frame, np.int64]):
-    """One game. Observations: uint8 [frame_stack, image_size, image_size], oldest frame first. Rewards: the game's own
-    points, neither clipped nor scaled.
+    """One Atari game.
 
-    ``info`` holds ``lives`` (int) and ``life_lost`` (bool).
+    Observations: ``uint8 [frame_stack, image_size, image_size]``, oldest frame first. Actions: Discrete. Rewards: the
+    points of the game, neither clipped nor scaled. ``info`` contains ``lives`` (int) and ``life_lost`` (bool).
     """
 
     def __init__(self, settings: AtariSettings, seed: int) -> None:
@@ -154,12 +151,12 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
 
         self._ale = self._ale_py.ALEInterface()
         self._ale.setInt("max_num_frames_per_episode", settings.max_frames)
-        # ALE's own sticky actions cannot be restored from a saved state; ours come from ``np_random``.
+        # ALE's sticky actions cannot be restored from a saved state; ``_play`` samples them from ``np_random``.
         self._ale.setFloat("repeat_action_probability", 0.0)
         self._seed(seed)
 
-        chosen = self._ale.getLegalActionSet() if settings.full_action_set else self._ale.getMinimalActionSet()
-        self._actions = [int(action.value) for action in chosen]
+        actions = self._ale.getLegalActionSet() if settings.full_action_set else self._ale.getMinimalActionSet()
+        self._actions = [int(action.value) for action in actions]
         self._noop = int(self._ale_py.Action.NOOP.value)
         self.action_space = gymnasium.spaces.Discrete(len(self._actions))
         self.observation_space = gymnasium.spaces.Box(0, 255, (settings.frame_stack, size, size), np.uint8)
@@ -173,8 +170,7 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         self._playing = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
-        """A new game: no-ops, then a stack of its current screen after blank frames. Without a seed the generators go
-        on from where they are."""
+        """Start a game with a random number of no-ops. With ``seed``, the random generators are seeded again first."""
         if seed is not None:
             self._seed(seed)
         self._ale.reset_game()
@@ -189,19 +185,22 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         return self._stack.begin(self._make_frame(screens=1)), self._info(life_lost=False)
 
     def step(self, action: int | np.int64) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
-        """Plays the action for ``frame_skip`` frames, fewer where the game ends.
+        """Play an action for ``frame_skip`` frames, or until the game ends.
 
-        ``action`` indexes the action set. ``terminated``: the game is over; ``truncated``: it was cut off at
-        ``max_frames``. Raises ``gymnasium.error.ResetNeeded`` where no game is going on.
+        Args:
+            action: index into the action set.
+
+        Raises:
+            gymnasium.error.ResetNeeded: the game is over or not started.
         """
         if not self._playing:
             raise gymnasium.error.ResetNeeded("the game is over or has not begun: call reset()")
-        reward, screens = self._evaluate_policy(self._actions[action])
+        reward, screens = self._play(self._actions[action])
         observation = self._stack.push(self._make_frame(screens))
         lives = self._ale.lives()
         terminated = bool(self._ale.game_over(with_truncation=False))
-        # CURL's rule. The count of some games (Qbert) falls to zero a little before the game is over: that end is
-        # reported once, by ``terminated``.
+        # CURL's rule. In some games (Qbert) the lives are zero some frames before the game is over; only ``terminated``
+        # reports this end.
         life_lost = 0 < lives < self._lives and not terminated and self.settings.life_loss == "ends-return"
         self._lives = lives
         truncated = bool(self._ale.game_truncated()) and not terminated
@@ -209,16 +208,15 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         return observation, reward, terminated, truncated, self._info(life_lost)
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """The screen in colour, uint8 [H, W, 3], 210 x 160 for most games. Right after ``load_state_dict`` it is off by
-        a frame or two; no observation is."""
+        """The screen in colour, ``uint8 [H, W, 3]``, 210 × 160 pixels in most games.
+
+        Directly after ``load_state_dict`` it is one or two frames off; observations are not.
+        """
         screen: npt.NDArray[np.uint8] = self._ale.getScreenRGB()
         return screen
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the game, and all games after it, depend on.
-
-        The two screens of the last step are not part of it: each step takes its own.
-        """
+        """Everything that the rest of the game and all later games depend on."""
         emulator = self._ale.cloneState(include_rng=True).serialize()
         return {
             "game": self.game,
@@ -231,8 +229,11 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on exactly where the state was saved, in this process or another. Raises ``UserError`` where the state
-        is another game's or is damaged."""
+        """Restore a state of :meth:`state_dict` exactly, also in another process.
+
+        Raises:
+            UserError: the state is of another game, or damaged.
+        """
         if state["game"] != self.game:
             raise UserError(f"the saved state is of {state['game']}, not of {self.game}")
         self._stack.load_state_dict(state["frames"])
@@ -243,21 +244,24 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         self._playing = state["playing"]
 
     def _seed(self, seed: int) -> None:
-        """Seeds no-ops, sticky actions and ALE itself, which takes its seed when it loads the ROM."""
+        """Seed the no-ops, the sticky actions and ALE, which reads its seed when it loads the ROM."""
         super().reset(seed=seed)
-        # ALE takes the time for a seed of -1, hence a positive number.
+        # Positive, because ALE uses the current time for a seed of -1.
         self._ale.setInt("random_seed", int(self.np_random.integers(1, 2**31)))
         path = self._ale_py.roms.get_rom_path(_roms()[self.game])
         if self._ale_py.ALEInterface.isSupportedROM(path) is None:
-            raise UserError(f"the ROM of {self.game} that ale-py finds is not one that it can play")
+            raise UserError(f"ale-py does not support its ROM of {self.game}: reinstall ale-py")
         self._ale.loadROM(path)
 
-    def _evaluate_policy(self, action: int) -> tuple[float, int]:
-        """Plays ``frame_skip`` frames -> the sum of rewards, and how many (1 or 2) of the last two screens were taken,
-        oldest first, into ``_screens``."""
+    def _play(self, action: int) -> tuple[float, int]:
+        """Play up to ``frame_skip`` frames, and store the last screens in ``_screens``, oldest first.
+
+        Returns:
+            The sum of rewards, and the number of stored screens (1 or 2).
+        """
         reward, screens, last = 0, 0, self.settings.frame_skip - 1
         for frame in range(self.settings.frame_skip):
-            # As in ALE, every frame of a step draws anew.
+            # As in ALE, sticky actions are sampled for each frame.
             if not (self.settings.sticky and self.np_random.random() < self.settings.sticky):
                 self._last_action = action
             reward += self._ale.act(self._last_action)
@@ -270,8 +274,10 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         return float(reward), screens
 
     def _make_frame(self, screens: int) -> Frame:
-        """One frame, uint8 [1, image_size, image_size], of the first ``screens`` (1 or 2) of ``_screens``: a buffer
-        that the next call overwrites."""
+        """Combine the first ``screens`` (1 or 2) of ``_screens`` into a frame, ``uint8 [1, image_size, image_size]``.
+
+        The frame is a buffer that the next call overwrites.
+        """
         frame = self._frame[0]
         if self.settings.resize == "max-then-area":
             if screens == 2:
@@ -293,8 +299,7 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
             self._ale.restoreState(state)
         except (SystemError, RuntimeError) as error:
             raise UserError(f"the saved state of {self.game} is damaged, or of another version of ale-py") from error
-        # ALE's state lacks the picture buffers. Some games (Qbert) leave lines of a picture as they were two pictures
-        # ago: draw both buffers once.
+        # ALE's state lacks the two screen buffers, and some games (Qbert) update them only in part: fill both once.
         for _ in range(2):
             self._ale.act(self._noop)
         self._ale.restoreState(state)

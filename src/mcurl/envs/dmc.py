@@ -1,8 +1,8 @@
-"""DeepMind Control: the tasks of dm_control's suite, from pixels or states.
+"""DeepMind Control: all 51 tasks of dm_control's suite, from pixels or states.
 
-All 51 tasks of the suite are offered. `lqr-*` has neither bounds nor a time limit of its own: its controls are taken
-from [-1, 1] and its episodes end after 1000 steps, as everywhere else; its springs come from the seed that the
-environment is made with. `quadruped-escape` needs OpenGL even for states.
+`lqr-*` has neither action bounds nor a time limit; here its actions are in [-1, 1], and its episodes are truncated
+after 1000 steps, as those of the other tasks. The seed of the environment determines the stiffness of its springs.
+`quadruped-escape` needs OpenGL even for states.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mcurl.errors import UserError, suggest
 Observation = Literal["pixels", "state"]
 Shadows = Literal["full", "1024", "512", "off"]
 
-# dm_control 1.0.50's, written down so that a name can be checked without its library and without OpenGL.
+# The tasks of dm_control 1.0.50, so that names can be checked without the library and without OpenGL.
 _TASKS = {
     "acrobot": "swingup swingup_sparse",
     "ball_in_cup": "catch",
@@ -46,37 +46,34 @@ _TASKS = {
     "swimmer": "swimmer15 swimmer6",
     "walker": "run stand walk",
 }
-# Draws its terrain anew at each reset, into an OpenGL context that it makes.
-_NEEDS_OPENGL = "quadruped-escape"
-# Where a task has no limit of its own. All others have this one.
-_STEP_LIMIT = 1000
-# What MuJoCo gives as the bounds of a control that has none.
-_UNBOUNDED = 1e10
+_NEEDS_OPENGL = "quadruped-escape"  # renders a new terrain at each reset
+_STEP_LIMIT = 1000  # also for tasks without a time limit
+_UNBOUNDED = 1e10  # MuJoCo's bound of controls without bounds
 
 
 @dataclass(frozen=True)
 class DmcSettings:
-    """Which task of DeepMind Control, and how it is seen. The defaults are CURL's."""
+    """The DeepMind Control task and its observations. The defaults are CURL's."""
 
     task: str = "cartpole-swingup"
-    """the task, as domain-task: cartpole-swingup, finger-turn_hard"""
+    """The task, as domain-task: cartpole-swingup, finger-turn_hard."""
     observation: Observation = "pixels"
-    """what the agent sees: pictures, or the simulator's own quantities"""
+    """Observations: pixels, or the simulator's state."""
     image_size: int = 100
-    """height and width of a frame in pixels, before any crop"""
+    """Height and width of a frame in pixels, before any crop."""
     frame_stack: int = 3
-    """how many of the last frames an observation holds"""
+    """Frames in an observation."""
     action_repeat: int = 4
-    """simulator steps per agent step; rewards are summed over them"""
+    """Simulator steps per agent step; rewards are summed."""
     camera: int = 0
-    """which of the task's cameras looks on; -1 is a free one, off to the side"""
+    """Index of the task's camera; -1 is the free camera."""
     shadows: Shadows = "full"
-    """size of the shadow map; full is MuJoCo's 2048, which takes most of the time in software rendering. Others change
-    the pictures"""
+    """Size of the shadow map in pixels; full is MuJoCo's default of 2048, and the slowest in software rendering. The
+    other values change the images."""
 
     def __post_init__(self) -> None:
-        least = {"image_size": 1, "frame_stack": 1, "action_repeat": 1}
-        check_settings(self, least, {"observation": get_args(Observation), "shadows": get_args(Shadows)})
+        minima = {"image_size": 1, "frame_stack": 1, "action_repeat": 1}
+        check_settings(self, minima, {"observation": get_args(Observation), "shadows": get_args(Shadows)})
 
 
 def tasks() -> list[str]:
@@ -85,8 +82,10 @@ def tasks() -> list[str]:
 
 
 def resolve(name: str) -> str:
-    """A task's own name for any spelling of it: case, dashes and underscores don't matter. Raises UserError for an
-    unknown task.
+    """The canonical name of a task; case, dashes and underscores of ``name`` are ignored.
+
+    Raises:
+        UserError: the task is unknown.
 
     >>> resolve("Finger_TurnHard")
     'finger-turn_hard'
@@ -102,24 +101,23 @@ def _plain(name: str) -> str:
 
 
 def make(settings: DmcSettings, seed: int) -> DmcEnv:
-    """The task that the settings name. Raises UserError for an unknown task or camera, and where dm_control or OpenGL
-    is missing."""
+    """Make the environment. Raises UserError for an unknown task or camera, and if dm_control or OpenGL is missing."""
     return DmcEnv(settings, seed)
 
 
 class DmcEnv(StackedEnv):
-    """One task of the suite. Actions: float32 ``[A]`` in ``[-1, 1]``.
+    """One task of the suite.
 
-    Observations: pixels uint8 ``[3 * frame_stack, image_size, image_size]`` or states float32 ``[D]``. The suite's time
-        limit truncates; nothing but `lqr`
-    terminates. dm_control raises PhysicsError where a simulation diverges.
+    Observations: pixels ``uint8 [3 * frame_stack, image_size, image_size]`` or states ``float32 [D]``. Actions:
+    ``float32 [A]`` in [-1, 1]. The time limit truncates an episode; only `lqr` terminates. dm_control raises
+    PhysicsError if a simulation diverges.
     """
 
     def __init__(self, settings: DmcSettings, seed: int) -> None:
         self.settings = settings
         self.task = resolve(settings.task)
         pixels = settings.observation == "pixels"
-        _import_dm_control(pictures=pixels or self.task == _NEEDS_OPENGL)
+        _import_dm_control(rendering=pixels or self.task == _NEEDS_OPENGL)
         self._env = _load_task(self.task, seed)
         self._physics = self._env.physics
         self._check_camera()
@@ -138,15 +136,21 @@ class DmcEnv(StackedEnv):
         self.action_space = self._to_bounds.space
 
     def render(self, width: int | None = None) -> NDArray[np.uint8]:  # type: ignore[override]
-        """What the camera sees now, uint8 ``[width, width, 3]``; ``image_size`` wide by default. Raises UserError where
-        there is no OpenGL."""
+        """The current image, ``uint8 [width, width, 3]``.
+
+        Args:
+            width: height and width of the image in pixels; None: ``image_size``.
+
+        Raises:
+            UserError: OpenGL is missing.
+        """
         if self.settings.observation == "state":
-            _import_dm_control(pictures=True)
-        return self._picture(width or self.settings.image_size).copy()
+            _import_dm_control(rendering=True)
+        return self._image(width or self.settings.image_size).copy()
 
     def close(self) -> None:
-        """Free the simulator and its OpenGL context. Nothing else can be called afterwards."""
-        self._forget_cameras()
+        """Free the simulator and its OpenGL context. The environment cannot be used afterwards."""
+        self._free_cameras()
         self._physics.free()
 
     def _begin(self, seed: int | None) -> None:
@@ -164,39 +168,39 @@ class DmcEnv(StackedEnv):
 
     def _look(self) -> NDArray[Any]:
         if self._stack is not None:
-            return self._picture(self.settings.image_size).transpose(2, 0, 1)
+            return self._image(self.settings.image_size).transpose(2, 0, 1)
         return np.concatenate([np.ravel(part) for part in self._last.observation.values()]).astype(np.float32)
 
-    # Pictures
+    # Rendering
 
-    def _picture(self, size: int) -> NDArray[np.uint8]:
-        """A view of a camera's buffer, uint8 [size, size, 3]: the next picture overwrites it."""
+    def _image(self, size: int) -> NDArray[np.uint8]:
+        """A view of the camera's buffer, ``uint8 [size, size, 3]``; the next image overwrites it."""
         physics = self._physics
-        if self._drawn is not physics.data or size > physics.model.vis.global_.offwidth:
-            # The task loaded another model, or a larger picture is wanted.
-            self._forget_cameras()
+        if self._rendered_data is not physics.data or size > physics.model.vis.global_.offwidth:
+            # The task has loaded another model, or the image is larger than the buffers.
+            self._free_cameras()
             with physics._contexts_lock:
                 if physics._contexts:
                     physics._free_rendering_contexts()
             self._set_quality(size)
         if size not in self._cameras:
-            # dm_control's own physics.render() makes a new one for each picture, which takes 1.5 ms.
+            # physics.render() of dm_control makes a new camera for each image, which takes 1.5 ms.
             from dm_control.mujoco import engine
 
             self._cameras[size] = engine.Camera(physics, size, size, self.settings.camera)
-        picture: NDArray[np.uint8] = self._cameras[size].render()
-        return picture
+        image: NDArray[np.uint8] = self._cameras[size].render()
+        return image
 
     def _set_quality(self, size: int) -> None:
-        """Set what an OpenGL context reads when it is made, at the first picture."""
+        """Set the options that an OpenGL context reads when it is created, before the first image."""
         model = self._physics.model
         if self.settings.shadows != "full":
             model.vis.quality.shadowsize = 0 if self.settings.shadows == "off" else int(self.settings.shadows)
-        # No larger than needed: clearing and copying MuJoCo's 640 x 480 takes 1 ms more.
+        # As small as possible: clearing and copying MuJoCo's default of 640 × 480 pixels takes 1 ms more.
         model.vis.global_.offwidth = model.vis.global_.offheight = size
-        self._drawn = self._physics.data
+        self._rendered_data = self._physics.data
 
-    def _forget_cameras(self) -> None:
+    def _free_cameras(self) -> None:
         for camera in self._cameras.values():
             camera.scene.free()
         self._cameras = {}
@@ -205,7 +209,7 @@ class DmcEnv(StackedEnv):
         last = int(self._physics.model.ncam) - 1
         if not -1 <= self.settings.camera <= last:
             raise UserError(
-                f"camera must be from 0 to {last} for {self.task} (or -1, a free one), not {self.settings.camera}"
+                f"camera must be from 0 to {last} for {self.task} (or -1, the free camera), not {self.settings.camera}"
             )
 
     # State
@@ -214,8 +218,8 @@ class DmcEnv(StackedEnv):
         task = self._env.task
         return {
             "task": self.task,
-            "physics": self._physics.get_state(_everything()),
-            "model": _changes(self.task, self._physics.model.ptr),
+            "physics": self._physics.get_state(_integration_state()),
+            "model": _changed_arrays(self.task, self._physics.model.ptr),
             "attributes": {
                 name: _to_leaf(value, name) for name, value in vars(task).items() if value is not task.random
             },
@@ -228,7 +232,7 @@ class DmcEnv(StackedEnv):
         if state["task"] != self.task:
             raise UserError(f"the saved state is of {state['task']}, not of {self.task}")
         task = self._env.task
-        _change(self.task, self._physics.model.ptr, state["model"])
+        _restore_arrays(self.task, self._physics.model.ptr, state["model"])
         self._restore_physics(np.asarray(state["physics"]))
         for name, value in state["attributes"].items():
             setattr(task, name, _from_leaf(value, getattr(task, name, None)))
@@ -236,47 +240,50 @@ class DmcEnv(StackedEnv):
         self._env._step_count = state["step_count"]
         self._env._reset_next_step = state["reset_next_step"]
 
-    def _restore_physics(self, saved: NDArray[np.float64]) -> None:
+    def _restore_physics(self, state: NDArray[np.float64]) -> None:
         import mujoco
 
         model, data = self._physics.model.ptr, self._physics.data.ptr
-        self._physics.set_state(saved, _everything())
-        # Fills in what follows from the state, such as contacts; it may overwrite what the solver starts from, hence
-        # once more.
+        self._physics.set_state(state, _integration_state())
+        # mj_forward computes derived quantities such as contacts. It may overwrite the solver's warm start: set the
+        # state again.
         mujoco.mj_forward(model, data)
-        self._physics.set_state(saved, _everything())
+        self._physics.set_state(state, _integration_state())
         if model.nhfield and self._physics._contexts:
-            # The terrain was copied into the OpenGL context.
+            # The OpenGL context has a copy of the terrain.
             with self._physics.contexts.gl.make_current() as context:
                 for field in range(model.nhfield):
                     context.call(mujoco.mjr_uploadHField, model, self._physics.contexts.mujoco.ptr, field)
 
 
-def _import_dm_control(*, pictures: bool) -> Any:
-    """dm_control's suite. Raises UserError where it is not installed or, if pictures are wanted, where nothing can draw
-    them."""
-    chosen = choose(required=pictures)
-    # Unset or empty, on a machine without OpenGL, dm_control would try a window system, and fail.
-    os.environ["MUJOCO_GL"] = chosen
+def _import_dm_control(*, rendering: bool) -> Any:
+    """Import dm_control's suite.
+
+    Raises:
+        UserError: dm_control is not installed, or ``rendering`` is needed and OpenGL is missing.
+    """
+    backend = choose(required=rendering)
+    # If it is unset or empty and there is no OpenGL, dm_control would try a window system, and fail.
+    os.environ["MUJOCO_GL"] = backend
     try:
         from dm_control import _render, suite
     except ModuleNotFoundError as error:
         raise UserError(f"DMControl tasks need dm_control ({error}): pip install 'mcurl[dmc]'") from error
     except (ImportError, AttributeError, RuntimeError) as error:
         raise UserError(
-            f"dm_control does not load with MUJOCO_GL={chosen} ({error}): unset MUJOCO_GL, "
+            f"dm_control does not load with MUJOCO_GL={backend} ({error}): unset MUJOCO_GL, "
             "or apt-get install libegl1 libgl1"
         ) from error
-    if pictures and chosen in ("egl", "osmesa") and chosen != _render.BACKEND:
+    if rendering and backend in ("egl", "osmesa") and backend != _render.BACKEND:
         raise UserError(
-            f"dm_control was imported before OpenGL was chosen: set MUJOCO_GL={chosen}, or import dm_control later"
+            f"dm_control was imported before OpenGL was chosen: set MUJOCO_GL={backend}, or import dm_control later"
         )
     return suite
 
 
 def _load_task(task: str, seed: int) -> Any:
     domain, name = task.split("-")
-    env = _import_dm_control(pictures=False).load(domain, name, task_kwargs={"random": seed})
+    env = _import_dm_control(rendering=False).load(domain, name, task_kwargs={"random": seed})
     env._step_limit = min(env._step_limit, _STEP_LIMIT)
     return env
 
@@ -286,42 +293,44 @@ def _rescaling(spec: Any) -> Rescaling:
     return Rescaling(np.where(unbounded, -1.0, spec.minimum), np.where(unbounded, 1.0, spec.maximum))
 
 
-def _everything() -> int:
-    """Of a simulation: the state proper, the controls, and what the solver starts from."""
+def _integration_state() -> int:
+    """MuJoCo's flag for the full state of a simulation, with the controls and the solver's warm start."""
     import mujoco
 
     return int(mujoco.mjtState.mjSTATE_INTEGRATION)
 
 
 @lru_cache(maxsize=4)
-def _fresh_model(task: str) -> Any:
-    """A task's model as it is loaded. Always from one seed: an environment of another seed, whose model was drawn from
-    it, differs from this one."""
+def _reference_model(task: str) -> Any:
+    """A newly loaded model of a task, with seed 0. Models that depend on the seed differ from it."""
     return _load_task(task, seed=0).physics.model.ptr
 
 
 def _arrays(model: Any) -> dict[str, NDArray[Any]]:
-    found = {name: getattr(model, name) for name in dir(model) if not name.startswith("_")}
-    return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+    """Name -> array attribute of a model."""
+    attributes = {name: getattr(model, name) for name in dir(model) if not name.startswith("_")}
+    return {name: value for name, value in attributes.items() if isinstance(value, np.ndarray)}
 
 
-def _changes(task: str, model: Any) -> dict[str, NDArray[Any]]:
-    """The model's arrays that are not as loaded: some tasks keep their targets there."""
-    fresh = _arrays(_fresh_model(task))
-    return {name: array.copy() for name, array in _arrays(model).items() if array.tobytes() != fresh[name].tobytes()}
+def _changed_arrays(task: str, model: Any) -> dict[str, NDArray[Any]]:
+    """The arrays of a model that differ from the reference model; some tasks store their targets there."""
+    reference = _arrays(_reference_model(task))
+    return {
+        name: array.copy() for name, array in _arrays(model).items() if array.tobytes() != reference[name].tobytes()
+    }
 
 
-def _change(task: str, model: Any, changes: dict[str, NDArray[Any]]) -> None:
-    """Make the model as loaded but for the changes."""
-    fresh = _arrays(_fresh_model(task))
+def _restore_arrays(task: str, model: Any, changes: dict[str, NDArray[Any]]) -> None:
+    """Set all arrays of a model to those of the reference model, except for ``changes``."""
+    reference = _arrays(_reference_model(task))
     for name, array in _arrays(model).items():
-        wanted = np.asarray(changes.get(name, fresh[name]))
-        if array.tobytes() != wanted.tobytes():
-            array[:] = wanted
+        restored = np.asarray(changes.get(name, reference[name]))
+        if array.tobytes() != restored.tobytes():
+            array[:] = restored
 
 
 def _to_leaf(value: Any, name: str) -> Any:
-    """A task's attribute, as leaves. Raises CannotSave for what has no such form."""
+    """Convert a task's attribute to plain values and arrays. Raises CannotSave for other types."""
     if isinstance(value, np.ndarray | np.generic):
         return np.array(value)
     if value is None or isinstance(value, bool | int | float | str):
@@ -333,8 +342,8 @@ def _to_leaf(value: Any, name: str) -> Any:
     raise CannotSave(f"the task's {name} is a {type(value).__name__}")
 
 
-def _from_leaf(saved: Any, now: Any) -> Any:
-    """The attribute again; ``now`` is what the task holds there, for what leaves do not tell (a tuple from a list)."""
-    if isinstance(saved, np.ndarray):
-        return saved.copy() if saved.ndim else saved[()]
-    return tuple(saved) if isinstance(now, tuple) else saved
+def _from_leaf(leaf: Any, current: Any) -> Any:
+    """Inverse of :func:`_to_leaf`. The attribute's current value tells tuples from lists."""
+    if isinstance(leaf, np.ndarray):
+        return leaf.copy() if leaf.ndim else leaf[()]
+    return tuple(leaf) if isinstance(current, tuple) else leaf

@@ -1,8 +1,7 @@
-"""Any Gymnasium environment that has pictures: ``gym/<EnvId>``, such as ``gym/CartPole-v1``, or
-``gym/<module>:<EnvId>`` where a module registers it.
+"""Gymnasium environments as tasks ``gym/<EnvId>``, such as ``gym/CartPole-v1``, or ``gym/<module>:<EnvId>``.
 
-Its observations, where they are images, or what it renders. A third party's environment is played as its registration
-says, time limit included.
+The frames are the environment's observations if they are images, else its rendered images. The time limit is that of
+the registration. ``<module>`` is imported first, and registers the environment.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ from mcurl.errors import UserError, suggest
 
 @dataclass(frozen=True)
 class GymSettings:
-    """Which Gymnasium environment, and how it is seen."""
+    """The Gymnasium environment and its observations."""
 
     task: str = "CartPole-v1"
-    """the environment's id in Gymnasium's registry; module:id imports the module first"""
+    """The environment's id in Gymnasium's registry; module:id imports the module first."""
     image_size: int = 100
-    """height and width of a frame in pixels, after averaging over areas"""
+    """Height and width of a frame in pixels; images are resized by averaging over areas."""
     grayscale: bool = False
-    """whether colours are dropped"""
+    """Convert frames to grayscale."""
     frame_stack: int = 3
-    """how many of the last frames an observation holds"""
+    """Frames in an observation."""
     action_repeat: int = 1
-    """environment steps per agent step; rewards are summed over them"""
+    """Environment steps per agent step; rewards are summed."""
     render: bool = False
-    """learn from what it renders, even where its observations are pictures"""
+    """Use rendered images as frames, even if the environment's observations are images."""
 
     def __post_init__(self) -> None:
         check_settings(self, {"image_size": 1, "frame_stack": 1, "action_repeat": 1}, {})
@@ -51,23 +50,23 @@ def tasks() -> list[str]:
 
 
 def resolve(name: str) -> str:
-    """An id as registered, for any spelling of it: case, dashes and underscores don't matter, and without a version the
-    newest is meant.
+    """The registered id; case, dashes and underscores of ``name`` are ignored. The default version is the newest.
 
-    Raises UserError for an unknown id.
+    Raises:
+        UserError: the id is unknown, or its module cannot be imported.
 
     >>> resolve("cartpole")
     'CartPole-v1'
     """
-    module, colon, plain = name.rpartition(":")
+    module, colon, env_id = name.rpartition(":")
     if colon:
         _register(module)
-    same = [task for task in gymnasium.registry if _plain(task) == _plain(plain)]
-    same = same or [task for task in gymnasium.registry if _plain(task.rpartition("-v")[0]) == _plain(plain)]
-    if not same:
-        hint = "" if colon else "; one of your own is gym/MODULE:ID"
-        raise UserError(f"there is no Gymnasium environment {name!r}: {suggest(plain, gymnasium.registry)}{hint}")
-    return module + colon + max(same, key=lambda task: gymnasium.registry[task].version or 0)
+    matches = [task for task in gymnasium.registry if _plain(task) == _plain(env_id)]
+    matches = matches or [task for task in gymnasium.registry if _plain(task.rpartition("-v")[0]) == _plain(env_id)]
+    if not matches:
+        hint = "" if colon else "; your own environment is named gym/MODULE:ID"
+        raise UserError(f"there is no Gymnasium environment {name!r}: {suggest(env_id, gymnasium.registry)}{hint}")
+    return module + colon + max(matches, key=lambda task: gymnasium.registry[task].version or 0)
 
 
 def _plain(name: str) -> str:
@@ -79,14 +78,14 @@ def _register(module: str) -> None:
     try:
         __import__(module)
     except ImportError as error:
-        raise UserError(
-            f"cannot import {module} for its environments: {error} (PYTHONPATH=FOLDER says where it is)"
-        ) from error
+        raise UserError(f"cannot import {module}: {error}; is its folder in PYTHONPATH?") from error
 
 
 def action_space(name: str) -> gymnasium.Space[Any]:
-    """The actions in which an agent learns a task. Makes the environment; raises UserError where it cannot be made, or
-    has actions that no agent here learns.
+    """The action space of a task, as an agent uses it. The environment is made and closed.
+
+    Raises:
+        UserError: the environment cannot be made, or no agent supports its actions.
     """
     task = resolve(name)
     spec = copy.deepcopy(gymnasium.spec(task.rpartition(":")[2]))
@@ -98,8 +97,7 @@ def action_space(name: str) -> gymnasium.Space[Any]:
 
 
 def make(settings: GymSettings, seed: int) -> GymEnv:
-    """The environment that the settings name. Raises UserError for an unknown id, one without pictures, and spaces of
-    actions that no agent here has."""
+    """Make the environment. Raises UserError if it is unknown, has no images, or has unsupported actions."""
     return GymEnv(settings, seed)
 
 
@@ -114,11 +112,11 @@ def _cv2() -> ModuleType:
 
 
 class GymEnv(StackedEnv):
-    """A Gymnasium environment, seen as frames.
+    """A Gymnasium environment with stacked image observations.
 
-    Observations: uint8 ``[C * frame_stack, image_size, image_size]``. Actions: those of a Discrete space, counted from
-        0, or float32 ``[A]`` in ``[-1, 1]``
-    for a bounded Box. Its state can be saved where its own ``state_dict()`` and ``load_state_dict(state)`` say how.
+    Observations: ``uint8 [C * frame_stack, image_size, image_size]``. Actions: Discrete, counted from 0, or
+    ``float32 [A]`` in [-1, 1] for a bounded Box. Its state can be saved if the environment defines ``state_dict()`` and
+    ``load_state_dict(state)``.
     """
 
     def __init__(self, settings: GymSettings, seed: int) -> None:
@@ -126,7 +124,7 @@ class GymEnv(StackedEnv):
         self.task = resolve(settings.task)
         self._seed: int | None = seed
         spec = copy.deepcopy(gymnasium.spec(self.task.rpartition(":")[2]))
-        # Counted here: the count in Gymnasium's wrapper would escape a saved state.
+        # Counted here, because a saved state cannot contain the counter of Gymnasium's wrapper.
         self._limit = spec.max_episode_steps
         self._env, self._renders = _make(spec, settings.render)
         self._image: Any = None
@@ -140,20 +138,23 @@ class GymEnv(StackedEnv):
         self._to_inner, self.action_space = _actions(self._env.action_space, self.task)
 
     def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
-        """The picture as the environment gives it, uint8 ``[H, W, 3]``. Raises gymnasium.error.ResetNeeded before the
-        first reset."""
-        picture = _rendered(self._env, self.task) if self._renders else self._image
-        if picture is None:
-            raise gymnasium.error.ResetNeeded("nothing to see before reset()")
-        return np.broadcast_to(picture, (*picture.shape[:2], 3)).copy()
+        """The environment's image in its original size, ``uint8 [H, W, 3]``.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        image = _rendered(self._env, self.task) if self._renders else self._image
+        if image is None:
+            raise gymnasium.error.ResetNeeded("there is no image before reset()")
+        return np.broadcast_to(image, (*image.shape[:2], 3)).copy()
 
     def close(self) -> None:
-        """Close the environment inside."""
+        """Close the wrapped environment."""
         self._env.close()
 
     def _begin(self, seed: int | None) -> None:
-        seen, _ = self._env.reset(seed=self._seed if seed is None else seed)
-        self._image = None if self._renders else seen
+        observation, _ = self._env.reset(seed=self._seed if seed is None else seed)
+        self._image = None if self._renders else observation
         self._seed = None
         self._steps = 0
 
@@ -161,18 +162,18 @@ class GymEnv(StackedEnv):
         return self._to_inner(action)
 
     def _advance(self, action: Any) -> tuple[float, bool, bool]:
-        seen, reward, terminated, truncated, _ = self._env.step(action)
-        self._image = None if self._renders else seen
+        observation, reward, terminated, truncated, _ = self._env.step(action)
+        self._image = None if self._renders else observation
         self._steps += 1
         return float(reward), bool(terminated), bool(truncated) or self._steps == self._limit
 
     def _look(self) -> NDArray[np.uint8]:
         cv2, size = _cv2(), self.settings.image_size
-        picture = _rendered(self._env, self.task) if self._renders else self._image
-        if self.settings.grayscale and picture.shape[2] == 3:
-            picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-        resized: NDArray[np.uint8] = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
-        # OpenCV drops a channel that is alone.
+        image = _rendered(self._env, self.task) if self._renders else self._image
+        if self.settings.grayscale and image.shape[2] == 3:
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        resized: NDArray[np.uint8] = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+        # OpenCV drops the axis of a single channel.
         return resized.reshape(size, size, -1).transpose(2, 0, 1)
 
     def _save(self) -> dict[str, Any]:
@@ -192,16 +193,19 @@ class GymEnv(StackedEnv):
         self._seed = state["seed"]
         self._steps = state["steps"]
 
-    def _method(self, method: str) -> Any:
-        found = getattr(self._env, method, None)
-        if found is None:
-            raise CannotSave(f"{self.task} has no {method}(): its state cannot be saved")
-        return found
+    def _method(self, name: str) -> Any:
+        """A method of the wrapped environment. Raises CannotSave if it is not defined."""
+        method = getattr(self._env, name, None)
+        if method is None:
+            raise CannotSave(f"{self.task} has no {name}(): its state cannot be saved")
+        return method
 
 
 def _make(spec: EnvSpec, render: bool) -> tuple[Any, bool]:
-    """The bare environment, and whether its pictures are what it renders: where that is asked for, or its observations
-    are a vector.
+    """The environment without wrappers, and whether its frames are rendered images instead of observations.
+
+    Raises:
+        UserError: the environment cannot be made, or has no images.
     """
     env = _bare(spec)
     if not render and _is_image(env.observation_space):
@@ -210,18 +214,18 @@ def _make(spec: EnvSpec, render: bool) -> tuple[Any, bool]:
     env.close()
     if "rgb_array" not in modes:
         raise UserError(
-            f"{spec.id} has no images: neither its observations are uint8 [H, W, 1 or 3], nor can it render any"
+            f"{spec.id} has no images: its observations are not uint8 [H, W, 1 or 3], and it cannot render rgb_array"
         )
     if not render and not _is_vector(env.observation_space):
         raise UserError(
-            f"{spec.id} has observations of {env.observation_space}, and images are uint8 [H, W, 1 or 3]: "
-            "wrap it, or set env.render=true to learn from what it renders"
+            f"{spec.id} has observations of {env.observation_space}, but images are uint8 [H, W, 1 or 3]: "
+            "wrap it, or set env.render=true to learn from rendered images"
         )
     return _bare(spec, render_mode="rgb_array"), True
 
 
 def _bare(spec: EnvSpec, **options: Any) -> gymnasium.Env[Any, Any]:
-    """The environment without Gymnasium's own wrappers. Raises UserError where it cannot be made."""
+    """Make an environment without Gymnasium's wrappers. Raises UserError if it cannot be made."""
     spec.max_episode_steps = None
     spec.order_enforce = False
     spec.disable_env_checker = True
@@ -241,7 +245,7 @@ def _is_image(space: gymnasium.Space[Any]) -> bool:
 
 
 def _is_vector(space: gymnasium.Space[Any]) -> bool:
-    """Numbers that nobody takes for a picture."""
+    """Whether observations are discrete values or vectors, which cannot be images."""
     return isinstance(space, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete) or (
         isinstance(space, gymnasium.spaces.Box) and len(space.shape) < 2
     )
@@ -249,21 +253,25 @@ def _is_vector(space: gymnasium.Space[Any]) -> bool:
 
 def _rendered(env: gymnasium.Env[Any, Any], task: str) -> NDArray[np.uint8]:
     try:
-        picture: Any = env.render()
+        image: Any = env.render()
     except (gymnasium.error.DependencyNotInstalled, ImportError, NotImplementedError) as error:
         raise UserError(f"{task} cannot render: {error or 'render() is not implemented'}") from error
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
-        raise UserError(f"{task} has no images: its rgb_array is none")
-    return picture
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
+        raise UserError(f"{task} has no images: render() does not return uint8 [H, W, 3]")
+    return image
 
 
 def _actions(space: gymnasium.Space[Any], task: str) -> tuple[Any, gymnasium.Space[Any]]:
-    """From our actions to its own, and the space of ours."""
+    """A function from the agent's actions to the environment's, and the agent's action space.
+
+    Raises:
+        UserError: no agent supports these actions.
+    """
     if isinstance(space, gymnasium.spaces.Discrete):
         start = int(space.start)
         return (lambda action: int(action) + start), gymnasium.spaces.Discrete(int(space.n))
     if not isinstance(space, gymnasium.spaces.Box) or not np.issubdtype(space.dtype, np.floating):
-        raise UserError(f"{task} has actions of {space}: only Discrete and bounded Box of floats are known here")
+        raise UserError(f"{task} has actions of {space}: only Discrete and bounded Box of floats are supported")
     if not space.is_bounded():
         raise UserError(f"{task} has actions without bounds ({space}): they cannot be rescaled to [-1, 1]")
     rescaling, dtype = Rescaling(space.low, space.high), space.dtype

@@ -1,4 +1,4 @@
-"""What every suite's environment has in common: repeated actions, and a stack of the newest frames."""
+"""Action repeat and frame stacking for the environments of all suites."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ StackStart = Literal["repeat", "blank"]
 
 
 class FrameStack:
-    """The newest ``frames`` frames, uint8 ``[frames * C, H, W]``, oldest first.
+    """A stack of the newest frames, ``uint8 [frames * C, H, W]``, oldest first. All results are new arrays.
 
-    Each call returns an array of its own, so that what an environment handed out never changes afterwards.
+    Args:
+        frame_shape: (C, H, W) of one frame.
+        frames: number of frames in the stack.
+        start: how the stack is filled at the start of an episode: "repeat" the first frame, or "blank" (zeros).
     """
 
     def __init__(self, frame_shape: tuple[int, int, int], frames: int, start: StackStart = "repeat") -> None:
@@ -28,12 +31,11 @@ class FrameStack:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a whole stack: ``(frames * C, H, W)``."""
+        """Shape of the stack, ``(frames * C, H, W)``."""
         return self._stack.shape
 
     def begin(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The stack at an episode's first frame, uint8 ``[C, H, W]`` (any strides): that frame repeated, or blanks
-        before it."""
+        """Start an episode with its first frame, ``uint8 [C, H, W]`` of any strides, and return the stack."""
         channels = self._channels
         self._stack[-channels:] = frame
         older = self._stack[:-channels].reshape(-1, *frame.shape)
@@ -41,16 +43,17 @@ class FrameStack:
         return self._stack.copy()
 
     def push(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The stack after one more frame, uint8 ``[C, H, W]`` (any strides)."""
+        """Add a frame, ``uint8 [C, H, W]`` of any strides, and return the stack."""
         self._stack[: -self._channels] = self._stack[self._channels :]
         self._stack[-self._channels :] = frame
         return self._stack.copy()
 
     def state_dict(self) -> dict[str, Any]:
+        """The frames."""
         return {"stack": self._stack.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises UserError where the saved stack has another shape."""
+        """Restore a state of :meth:`state_dict`. Raises UserError if its shape differs."""
         stack = np.asarray(state["stack"])
         if stack.shape != self._stack.shape:
             raise UserError(f"the saved state has a frame stack of shape {stack.shape}, not {self._stack.shape}")
@@ -58,26 +61,26 @@ class FrameStack:
 
 
 class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
-    """A Gymnasium environment built on one that shows single frames.
+    """Base of the environments with action repeat and frame stacking.
 
-    ``step`` repeats the action ``action_repeat`` times, sums the rewards, stops where the episode ends, and looks once,
-    at the last of them. A suite gives ``_begin``, ``_advance``, ``_look``, ``_save``, ``_load``. A three-dimensional
-    ``frame_shape`` means pixels, which are stacked; a one-dimensional one means a state, which is not.
+    ``step`` repeats the action up to ``action_repeat`` times, until the episode ends, sums the rewards, and observes
+    once. A subclass implements ``_begin``, ``_advance``, ``_look``, ``_save`` and ``_load``. Pixels, with a
+    three-dimensional ``frame_shape``, are stacked; states, with a one-dimensional one, are not.
     """
 
     frame_shape: tuple[int, ...]
     """``(C, H, W)``, or ``(D,)`` for states."""
     frame_stack: int
-    """K: how many frames an observation holds; 1 for states."""
+    """K, number of frames in an observation; 1 for states."""
     action_repeat: int
     """Simulator steps per ``step``."""
     stack_start: StackStart
-    """What stands before an episode's first frame."""
+    """How the stack is filled at the start of an episode."""
 
     def __init__(
         self, frame_shape: tuple[int, ...], frame_stack: int, action_repeat: int, frames_per_second: float
     ) -> None:
-        """``frames_per_second``: agent steps per second of the simulated world, for videos."""
+        """``frames_per_second``: agent steps per second of simulated time, for videos."""
         self.frame_shape = frame_shape
         self.frame_stack = frame_stack if len(frame_shape) == 3 else 1
         self.action_repeat = action_repeat
@@ -95,26 +98,26 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
 
     @abstractmethod
     def _begin(self, seed: int | None) -> None:
-        """Start an episode, from the given seed if there is one."""
+        """Start an episode; with ``seed``, seed the random generators first."""
 
     @abstractmethod
     def _advance(self, action: Any) -> tuple[float, bool, bool]:
-        """One simulator step: reward, terminated, truncated."""
+        """Take one simulator step; return reward, terminated and truncated."""
 
     @abstractmethod
     def _look(self) -> NDArray[Any]:
-        """What is seen now: a frame uint8 ``[C, H, W]`` (a view will do), or a state float32 ``[D]`` (a new array)."""
+        """The current frame, ``uint8 [C, H, W]`` (may be a view), or state, ``float32 [D]`` (a new array)."""
 
     @abstractmethod
     def _save(self) -> dict[str, Any]:
-        """Everything that changes, below the frame stack."""
+        """The full state of the environment, except the frame stack."""
 
     @abstractmethod
     def _load(self, state: dict[str, Any]) -> None:
-        """Put back what ``_save`` gave."""
+        """Restore a state of ``_save``."""
 
     def _translate(self, action: Any) -> Any:
-        """From the action space to what ``_advance`` takes; once per ``step``."""
+        """Convert an action to the argument of ``_advance``; called once per ``step``."""
         return action
 
     def _info(self) -> dict[str, Any]:
@@ -123,16 +126,22 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Start an episode. Without a seed the random numbers go on where they were; at first they come from the seed
-        the environment was made with."""
+        """Start an episode.
+
+        Without ``seed``, the random generators continue, at first from the constructor's seed.
+        """
         super().reset(seed=seed)
         self._begin(seed)
         self._over = False
-        seen = self._look()
-        return (seen if self._stack is None else self._stack.begin(seen)), self._info()
+        frame = self._look()
+        return (frame if self._stack is None else self._stack.begin(frame)), self._info()
 
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
-        """Raises gymnasium.error.ResetNeeded before the first reset and after the end of an episode."""
+        """Take an agent step: observation, sum of rewards, terminated, truncated, info.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset, and after the end of an episode.
+        """
         if self._over:
             raise gymnasium.error.ResetNeeded("the episode is over: call reset() before step()")
         translated = self._translate(action)
@@ -143,14 +152,16 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
             if terminated or truncated:
                 break
         self._over = terminated or truncated
-        seen = self._look()
-        return (seen if self._stack is None else self._stack.push(seen)), total, terminated, truncated, self._info()
+        frame = self._look()
+        return (frame if self._stack is None else self._stack.push(frame)), total, terminated, truncated, self._info()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides what comes next, random numbers included, as leaves: restored in another process, the same
-        actions see the same.
+        """The full state, random generators included, as a tree of plain values and NumPy arrays.
 
-        Raises mcurl.envs.CannotSave where the simulator cannot be saved.
+        After it is restored, also in another process, the same actions give the same observations and rewards.
+
+        Raises:
+            mcurl.envs.CannotSave: the state of the simulator cannot be saved.
         """
         state: dict[str, Any] = {"over": self._over, "simulator": self._save()}
         if self._stack is not None:
@@ -158,7 +169,7 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where ``state_dict`` was called. Raises UserError where the state is another environment's."""
+        """Restore a state of :meth:`state_dict`. Raises UserError if it is of another environment."""
         if ("frames" in state) != (self._stack is not None):
             raise UserError(
                 "the saved state is of an environment with pixels, not states"
@@ -171,27 +182,30 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
         self._over = bool(state["over"])
 
 
-def check_settings(settings: Any, least: dict[str, int], choices: dict[str, tuple[str, ...]]) -> None:
-    """Raises UserError where a number is below its least value, or a name is none of its choices."""
-    for name, lowest in least.items():
-        if getattr(settings, name) < lowest:
-            raise UserError(f"{name} must be at least {lowest}, not {getattr(settings, name)}")
-    for name, allowed in choices.items():
-        if getattr(settings, name) not in allowed:
-            raise UserError(f"{name} must be one of {', '.join(allowed)}, not {getattr(settings, name)!r}")
+def check_settings(settings: Any, minima: dict[str, int], choices: dict[str, tuple[str, ...]]) -> None:
+    """Raise UserError if a setting is below its minimum, or not among its choices."""
+    for name, minimum in minima.items():
+        if getattr(settings, name) < minimum:
+            raise UserError(f"{name} must be at least {minimum}, not {getattr(settings, name)}")
+    for name, values in choices.items():
+        if getattr(settings, name) not in values:
+            raise UserError(f"{name} must be one of {', '.join(values)}, not {getattr(settings, name)!r}")
 
 
 class Rescaling:
-    """The box ``[-1, 1]^A`` in which agents act, and the affine map from it to a simulator's own bounds."""
+    """The affine map from the agent's action space ``[-1, 1]^A`` to the bounds of a simulator.
+
+    Args:
+        low, high: finite bounds of the simulator's actions, of equal shape.
+    """
 
     def __init__(self, low: NDArray[Any], high: NDArray[Any]) -> None:
-        """From a simulator's finite bounds, of one shape."""
         low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
         self._middle, self._half = (high + low) / 2, (high - low) / 2
         self.space = gymnasium.spaces.Box(-1.0, 1.0, (low.size,), np.float32)
 
     def __call__(self, action: Any) -> NDArray[np.float64]:
-        """From ``[A]`` in ``[-1, 1]`` (what lies outside is clipped) to the simulator's shape and bounds, float64."""
-        inside = np.asarray(action, np.float64).reshape(self._middle.shape).clip(-1.0, 1.0)
-        scaled: NDArray[np.float64] = self._middle + self._half * inside
+        """Clip an action ``[A]`` to [-1, 1], and map it to the simulator's shape and bounds, in float64."""
+        clipped = np.asarray(action, np.float64).reshape(self._middle.shape).clip(-1.0, 1.0)
+        scaled: NDArray[np.float64] = self._middle + self._half * clipped
         return scaled

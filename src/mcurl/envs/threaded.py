@@ -1,4 +1,4 @@
-"""An environment in a thread of its own: a step is asked for, other work goes on, and its outcome is fetched later."""
+"""An environment in its own thread: a step starts asynchronously, and its result is fetched later."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ Outcome = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
 
 
 class ThreadedEnv:
-    """Every call into the environment is made in one thread, the same from its making to its end: OpenGL contexts
-    belong to a thread.
+    """Runs all calls of an environment in one thread, because an OpenGL context belongs to one thread.
+
+    Exceptions of the environment are raised in the calling thread.
 
     Args:
-        make: makes the environment, in that thread.
-
-    Raises:
-        whatever ``make`` raises.
+        make: makes the environment; called in that thread.
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]]) -> None:
@@ -32,11 +30,11 @@ class ThreadedEnv:
         return self._thread.submit(self.env.reset).result()
 
     def step_async(self, action: Any) -> Future[Outcome]:
-        """Begin a step; ``result()`` of what comes back waits for its outcome."""
+        """Start a step. ``result()`` of the returned future waits for its outcome."""
         return self._thread.submit(self.env.step, action)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
-        """Raises ``CannotSave`` where the environment does."""
+        """As of the environment. Raises CannotSave if its state cannot be saved."""
         state: dict[str, Any] = self._thread.submit(self.env.get_wrapper_attr("state_dict")).result()
         return state
 

@@ -1,16 +1,15 @@
-"""Two small games, drawn in NumPy, that an agent learns in minutes, and only by looking: where things are is drawn anew
-in each episode.
+"""Two small games, rendered with NumPy, that an agent learns in minutes.
 
-`reach`: a red dot is steered to a green one. Its reward grows from 0 to 1 as they come together; after 25 steps the
-time limit ends it. `catch`: a ball falls for 12 steps; the paddle below goes left, stays or goes right. The game ends
-with +1 if the paddle is under the ball, otherwise with -1.
+`reach`: the agent moves a red dot to a green target. The reward grows from 0 to 1 as their distance shrinks; an episode
+is truncated after 25 steps. `catch`: a ball falls for 12 steps, and the agent moves a paddle left or right, or not at
+all. The episode ends with a reward of 1 if the paddle is below the ball, else -1.
 
-| mean score of 2000 episodes | random actions | blind: to the middle | best: straight to it |
+Start positions are random in each episode, so an agent must use the pixels. One frame shows the full state.
+
+| mean score of 2000 episodes | random actions | moving to the middle | optimal |
 |---|---|---|---|
 | reach | 3.7 | 5.0 | 23.5 |
 | catch | -0.72 | -0.71 | 1 |
-
-One frame tells all there is to know.
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ Observation = Literal["pixels", "state"]
 
 @dataclass(frozen=True)
 class ToySettings:
-    """Which toy game, and how it is seen."""
+    """The toy game and its observations."""
 
     task: str = "reach"
-    """the game: reach (continuous actions) or catch (three actions)"""
+    """The game: reach (continuous actions) or catch (three actions)."""
     observation: Observation = "pixels"
-    """what the agent sees: pictures, or the positions"""
+    """Observations: pixels, or the state (positions)."""
     image_size: int = 28
-    """height and width of a frame in pixels"""
+    """Height and width of a frame in pixels."""
     frame_stack: int = 3
-    """how many of the last frames an observation holds"""
+    """Frames in an observation."""
     action_repeat: int = 1
-    """steps of the game per agent step; rewards are summed over them"""
+    """Steps of the game per agent step; rewards are summed."""
 
     def __post_init__(self) -> None:
         check_settings(
@@ -56,106 +55,110 @@ def tasks() -> list[str]:
 
 
 def resolve(name: str) -> str:
-    """A game's own name for any spelling of it. Raises UserError for an unknown game."""
+    """The canonical name of a game; the case of ``name`` is ignored. Raises UserError for an unknown game."""
     if name.strip().lower() not in _GAMES:
         raise UserError(f"there is no toy game {name!r}: {suggest(name, _GAMES)}")
     return name.strip().lower()
 
 
 def make(settings: ToySettings, seed: int) -> ToyEnv:
-    """The game that the settings name. Raises UserError for an unknown one."""
+    """Make the game. Raises UserError for an unknown one."""
     return _GAMES[resolve(settings.task)](settings, seed)
 
 
 class ToyEnv(StackedEnv):
-    """What the games share: a few numbers that move, a count of steps, random numbers."""
+    """Base of the games. The state of a game is an array of positions and a count of steps."""
 
     channels: int
-    """Of a frame."""
-    numbers: int
-    """In a state."""
+    """Channels of a frame."""
+    state_dim: int
+    """Number of positions."""
 
     def __init__(self, settings: ToySettings, seed: int) -> None:
         self.settings = settings
         size = settings.image_size
-        shape = (self.channels, size, size) if settings.observation == "pixels" else (self.numbers,)
+        shape = (self.channels, size, size) if settings.observation == "pixels" else (self.state_dim,)
         super().__init__(shape, settings.frame_stack, settings.action_repeat, 10)
-        self._moving: NDArray[Any] = np.zeros(self.numbers)
+        self._positions: NDArray[Any] = np.zeros(self.state_dim)
         self._steps = 0
         gymnasium.Env.reset(self, seed=seed)
 
     @abstractmethod
-    def _draw(self) -> NDArray[np.uint8]:
-        """The frame, uint8 [C, H, W]."""
+    def _render_frame(self) -> NDArray[np.uint8]:
+        """The frame, ``uint8 [C, H, W]``."""
 
     @abstractmethod
     def _state(self) -> NDArray[np.float32]:
-        """The state [D], within [-1, 1]."""
+        """The state, ``float32 [D]`` in [-1, 1]."""
 
     def _look(self) -> NDArray[Any]:
-        return self._draw() if self._stack is not None else self._state()
+        return self._render_frame() if self._stack is not None else self._state()
 
     def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
-        """The frame in colour, uint8 ``[image_size, image_size, 3]``."""
-        frame = self._draw()
+        """The frame in colour, ``uint8 [image_size, image_size, 3]``."""
+        frame = self._render_frame()
         return np.broadcast_to(frame, (3, *frame.shape[1:])).transpose(1, 2, 0).copy()
 
     def _save(self) -> dict[str, Any]:
-        return {"moving": self._moving.copy(), "steps": self._steps, "generator": self.np_random.bit_generator.state}
+        return {"moving": self._positions.copy(), "steps": self._steps, "generator": self.np_random.bit_generator.state}
 
     def _load(self, state: dict[str, Any]) -> None:
-        self._moving = np.array(state["moving"])
+        self._positions = np.array(state["moving"])
         self._steps = state["steps"]
         self.np_random.bit_generator.state = state["generator"]
 
 
 class ReachEnv(ToyEnv):
-    """``toy/reach``. Actions: float32 ``[2]`` in ``[-1, 1]``, right and down. States: float32 ``[4]``, the dot and the
-    target in ``[-1, 1]``."""
+    """``toy/reach``.
+
+    Actions: ``float32 [2]`` in [-1, 1], right and down. States: ``float32 [4]``, dot and target in [-1, 1].
+    """
 
     channels = 3
-    numbers = 4
+    state_dim = 4
     _LIMIT = 25
     _SPEED = 0.3
-    # Squared distance at which the reward is 1/2.
-    _NEAR = 0.1
+    _NEAR = 0.1  # squared distance with a reward of 1/2
 
     def __init__(self, settings: ToySettings, seed: int) -> None:
         super().__init__(settings, seed)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
     def _begin(self, seed: int | None) -> None:
-        self._moving = self.np_random.uniform(-1, 1, 4)
+        self._positions = self.np_random.uniform(-1, 1, 4)
         self._steps = 0
 
     def _advance(self, action: Any) -> tuple[float, bool, bool]:
-        dot, target = self._moving[:2], self._moving[2:]
+        dot, target = self._positions[:2], self._positions[2:]
         dot += self._SPEED * np.clip(np.asarray(action, np.float64), -1, 1)
         dot.clip(-1, 1, out=dot)
         self._steps += 1
         distance = float(np.sum((dot - target) ** 2))
         return self._NEAR / (self._NEAR + distance), False, self._steps == self._LIMIT
 
-    def _draw(self) -> NDArray[np.uint8]:
+    def _render_frame(self) -> NDArray[np.uint8]:
         size = self.settings.image_size
-        # The dots stay off the edges, so that a random crop keeps them.
+        # Margin at the edges, so that random crops contain both dots.
         side = edge = size // 9 + (size < 27)
-        corners = np.rint(edge + (self._moving + 1) / 2 * (size - side - 2 * edge)).astype(int)
+        corners = np.rint(edge + (self._positions + 1) / 2 * (size - side - 2 * edge)).astype(int)
         frame = np.zeros((3, size, size), np.uint8)
         for channel, (x, y) in enumerate(corners.reshape(2, 2)):
             frame[channel, y : y + side, x : x + side] = 255
         return frame
 
     def _state(self) -> NDArray[np.float32]:
-        return self._moving.astype(np.float32)
+        return self._positions.astype(np.float32)
 
 
 class CatchEnv(ToyEnv):
-    """``toy/catch``. Actions: 0 left, 1 stay, 2 right. States: float32 ``[3]``, the ball across and down and the paddle
-    across, in ``[-1, 1]``."""
+    """``toy/catch``.
+
+    Actions: 0 left, 1 stay, 2 right. States: ``float32 [3]``, column and row of the ball, and column of the paddle,
+    in [-1, 1].
+    """
 
     channels = 1
-    numbers = 3
+    state_dim = 3
     _COLUMNS = 7
     _FALL = 12
 
@@ -165,23 +168,23 @@ class CatchEnv(ToyEnv):
 
     def _begin(self, seed: int | None) -> None:
         ball, paddle = self.np_random.integers(self._COLUMNS, size=2)
-        self._moving = np.array([ball, 0, paddle])
+        self._positions = np.array([ball, 0, paddle])
         self._steps = 0
 
     def _advance(self, action: Any) -> tuple[float, bool, bool]:
-        ball, _, paddle = self._moving
+        ball, _, paddle = self._positions
         paddle = min(max(paddle + int(action) - 1, 0), self._COLUMNS - 1)
         self._steps += 1
-        self._moving = np.array([ball, self._steps, paddle])
+        self._positions = np.array([ball, self._steps, paddle])
         fallen = self._steps == self._FALL
         return (1.0 if ball == paddle else -1.0) if fallen else 0.0, fallen, False
 
     def _info(self) -> dict[str, Any]:
         return {"life_lost": False}
 
-    def _draw(self) -> NDArray[np.uint8]:
+    def _render_frame(self) -> NDArray[np.uint8]:
         size = self.settings.image_size
-        ball, fallen, paddle = self._moving
+        ball, fallen, paddle = self._positions
         side = size // self._COLUMNS
         top = round(fallen / self._FALL * (size - 2 * side))
         frame = np.zeros((1, size, size), np.uint8)
@@ -190,7 +193,7 @@ class CatchEnv(ToyEnv):
         return frame
 
     def _state(self) -> NDArray[np.float32]:
-        return (2 * self._moving / (self._COLUMNS - 1, self._FALL, self._COLUMNS - 1) - 1).astype(np.float32)
+        return (2 * self._positions / (self._COLUMNS - 1, self._FALL, self._COLUMNS - 1) - 1).astype(np.float32)
 
 
 _GAMES: dict[str, type[ReachEnv | CatchEnv]] = {"reach": ReachEnv, "catch": CatchEnv}

@@ -1,7 +1,7 @@
-"""Accelerated twins of plain PyTorch and NumPy code: C that is compiled at first use, and PyTorch's oneDNN operations.
+"""Accelerated versions of plain PyTorch and NumPy code: C that is compiled on first use, and oneDNN operations.
 
-Each operation has a name (:data:`ALL`) and a plain twin, which serves wherever the operation cannot be built or is
-disabled. :func:`served` names the operations that ran in this process, :func:`status` says why the others cannot.
+Each operation has a name (:data:`ALL`) and a plain version, which is used if the operation is disabled or not
+available. :func:`served` lists the operations that ran in this process, :func:`status` why others are not available.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 AMX = frozenset({"amx.encoder", "amx.head", "amx.dueling", "amx.transformer"})
-"""Layers on the matrix units of x86 processors, in C."""
+"""Layers in C for the matrix units (AMX) of x86 processors."""
 ONEDNN = frozenset({"onednn.conv_relu", "onednn.linear_relu"})
-"""Private operations of PyTorch's oneDNN."""
+"""Private oneDNN operations of PyTorch."""
 ALL = frozenset({"frames", "adam"}) | AMX | ONEDNN
-"""Every accelerated operation by name."""
+"""Names of all accelerated operations."""
 
 disabled: Mapping[str, str] = {}
-"""Operation -> why it is not used, though it may be available; set by :func:`disable`."""
+"""Name of each disabled operation -> the reason; set by :func:`disable`."""
 _served: set[str] = set()
 
 
@@ -40,7 +40,11 @@ class Build(NamedTuple):
 
 
 def disable(names: Iterable[str], reason: str) -> None:
-    """Leave the named operations out in this process from here on, beside those that are disabled already.
+    """Disable operations in this process, in addition to those that are disabled already.
+
+    Args:
+        names: of :data:`ALL`.
+        reason: shown by :func:`status`.
 
     Raises:
         ValueError: a name is not in :data:`ALL`.
@@ -54,28 +58,28 @@ def disable(names: Iterable[str], reason: str) -> None:
 
 @contextmanager
 def without(names: Iterable[str], reason: str) -> Iterator[None]:
-    """:func:`disable` for the length of a ``with`` statement."""
+    """A context manager in which operations are disabled, see :func:`disable`."""
     global disabled
-    before = disabled
+    previous = disabled
     disable(names, reason)
     try:
         yield
     finally:
-        disabled = before
+        disabled = previous
 
 
 def record(name: str) -> None:
-    """Note that an operation ran."""
+    """Record that an operation ran."""
     _served.add(name)
 
 
 def served() -> list[str]:
-    """Names of the accelerated operations that ran in this process so far, sorted."""
+    """Names of the operations that ran in this process, sorted."""
     return sorted(_served)
 
 
 def status() -> dict[str, str]:
-    """What stands behind each operation of :data:`ALL`. Compiles what has not been compiled yet (some seconds).
+    """The state of each operation. Operations that have not been compiled yet are compiled (some seconds).
 
     Returns:
         Name -> ``"built"``, ``"built, without OpenMP"``, ``"disabled: ..."``, ``"no C compiler"``,
@@ -87,7 +91,7 @@ def status() -> dict[str, str]:
 
 def _status(name: str) -> str:
     if name in ONEDNN:
-        from mcurl.native import onednn
+        from mcurl.native import onednn  # it imports this module
 
         return "built" if onednn.available(name) else "PyTorch without oneDNN"
     library, message = _build(name)
@@ -95,15 +99,15 @@ def _status(name: str) -> str:
 
 
 def library(name: str) -> ctypes.CDLL | None:
-    """The functions of an operation in C, built into the user's cache at first use.
+    """The compiled library of an operation, built into the user's cache on first use.
 
-    They run in torch's own OpenMP threads where the compiler has OpenMP, else in one thread.
+    Its functions run in PyTorch's OpenMP threads if the compiler supports OpenMP, else in one thread.
 
     Args:
-        name: the path of its source below this folder with dots, as in ``amx.encoder``.
+        name: path of the source file below this folder, with dots: ``amx.encoder``.
 
     Returns:
-        The library, or None where the operation is disabled or cannot be built.
+        The library; None if the operation is disabled or cannot be built.
     """
     return None if name in disabled else _build(name).library
 
@@ -122,7 +126,7 @@ def _build(name: str) -> Build:
 
 
 def _load(source: Path, path: Path, *flags: str) -> Build:
-    """The library at a path, compiled if it is not there."""
+    """Load the library at a path; compile it first if it does not exist."""
     try:
         if not path.exists():
             compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -145,9 +149,9 @@ def _compile(compiler: str, source: Path, path: Path, *flags: str) -> None:
             ["-shared", str(object_file), "-o", str(shared)],
         ):
             subprocess.run([compiler, *command], check=True, capture_output=True, timeout=60)
-        os.replace(shared, path)  # whole or not at all: two processes may build it at once
+        os.replace(shared, path)  # atomic, because two processes may build it at the same time
 
 
 def _first_error(output: str) -> str:
-    lines = [line for line in output.splitlines() if line.strip()] or ["the compiler says nothing"]
+    lines = [line for line in output.splitlines() if line.strip()] or ["no message from the compiler"]
     return next((line for line in lines if "error" in line), lines[0])

@@ -1,7 +1,7 @@
-"""Adam on a clipped gradient in C: ``clip_grad_norm_`` and a fused Adam, four passes and some hundred small
-operations, become two passes.
+"""Adam with gradient clipping in C.
 
-The plain twin is :func:`mcurl.agents.optim.clip_and_step` without it.
+It takes two passes over the parameters. ``clip_grad_norm_`` and PyTorch's fused Adam take four passes and some hundred
+small operations. The plain version is in :func:`mcurl.agents.optim.clip_and_step`.
 """
 
 from __future__ import annotations
@@ -19,35 +19,38 @@ from mcurl import native
 
 
 class Parameter(NamedTuple):
-    """A parameter and what Adam keeps of it: ``float32`` on the CPU, all of one memory layout without gaps."""
+    """A parameter, its gradient and its state in Adam: dense ``float32`` CPU tensors of the same memory layout."""
 
     value: Tensor
     gradient: Tensor
     exp_avg: Tensor
     exp_avg_sq: Tensor
     steps: Tensor
-    """``float32 []``."""
+    """Number of steps, ``float32 []``."""
     rate: float
+    """Learning rate."""
 
 
 def available() -> bool:
-    """Whether the compiled function is there."""
+    """Whether the compiled function is available."""
     return _functions() is not None
 
 
 def step(parameters: Sequence[Parameter], *, beta1: float, beta2: float, eps: float, max_norm: float) -> Tensor:
-    """One step of Adam in place, in torch's own threads, on the gradient of all parameters together clipped to a norm.
-    Denormal numbers become zero.
+    """Clip the global gradient norm, and take a step of Adam in place, in PyTorch's threads.
+
+    Denormal numbers are flushed to zero.
 
     Args:
-        parameters: their gradients are left as they are.
-        max_norm: the largest norm that is not clipped; infinity clips nothing.
+        parameters: updated in place; their gradients are not changed.
+        beta1, beta2, eps: of Adam.
+        max_norm: largest gradient norm; infinity: no clipping.
 
     Returns:
-        The norm before clipping, ``float32 []`` (0 where nothing is clipped).
+        The norm before clipping, ``float32 []``; 0 without clipping.
 
     Raises:
-        RuntimeError: it is not available.
+        RuntimeError: the function is not available.
     """
     functions = _functions()
     if functions is None:

@@ -1,7 +1,7 @@
-"""Stacks of frames gathered out of a ring in C: as crops for convolutions (:func:`gather`), or as patches for matrix
-products (:func:`cut`, :func:`patches`).
+"""Gathering of stacks of frames in C, as crops (:func:`gather`) or as patches (:func:`cut`, :func:`patches`).
 
-The plain twins are ``FrameGather._indexed`` and ``DataEfficientEncoder.patches``.
+Crops are for convolutions, patches for matrix products. The plain versions are ``FrameGather._indexed`` and
+``DataEfficientEncoder.patches``.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from mcurl import native
 Rows = npt.NDArray[np.int64]
 
 KERNEL = 5
-"""Side and stride of both convolutions that patches are cut for."""
+"""Kernel size and stride of both convolutions of the patches."""
 
 
 def available() -> bool:
-    """Whether the compiled functions are there."""
+    """Whether the compiled functions are available."""
     return _functions() is not None
 
 
 def gather(frames: Tensor, slots: Rows, top: Rows, left: Rows, out: Tensor) -> None:
-    """Write crops of stacks into ``out``, in torch's own threads.
+    """Write crops of stacks into ``out``, in PyTorch's threads.
 
     Args:
         frames: ``uint8 [rows, C, H, W]``, contiguous, on the CPU.
-        slots: ``[N, K]``, the row of each frame of each stack; negative: blank.
-        top, left: ``[N]``.
+        slots: ``int64 [N, K]``, row of each frame of each stack; negative: zeros.
+        top, left: ``int64 [N]``, offsets of the crops.
         out: ``bfloat16 [N, K*C, size, size]``, channels-last.
 
     Raises:
-        RuntimeError: it is not available, or does not support stacks of this size.
+        RuntimeError: the function is not available, or does not support stacks of this size.
     """
     functions = _functions()
     if functions is None or not out.is_contiguous(memory_format=torch.channels_last):
-        raise RuntimeError("the compiled gather needs a compiler, and writes channels-last")
+        raise RuntimeError("the compiled gather needs a C compiler and a channels-last output")
     slots, top, left = (np.ascontiguousarray(array, np.int64) for array in (slots, top, left))
     corners = (array.ctypes.data for array in (top, left))
     if functions.gather(
@@ -59,21 +59,21 @@ def gather(frames: Tensor, slots: Rows, top: Rows, left: Rows, out: Tensor) -> N
 
 
 def cut(frames: Tensor, slots: Rows, top: Rows, left: Rows, down: Rows, right: Rows, crop: int, out: Tensor) -> None:
-    """Write windows of stacks into ``out`` as the patches of two 5×5 convolutions of stride 5, in torch's own threads.
+    """Write windows of stacks into ``out`` as the patches of two 5×5 convolutions of stride 5, in PyTorch's threads.
 
     Args:
         frames, slots: as for :func:`gather`.
-        top, left, down, right: ``[N]``, and crop: row r of a window is row ``top + clamp(r - down, 0, crop - 1)`` of
-            the frame, columns likewise.
-        out: ``uint8 [N, Y, X, 5, 5, K*C, 5, 5]``, contiguous: patch (y, x) of the first convolution in patch (Y, X) of
-            the second.
+        top, left, down, right: ``int64 [N]``, see :class:`mcurl.replay.augment.Window`.
+        crop: size of the crop in pixels, see there.
+        out: ``uint8 [N, Y, X, 5, 5, K*C, 5, 5]``, contiguous: the patches of the first convolution, grouped by the
+            patches of the second.
 
     Raises:
-        RuntimeError: it is not available, or the frames are too wide.
+        RuntimeError: the function is not available, or the frames are too wide.
     """
     functions = _functions()
     if functions is None or not out.is_contiguous() or not frames.is_contiguous():
-        raise RuntimeError("the compiled cut needs a compiler, reads contiguous frames, and writes contiguous patches")
+        raise RuntimeError("the compiled cut needs a C compiler, contiguous frames and a contiguous output")
     arrays = [np.ascontiguousarray(array, np.int64) for array in (slots, top, left, down, right)]
     slots_address, *corners = (array.ctypes.data for array in arrays)
     if functions.cut(
@@ -93,7 +93,7 @@ def cut(frames: Tensor, slots: Rows, top: Rows, left: Rows, down: Rows, right: R
 
 
 def supports_patches(pixels: Tensor) -> bool:
-    """Whether :func:`patches` takes observations like these: square, ``uint8``, on the CPU."""
+    """Whether :func:`patches` is available and supports these observations: square, ``uint8``, on the CPU."""
     return (
         pixels.device.type == "cpu"
         and pixels.dtype == torch.uint8
@@ -103,8 +103,10 @@ def supports_patches(pixels: Tensor) -> bool:
 
 
 def patches(pixels: Tensor, rows: int, columns: int) -> Tensor:
-    """Whole observations ``uint8 [N, C, S, S]`` as :func:`cut` writes them: ``uint8 [N, rows, columns, 5, 5, C, 5, 5]``
-    from the top left corner on.
+    """Cut observations ``uint8 [N, C, S, S]`` into patches, from the top left corner.
+
+    Returns:
+        ``uint8 [N, rows, columns, 5, 5, C, 5, 5]``, see :func:`cut`.
 
     Raises:
         RuntimeError: as :func:`cut`.

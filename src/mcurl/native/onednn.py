@@ -1,8 +1,7 @@
-"""Convolution or matrix product, bias and ReLU as one oneDNN operation: PyTorch's fusions for inference, with a
-gradient.
+"""Convolution or matrix product with bias and ReLU as one oneDNN operation, differentiable.
 
-The operations are private to PyTorch (``torch.ops.mkldnn``). The gradient of a ReLU needs only its output, so that the
-sums before it are never written. The plain twins are ``F.relu(F.conv2d(...))`` and ``F.relu(F.linear(...))``, in
+These are private inference operations of PyTorch (``torch.ops.mkldnn``). The gradient of ReLU needs only its output, so
+its input is not stored. The plain versions are ``F.relu(F.conv2d(...))`` and ``F.relu(F.linear(...))``, in
 ``networks.encoders.Convolutions`` and ``networks.atari.DataEfficientEncoder``.
 """
 
@@ -19,14 +18,13 @@ from mcurl import native
 
 @cache
 def available(name: str) -> bool:
-    """Whether this PyTorch has an operation of :data:`mcurl.native.ONEDNN`."""
+    """Whether the installed PyTorch has an operation of :data:`mcurl.native.ONEDNN`."""
     function = {"onednn.conv_relu": "_convolution_pointwise", "onednn.linear_relu": "_linear_pointwise"}[name]
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, function)  # type: ignore[no-untyped-call]
 
 
 def supports_conv_relu(x: Tensor) -> bool:
-    """Whether :func:`conv_relu` takes an input like this: on the CPU, not ``float64``, and the operation is not
-    disabled."""
+    """Whether :func:`conv_relu` is enabled and supports the input: on the CPU, and not ``float64``."""
     name = "onednn.conv_relu"
     return x.device.type == "cpu" and x.dtype != torch.float64 and name not in native.disabled and available(name)
 
@@ -48,8 +46,7 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
 
 
 def supports_linear_relu(x: Tensor) -> bool:
-    """Whether :func:`linear_relu` takes an input like this: ``bfloat16`` on the CPU, and the operation is not
-    disabled."""
+    """Whether :func:`linear_relu` is enabled and supports the input: ``bfloat16`` on the CPU."""
     name = "onednn.linear_relu"
     return x.device.type == "cpu" and x.dtype == torch.bfloat16 and name not in native.disabled and available(name)
 
@@ -86,9 +83,9 @@ class _ConvReLU(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, y = ctx.saved_tensors
         sum_gradient = torch.ops.aten.threshold_backward(gradients[0], y, 0)
-        s, needed = ctx.stride, [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]]
+        s, mask = ctx.stride, [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]]
         dx, dw, db = torch.ops.aten.convolution_backward(
-            sum_gradient, x, weight, [len(weight)], [s, s], [0, 0], [1, 1], False, [0, 0], 1, needed
+            sum_gradient, x, weight, [len(weight)], [s, s], [0, 0], [1, 1], False, [0, 0], 1, mask
         )
         return dx, dw, db, None
 

@@ -1,8 +1,7 @@
-"""The data-efficient Atari encoder (van Hasselt et al., 2019) and the contrastive head on it (CURL's for Atari).
+"""The data-efficient Atari encoder (van Hasselt et al., 2019) and CURL's contrastive head for Atari.
 
-The encoder's two convolutions have stride = kernel = 5, so each is one matrix product over patches that do not overlap,
-and only the top left 75 × 75 of 84 × 84 pixels are ever seen. Parameters are those of the two convolutions, in the
-plain order.
+Both convolutions have stride = kernel size = 5. So each one is a matrix product over patches that do not overlap, and
+of 84 × 84 pixels only the top left 75 × 75 are used. The parameters have the layout of ``nn.Conv2d``.
 """
 
 from __future__ import annotations
@@ -22,19 +21,22 @@ HEAD_HIDDEN, HEAD_WIDTH = 256, 128
 
 
 def encoder_width(shape: tuple[int, int, int]) -> int:
-    """Features of an observation of C, H, W: 576 for 84 × 84."""
+    """Number of features of an observation of ``shape`` (C, H, W): 576 for 84 × 84 pixels."""
     return CHANNELS[1] * (shape[1] // KERNEL**2) * (shape[2] // KERNEL**2)
 
 
 class DataEfficientEncoder(nn.Module):
-    """Convolutions 32@5×5 and 64@5×5 with strides of 5 and ReLUs: ``uint8 [N, C, H, W]`` -> ``float32 [N, 64·Y·X]``,
-    where Y·X is ⌊H/25⌋·⌊W/25⌋.
+    """Two convolutions with ReLU, 32 and 64 filters of 5 × 5 with stride 5.
 
-    ``encode(patches(pixels))`` is the same for observations that two networks see.
+    ``uint8 [N, C, H, W]`` -> ``float32 [N, 64·Y·X]`` with Y = ⌊H/25⌋ and X = ⌊W/25⌋. The result is
+    ``encode(patches(pixels))``; two networks can share the patches.
 
     Args:
-        shape: C, H, W of the stacked observation.
-        dtype: of the matrix products (pixels are exact in bfloat16 too); the features are float32 either way.
+        shape: (C, H, W) of the stacked observation.
+        dtype: dtype of the matrix products (pixels are exact in bfloat16); the features are always float32.
+
+    Raises:
+        UserError: the observations are smaller than 25 × 25 pixels.
     """
 
     def __init__(self, shape: tuple[int, int, int], *, dtype: torch.dtype = torch.float32) -> None:
@@ -43,13 +45,13 @@ class DataEfficientEncoder(nn.Module):
         self.rows, self.columns = height // KERNEL**2, width // KERNEL**2  # Y, X
         if not self.rows * self.columns:
             raise UserError(
-                f"observations of {height} × {width} are smaller than the {KERNEL**2} × {KERNEL**2} pixels that a "
-                "feature sees"
+                f"observations of {height} × {width} pixels are smaller than the encoder's minimum of "
+                f"{KERNEL**2} × {KERNEL**2}"
             )
         self.dtype = dtype
         self.width = encoder_width(shape)
         self.conv1 = nn.Conv2d(channels, CHANNELS[0], KERNEL, stride=KERNEL)
-        # Channels-last: the order in which its product reads the weight.
+        # The matrix product reads the weight in this order.
         conv2 = nn.Conv2d(CHANNELS[0], CHANNELS[1], KERNEL, stride=KERNEL)
         self.conv2 = conv2.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -57,10 +59,10 @@ class DataEfficientEncoder(nn.Module):
         return self.encode(self.patches(pixels))
 
     def patches(self, pixels: Tensor) -> Tensor:
-        """What the first convolution multiplies: ``uint8 [N, Y·X·5·5, C·5·5]``; pixels that were gathered as such pass
-        as they are.
+        """Cut pixels ``uint8 [N, C, H, W]`` into the patches of the first convolution, ``uint8 [N, Y·X·5·5, C·5·5]``.
 
-        Patch (y, x) of the first convolution stands in patch (Y, X) of the second.
+        The patches are grouped by the patches of the second convolution. Patches that the replay has cut are returned
+        unchanged.
         """
         if pixels.dim() == 3:
             return pixels
@@ -68,19 +70,19 @@ class DataEfficientEncoder(nn.Module):
         shape = (n, Y * X * KERNEL**2, channels * KERNEL**2)
         if frames.supports_patches(pixels):
             return frames.patches(pixels, Y, X).view(shape)
-        seen = pixels[:, :, : Y * KERNEL**2, : X * KERNEL**2]
-        blocks = seen.reshape(n, channels, Y, KERNEL, KERNEL, X, KERNEL, KERNEL)
+        used = pixels[:, :, : Y * KERNEL**2, : X * KERNEL**2]
+        blocks = used.reshape(n, channels, Y, KERNEL, KERNEL, X, KERNEL, KERNEL)
         return blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(shape)
 
     def encode(self, patches: Tensor) -> Tensor:
-        """Patches -> features ``float32 [N, 64·Y·X]``, flattened from [64, Y, X] as a convolution's output would be."""
+        """Patches -> features ``float32 [N, 64·Y·X]``, flattened from ``[64, Y, X]``."""
         parameters = *_parameters(self.conv1), *_parameters(self.conv2)
         if self.dtype == torch.bfloat16 and amx.encoder.supports(patches, parameters):
             return amx.encoder.apply(patches, parameters)
         return self._layers(patches, *parameters)
 
     def _layers(self, patches: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
-        # The division by 255 is folded into the weights: 0..255 is exact in bfloat16, 1/255 is not.
+        # The weights absorb the division by 255, because pixels of 0 to 255 are exact in bfloat16.
         h = self._product(patches.flatten(0, 1).to(self.dtype), weight1.flatten(1) / 255, bias1)  # [N·Y·X·25, 32]
         weight2 = weight2.permute(0, 2, 3, 1).reshape(CHANNELS[1], -1)
         h = self._product(h.view(-1, weight2.shape[1]), weight2, bias2)  # [N·Y·X, 64]
@@ -99,15 +101,14 @@ def _parameters(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
 
 
 class ContrastHead(nn.Module):
-    """Features -> contrastive features: Linear 256, LayerNorm, ReLU, Linear 128, LayerNorm; the norms have no
-    parameters.
+    """The contrastive head: Linear 256, LayerNorm, ReLU, Linear 128, LayerNorm; the norms have no parameters.
 
-    In float32: early features, and what CURL's matrices make of them, have a common part many times as large as their
-    differences, and rounding that part to bfloat16 costs a tenth of the differences.
+    It computes in float32. At the start of training, the features of all observations are nearly equal. Rounding them
+    to bfloat16 would lose a tenth of their differences.
 
     Args:
-        features: width of the encoder's features (576).
-        init: ``"uniform"``: matrices from U[0, 1) and zero biases (CURL's); ``"standard"``: PyTorch's.
+        features: number of features of the encoder (576).
+        init: ``"uniform"``: weights from U[0, 1) and zero biases, as in CURL; ``"standard"``: PyTorch's default.
     """
 
     def __init__(self, features: int, init: Literal["uniform", "standard"] = "standard") -> None:

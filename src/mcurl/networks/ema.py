@@ -13,14 +13,19 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def momentum_copy(module: M) -> M:
-    """A copy that no gradient reaches."""
+    """A deep copy of a module whose parameters do not require a gradient."""
     return copy.deepcopy(module).requires_grad_(False)
 
 
 @torch.no_grad()
 def ema_update(copies: Iterable[Tensor], online: Iterable[Tensor], momentum: float) -> None:
-    """θ_k ← m θ + (1 − m) θ_k, in float32 (a momentum of 0.001 vanishes in bf16), as one operation over all
-    parameters."""
-    following = list(copies)
-    if following:
-        torch._foreach_lerp_(following, list(online), momentum)
+    """θ_k ← m θ + (1 − m) θ_k for all parameters at once.
+
+    Args:
+        copies: θ_k, float32 parameters that are updated in place (bfloat16 is too coarse for a momentum of 0.001).
+        online: θ, the parameters of the online network in the same order.
+        momentum: m, 0 to 1; 1 copies the parameters.
+    """
+    targets = list(copies)
+    if targets:
+        torch._foreach_lerp_(targets, list(online), momentum)

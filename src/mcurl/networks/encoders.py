@@ -1,7 +1,7 @@
-"""The pixel encoder of SAC on DMControl: four 3×3 convolutions, then a linear layer and LayerNorm (section A.1.1).
+"""The pixel encoder of SAC on DMControl: four 3×3 convolutions, a linear layer and LayerNorm (section A.1.1).
 
-Layout: activations are channels-last. The linear layer's weight is kept as ``[features, filters, h, w]`` in the same
-memory format, so that flattening both is a view; its logical order, which checkpoints store, stays the plain one.
+Activations are channels-last. The weight of the linear layer has the shape ``[features, filters, h, w]`` in the same
+memory format, so that flattening is a view. Checkpoints store it in its logical order.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from mcurl.native import onednn
 
 
 class Convolutions(nn.Module):
-    """Pixels ``[N, C, H, W]``, 0 to 255 in uint8 (or already widened), -> feature maps ``[N, filters, h, w]`` in the
-    compute dtype.
+    """3×3 convolutions with ReLU: pixels ``[N, C, H, W]`` -> feature maps ``[N, filters, h, w]``.
+
+    Pixels are 0 to 255 in uint8 or a float dtype. The feature maps have the dtype of the computation.
 
     Args:
-        channels: C, all stacked frames together.
-        layers: the first has stride 2, the others 1; all 3×3 with ReLU.
-        dtype: float32 or bfloat16 for the arithmetic; parameters stay float32.
+        channels: C, the channels of all stacked frames.
+        filters: filters of each convolution.
+        layers: number of convolutions; the first has stride 2, the others 1.
+        dtype: dtype of the computation, float32 or bfloat16; parameters are float32.
         channels_last: memory format of activations and weights.
     """
 
@@ -47,7 +49,7 @@ class Convolutions(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         x = pixels.to(self.dtype, memory_format=self.memory_format)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            # The division by 255 is folded into the first layer: 0..255 is exact in bfloat16, 1/255 is not.
+            # The first weight absorbs the division by 255, because pixels of 0 to 255 are exact in bfloat16.
             w = (weight / 255 if layer == 0 else weight).to(self.dtype)
             x = self._conv_relu(x, w, bias.to(self.dtype), 2 if layer == 0 else 1)
         return x
@@ -58,19 +60,19 @@ class Convolutions(nn.Module):
         return F.relu(F.conv2d(x, weight, bias, stride=stride), inplace=True)
 
     def output_size(self, size: int) -> int:
-        """Side of the feature map for square pixels of this side."""
+        """Side of the feature maps for square observations of this side."""
         return (size - 3) // 2 + 1 - 2 * (len(self.weights) - 1)
 
 
 class FeatureHead(nn.Module):
-    """Feature maps -> ``float32 [N, d]``: a linear layer, then LayerNorm. No tanh after it."""
+    """Linear layer and LayerNorm without tanh: feature maps ``[N, filters, side, side]`` -> ``float32 [N, d]``."""
 
     def __init__(self, filters: int, side: int, features: int = 50, *, channels_last: bool = True) -> None:
         super().__init__()
         weight = torch.empty(features, filters * side * side)
         nn.init.orthogonal_(weight)
-        form = torch.channels_last if channels_last else torch.contiguous_format
-        self.weight = nn.Parameter(weight.view(features, filters, side, side).contiguous(memory_format=form))
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.weight = nn.Parameter(weight.view(features, filters, side, side).contiguous(memory_format=memory_format))
         self.bias = nn.Parameter(torch.zeros(features))
         self.norm = nn.LayerNorm(features)
         self._last = channels_last
@@ -84,12 +86,14 @@ class FeatureHead(nn.Module):
 
 
 class PixelEncoder(nn.Module):
-    """f_θ: ``uint8 [N, C, S, S]`` -> ``float32 [N, d]``: convolutions, which actor and critic share, and the features
-    of one of them.
+    """f_θ: convolutions and a feature head, ``uint8 [N, C, S, S]`` -> ``float32 [N, d]``.
 
     Args:
-        chunk: on a CPU, encode at most this many observations at a time, to bound the memory of the activations (about
-            0.4 MB each in bfloat16).
+        convolutions: shared by actor and critic.
+        side: S, side of the observations in pixels.
+        features: d.
+        chunk: on a CPU, the largest number of observations that are encoded at a time. It bounds the memory of the
+            activations (about 0.4 MB per observation in bfloat16).
     """
 
     def __init__(self, convolutions: Convolutions, side: int, features: int = 50, *, chunk: int = 512) -> None:
@@ -111,8 +115,7 @@ class PixelEncoder(nn.Module):
 
 
 class Flat(nn.Module):
-    """What stands in for an encoder, and for the features of one, where the observation is the simulator's state
-    ``float32 [N, D]``."""
+    """Replaces encoder and feature head if observations are states: ``[N, D]`` -> ``float32 [N, D]``, unchanged."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -128,12 +131,12 @@ class Flat(nn.Module):
 
 
 def _delta_orthogonal(weight: Tensor) -> Tensor:
-    """Zero but for the kernel's centre, which is an orthogonal matrix (Xiao et al., 2018), with ReLU's gain."""
+    """Set the kernels' centres of a zero weight to an orthogonal matrix (Xiao et al., 2018), with the gain of ReLU."""
     nn.init.orthogonal_(weight[:, :, 1, 1], nn.init.calculate_gain("relu"))
     return weight
 
 
 def centre_crop(frames: Tensor, size: int) -> Tensor:
-    """``[..., H, W]`` -> ``[..., size, size]``, a view: how the agent sees when it acts."""
+    """The centre crop that the policy receives, a view: ``[..., H, W]`` -> ``[..., size, size]``."""
     top, left = (frames.shape[-2] - size) // 2, (frames.shape[-1] - size) // 2
     return frames[..., top : top + size, left : left + size]

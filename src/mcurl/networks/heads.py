@@ -1,4 +1,4 @@
-"""SAC's actor and critics on top of features."""
+"""SAC's actor and critics on features."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Three linear layers with ReLU between them; orthogonal weights, zero bias."""
+    """Three linear layers with ReLU between them; orthogonal weights, zero biases."""
     layers = nn.Sequential(
         nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
     )
@@ -22,7 +22,7 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 class TwinQ(nn.Module):
-    """Q_ω21 and Q_ω22: features and an action -> two values ``float32 [N]`` each."""
+    """Q_ω21 and Q_ω22: features ``[N, d]`` and actions ``[N, A]`` -> two Q-values, ``float32 [N]`` each."""
 
     def __init__(self, features: int, actions: int, hidden: int = 1024) -> None:
         super().__init__()
@@ -34,21 +34,28 @@ class TwinQ(nn.Module):
 
 
 class GaussianActor(nn.Module):
-    """π_ω1: features -> a diagonal Gaussian squashed by tanh into [-1, 1]."""
+    """π_ω1: features ``[N, d]`` -> a diagonal Gaussian, which tanh squashes into [-1, 1]."""
 
     def __init__(self, features: int, actions: int, hidden: int = 1024) -> None:
         super().__init__()
         self.trunk = mlp(features, hidden, 2 * actions)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation before the squashing, ``float32 [N, A]`` each; the latter in [-10, 2] by a
-        tanh rescale."""
+        """Mean and log standard deviation before squashing, ``float32 [N, A]`` each.
+
+        The log standard deviation is rescaled into [-10, 2] by tanh.
+        """
         mean, log_std = self.trunk(features).chunk(2, 1)
         return mean, LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(log_std) + 1)
 
 
 def squashed_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """a = tanh(μ + σ ε) and its log-probability: ``[N, A]``, ``[N]``, in float32."""
+    """Actions a = tanh(μ + σ ε) ``[N, A]`` and their log-probabilities ``[N]``, in float32.
+
+    Args:
+        mean, log_std: ``[N, A]``, from :class:`GaussianActor`.
+        noise: ε, standard normal ``[N, A]``.
+    """
     u = mean + log_std.exp() * noise
     gaussian = -0.5 * noise.square() - log_std - 0.9189385332046727  # ½ log 2π
     log_slope = 2 * (0.6931471805599453 - u - F.softplus(-2 * u))  # log(1 − tanh² u) without cancellation

@@ -1,8 +1,7 @@
-"""Noisy linear layers (Fortunato et al., 2018) and the dueling distributional head made of them (Wang et al., 2016;
-Bellemare et al., 2017).
+"""Noisy linear layers (Fortunato et al., 2018) and the dueling distributional head built of them.
 
-Noise is an argument: weights are made from a draw, and the caller of a head says which weights it uses. No forward pass
-draws noise.
+Dueling: Wang et al., 2016; distributional: Bellemare et al., 2017. Noise is an argument: the caller samples it,
+computes the noisy weights, and passes them to the head. Forward passes sample no noise.
 """
 
 from __future__ import annotations
@@ -19,20 +18,27 @@ from mcurl.native import amx
 
 
 def draw_noise(size: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
-    """``float32 [size]`` of f(x) = sgn(x)·√|x| with Gaussian x, from torch's own generator unless one is given."""
+    """Sample noise f(x) = sgn(x)·√|x| with standard normal x: ``float32 [size]``.
+
+    Args:
+        size: number of values.
+        device: device of the result.
+        generator: None: PyTorch's default generator.
+    """
     x = torch.randn(size, device=device, generator=generator)
     return x.sign() * x.abs().sqrt()
 
 
 Weights = tuple[Tensor, Tensor]
+"""Weight ``float32 [out, in]`` and bias ``[out]`` of a layer."""
 
 
 class NoisyLinear(nn.Module):
-    """y = (μ_w + σ_w ⊙ ε_out ε_inᵀ) x + μ_b + σ_b ⊙ ε_out, with a learned σ for every weight.
+    """A linear layer with noisy weights: y = (μ_w + σ_w ⊙ ε_out ε_inᵀ) x + μ_b + σ_b ⊙ ε_out.
 
     Args:
-        inputs, outputs: widths.
-        sigma: σ₀. The σ of weights start at σ₀/√in, those of biases at σ₀/√out (as in CURL's Atari release).
+        inputs, outputs: number of inputs and outputs.
+        sigma: σ₀. σ_w starts at σ₀/√inputs, σ_b at σ₀/√outputs (as in CURL's Atari release).
     """
 
     def __init__(self, inputs: int, outputs: int, sigma: float = 0.1) -> None:
@@ -46,8 +52,7 @@ class NoisyLinear(nn.Module):
         self.bias_sigma = nn.Parameter(torch.full((outputs,), sigma / math.sqrt(outputs)))
 
     def weights(self, noise: Tensor | None) -> Weights:
-        """The layer's weight ``float32 [out, in]`` and bias ``[out]`` under a draw ``float32 [in + out]``, ε_in, then
-        ε_out; None: the mean's."""
+        """Weight and bias with noise ``float32 [in + out]``: ε_in, then ε_out; None: the means, without noise."""
         if noise is None:
             return self.weight_mu, self.bias_mu
         noise_in, noise_out = noise[: self.inputs], noise[self.inputs :]
@@ -56,7 +61,7 @@ class NoisyLinear(nn.Module):
 
 
 class _Noisy(torch.autograd.Function):
-    """μ_w + σ_w ⊙ ε_out ε_inᵀ. The gradient of μ_w is the weight's own."""
+    """μ_w + σ_w ⊙ ε_out ε_inᵀ, without a copy of the gradient of μ_w, which equals that of the result."""
 
     @staticmethod
     def forward(ctx: Any, mu: Tensor, sigma: Tensor, noise_in: Tensor, noise_out: Tensor) -> Tensor:
@@ -70,24 +75,26 @@ class _Noisy(torch.autograd.Function):
 
 
 class HeadWeights(NamedTuple):
-    """What a head multiplies under one draw."""
+    """The weights of a head for one noise sample."""
 
     noise: Tensor | None
+    """The noise of all layers, concatenated; None: no noise."""
     parameters: Sequence[Tensor]
-    """μ and σ of the weight and of the bias of each layer."""
+    """μ_w, σ_w, μ_b and σ_b of each layer."""
     layers: list[Weights] | None
-    """None: the accelerated head makes them from noise and parameters while it multiplies."""
+    """Noisy weights of each layer; None: the accelerated head computes them from noise and parameters."""
 
 
 class DuelingHead(nn.Module):
-    """Features -> the logits of every action's return distribution: a value and an advantage stream, each of two noisy
-    layers.
+    """A dueling head: a value and an advantage stream, each of two noisy layers.
+
+    Features ``float32 [N, d]`` -> logits ``float32 [N, A, atoms]`` of the return distribution of each action.
 
     Args:
-        features: width of the input (576).
-        actions: A.
-        atoms: of the distribution.
-        hidden: width of each stream's hidden layer.
+        features: d, number of inputs (576).
+        actions: A, number of actions.
+        atoms: number of atoms of the return distribution.
+        hidden: width of the hidden layer of each stream.
         sigma: σ₀ of the noisy layers.
     """
 
@@ -103,12 +110,11 @@ class DuelingHead(nn.Module):
         ]
 
     def draw_noise(self, generator: torch.Generator | None = None) -> Tensor:
-        """Independent noise for the four layers, one after the other in one vector."""
+        """Sample independent noise for the four layers, concatenated in one vector ``float32 [sum(noise_sizes)]``."""
         return draw_noise(sum(self.noise_sizes), self.value.bias_mu.device, generator)
 
     def weights(self, noise: Tensor | None) -> HeadWeights:
-        """What :meth:`forward` multiplies under a draw; None: the mean network's. Made once for all that is seen under
-        it."""
+        """The weights for a noise sample of :meth:`draw_noise`; None: the means, without noise."""
         layers = (self.value_hidden, self.value, self.advantage_hidden, self.advantage)
         parameters = [
             parameter
@@ -121,17 +127,25 @@ class DuelingHead(nn.Module):
         return HeadWeights(noise, parameters, [layer.weights(part) for layer, part in zip(layers, parts, strict=True)])
 
     def forward(self, features: Tensor, weights: HeadWeights) -> Tensor:
-        """``features`` float32 [N, d] -> logits float32 [N, A, atoms]."""
+        """Features ``float32 [N, d]`` -> logits ``float32 [N, A, atoms]``."""
         return self.both(features, features[:0], weights)[0]
 
-    def both(self, features: Tensor, others: Tensor, weights: HeadWeights) -> tuple[Tensor, Tensor]:
-        """The logits of ``features`` [N, d], and those of ``others`` [M, d], through which no gradient flows, under the
-        same draw."""
+    def both(self, features: Tensor, next_features: Tensor, weights: HeadWeights) -> tuple[Tensor, Tensor]:
+        """Logits of two batches with the same weights, in one pass.
+
+        Args:
+            features: ``float32 [N, d]``.
+            next_features: ``float32 [M, d]``; no gradient flows through them.
+            weights: from :meth:`weights`.
+
+        Returns:
+            Logits ``float32 [N, A, atoms]`` and ``[M, A, atoms]``.
+        """
         if weights.layers is None:
-            return amx.dueling.apply(features, others, weights.noise, weights.parameters)
+            return amx.dueling.apply(features, next_features, weights.noise, weights.parameters)
         with torch.no_grad():
-            other_logits = self._layers(others, weights.layers)
-        return self._layers(features, weights.layers), other_logits
+            next_logits = self._layers(next_features, weights.layers)
+        return self._layers(features, weights.layers), next_logits
 
     def _layers(self, features: Tensor, layers: list[Weights]) -> Tensor:
         value_hidden, value, advantage_hidden, advantage = layers

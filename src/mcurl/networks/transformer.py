@@ -1,5 +1,4 @@
-"""The auxiliary model φ: a small Transformer encoder over a sequence of features (eq. 7 to 9). Thrown away when
-acting."""
+"""The auxiliary model φ: a small Transformer encoder over sequences of features (eq. 7 to 9). Not used in acting."""
 
 from __future__ import annotations
 
@@ -14,17 +13,18 @@ from mcurl.native import amx
 
 
 class Dropout(NamedTuple):
-    """A draw of dropout for all branches: a number is multiplied by 0 where its word is below ``drop_below``, else by
-    ``scale``."""
+    """Random words for dropout: a value is dropped if its word is below ``drop_below``, else scaled by ``scale``."""
 
     words: Tensor
-    """Random ``int16 [L, 2, B, T, d]``: for both branches of each block."""
+    """Uniform ``int16 [L, 2, B, T, d]``, for both residual branches of each block."""
     drop_below: int
+    """Threshold, -2^15 to 2^15."""
     scale: float
+    """1 / (1 − p)."""
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """Equation 7: ``float32 [length, width]``, sine at even and cosine at odd columns; not learned."""
+    """Position encodings of eq. 7, ``float32 [length, width]``: sine in even columns, cosine in odd ones."""
     k = torch.arange(length, dtype=torch.float64)[:, None]
     column = torch.arange(width)
     angle = k / 10_000 ** ((column - column % 2).double() / width)
@@ -32,10 +32,15 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 
 def draw_dropout(shape: tuple[int, ...], p: float, device: torch.device | str = "cpu") -> Dropout:
-    """A draw that drops each number with probability p (in 65536ths), for :func:`dropout_scales`.
+    """Sample random words for :func:`dropout_scales`, one for each value of ``shape``.
 
-    One random word of 64 bits serves four numbers. PyTorch's dropout draws a word for each, which takes three times as
-    long on a processor.
+    One random 64-bit word serves four values. PyTorch's dropout samples a word per value and takes three times as long
+    on a CPU.
+
+    Args:
+        shape: shape of the values.
+        p: probability that a value is dropped, rounded to a multiple of 2^-16.
+        device: device of the words.
     """
     threshold, size = round(p * 2**16), math.prod(shape)
     words = (
@@ -48,13 +53,12 @@ def draw_dropout(shape: tuple[int, ...], p: float, device: torch.device | str = 
 
 
 def dropout_scales(dropout: Dropout) -> Tensor:
-    """The factors of a draw: ``float32``, 0 or 1 / (1 − p)."""
+    """The dropout factors, ``float32``: 0 or 1 / (1 − p)."""
     return (dropout.words >= dropout.drop_below) * dropout.scale
 
 
 class Block(nn.Module):
-    """One block of eq. 9: self-attention and a feed-forward layer, each with a residual connection and LayerNorm after
-    it (post-norm)."""
+    """A post-norm block of eq. 9: self-attention and feed-forward layer, each with residual connection and norm."""
 
     def __init__(self, width: int, ffn_width: int, *, bias: bool, scale: float) -> None:
         super().__init__()
@@ -69,7 +73,7 @@ class Block(nn.Module):
                 nn.init.zeros_(offset)
 
     def parameters_in_order(self) -> list[Tensor | None]:
-        """Weight and bias of each layer, as the accelerated blocks read them."""
+        """Weight and bias of each layer, in the order of :mod:`mcurl.native.amx.transformer`."""
         return [
             tensor
             for layer in (self.qkv, self.norm1, self.norm2, self.ffn1, self.ffn2)
@@ -77,24 +81,31 @@ class Block(nn.Module):
         ]
 
     def forward(self, h: Tensor, bias: Tensor, scales: Tensor | tuple[float, float]) -> Tensor:
-        """``scales`` are those of the two branches: :func:`dropout_scales` ``[2, B, T, d]``, or ones."""
+        """``[B, T, d]`` -> ``[B, T, d]``.
+
+        Args:
+            h: ``float32 [B, T, d]``.
+            bias: ``[B, 1, T]``, added to the attention scores.
+            scales: dropout factors of the two branches, ``[2, B, T, d]``, or two ones.
+        """
         q, k, v = self.qkv(h).chunk(3, dim=-1)  # [B, T, d] each
         alpha = torch.softmax(q @ k.transpose(1, 2) * self.scale + bias, dim=-1)  # [B, T, T]
         h = self.norm1(h + scales[0] * (alpha @ v))
-        rebuilt: Tensor = self.norm2(h + scales[1] * self.ffn2(F.relu(self.ffn1(h))))
-        return rebuilt
+        out: Tensor = self.norm2(h + scales[1] * self.ffn2(F.relu(self.ffn1(h))))
+        return out
 
 
 class Transformer(nn.Module):
-    """L blocks over ``float32 [B, T, d]`` features. Padded positions are not attended to; what comes out at them means
-    nothing.
+    """L blocks over features ``float32 [B, T, d]``. Padded positions are not attended to; their outputs are undefined.
 
     Args:
-        width: d.
-        layers: L.
-        ffn_width: of the feed-forward layers.
-        bias, scale, dropout: see :class:`mcurl.objectives.masked.MCurlSettings`.
-        dtype: of the matrix products; softmax, residuals and norms are float32.
+        width: d, number of features.
+        layers: L, number of blocks.
+        ffn_width: width of the feed-forward layers.
+        bias: whether the query, key and value projections have biases.
+        scale: whether attention scores are scaled by d^-1/2.
+        dropout: dropout probability on the residual branches.
+        dtype: dtype of the matrix products, float32 or bfloat16; softmax, residuals and norms are float32.
     """
 
     def __init__(
@@ -114,18 +125,18 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(width, ffn_width, bias=bias, scale=self.scale) for _ in range(layers))
 
     def forward(self, h: Tensor, padded: Tensor) -> Tensor:
-        """``h`` float32 [B, T, d], ``padded`` bool [B, T] -> float32 [B, T, d]."""
-        drops = self.training and self.dropout > 0
-        dropout = draw_dropout((len(self.blocks), 2, *h.shape), self.dropout, h.device) if drops else None
+        """Features ``float32 [B, T, d]`` and padding ``bool [B, T]`` -> ``float32 [B, T, d]``."""
+        use_dropout = self.training and self.dropout > 0
+        dropout = draw_dropout((len(self.blocks), 2, *h.shape), self.dropout, h.device) if use_dropout else None
         parameters = [parameter for block in self.blocks for parameter in cast(Block, block).parameters_in_order()]
-        rounded = self.dtype != torch.float32
+        reduced = self.dtype != torch.float32
         if amx.transformer.supports(h, parameters):
-            return amx.transformer.apply(h, padded, dropout, parameters, self.scale, rounded=rounded)
-        with torch.autocast(h.device.type, self.dtype, enabled=rounded):
+            return amx.transformer.apply(h, padded, dropout, parameters, self.scale, rounded=reduced)
+        with torch.autocast(h.device.type, self.dtype, enabled=reduced):
             return self._blocks(h, padded, None if dropout is None else dropout_scales(dropout))
 
     def _blocks(self, h: Tensor, padded: Tensor, scales: Tensor | None) -> Tensor:
-        # A large finite number, so that a sequence of nothing but padding gives no NaN.
+        # Finite, so that the softmax of an all-padding sequence is not NaN.
         bias = padded[:, None, :] * -1e9  # [B, 1, T]
         for i, block in enumerate(self.blocks):
             h = block(h, bias, (1.0, 1.0) if scales is None else scales[i])

@@ -1,7 +1,7 @@
-"""The contract of a contrastive objective: what data it wants, its random choices on the host, a loss.
+"""The interface of a contrastive objective: the data that it needs, its random choices on the host, and its loss.
 
-An objective sees neither the replay nor an optimizer nor the kind of agent, so each one works with SAC, with Rainbow
-and with an agent of the user's.
+An objective does not access the replay, the optimizers or the agent. So each objective works with SAC, with Rainbow
+and with a user-defined agent.
 """
 
 from __future__ import annotations
@@ -21,91 +21,92 @@ from mcurl.registry import Pluggable
 Encode = Callable[[Tensor], Tensor]
 """Pixels ``uint8 [N, K*C, h, w]`` -> features ``float32 [N, d]``."""
 Augment = Callable[[Tensor], Tensor]
-"""Pixels ``[N, K*C, H, W]`` -> pixels ``[N, K*C, h, w]``, drawn independently for each observation."""
+"""Pixels ``[N, K*C, H, W]`` -> pixels ``[N, K*C, h, w]``, sampled independently for each observation."""
 
 
 @dataclass(frozen=True)
 class ContrastSpec:
-    """The data that an objective wants for one update.
-
-    ``"rl"``: two augmented views of the observations in the RL batch. ``"sequences"``: ``batch`` windows of ``length``
-    consecutive observations, each observation as a query and as a key with an augmentation of its own.
-    """
+    """The data that an objective needs for one update."""
 
     source: Literal["rl", "sequences"]
+    """``"rl"``: two augmented views of the observations in the RL batch. ``"sequences"``: ``batch`` sequences of
+    ``length`` consecutive observations, with independent augmentations for queries and keys."""
     batch: int = 0
-    """B, sequences."""
+    """B, number of sequences."""
     length: int = 0
     """T, positions in a sequence."""
     cross_episodes: bool = False
-    """Windows may run across episode ends (the released code's way)."""
+    """Whether sequences run across episode ends, as in the released code."""
     head_init: Literal["standard", "uniform"] = "standard"
-    """First weights of the head that Rainbow puts between encoder and objective: PyTorch's, or U[0, 1) (CURL's)."""
+    """Initial weights of Rainbow's head between encoder and objective: PyTorch's default, or U[0, 1) as in CURL."""
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sampled windows, as an objective plans over them (host)."""
+    """Sampled sequences, on the host: the input of :meth:`Objective.plan`."""
 
     padded: npt.NDArray[np.bool_]
     """``bool [B, T]``: positions outside their episode."""
     frames: npt.NDArray[np.int64]
-    """``int64 [B, T, K]``: the frame at each place of each stack, oldest first. One number is one frame; the frames of
-    a window are consecutive numbers; -1 is a blank frame."""
+    """``int64 [B, T, K]``: number of each frame of each stack, oldest first. Equal numbers are equal frames. The frames
+    of a sequence have consecutive numbers; -1 is a blank frame."""
 
 
 @dataclass(frozen=True)
 class FrameMask:
-    """Single frames that the query encoder does not see as they are (host)."""
+    """A mask over single frames before they are stacked, on the host."""
 
     slot: npt.NDArray[np.int64]
-    """``int64 [B, T, K]``: which of the window's F = T + K - 1 frames stands at each place."""
+    """``int64 [B, T, K]``: index of each frame among the T + K - 1 frames of its sequence."""
     zeroed: npt.NDArray[np.bool_]
-    """``bool [B, T, K]``: shown as zeros."""
+    """``bool [B, T, K]``: frames replaced with zeros."""
     replaced: npt.NDArray[np.bool_]
-    """``bool [B, T, K]``: shown as a random frame of the replay, the same one wherever the frame stands."""
+    """``bool [B, T, K]``: frames replaced with a random frame of the replay, the same in all stacks of a sequence."""
 
 
 @dataclass(frozen=True)
 class SequenceTensors:
-    """A plan on the device, for an objective without a mask."""
+    """A plan without a mask, on the device."""
 
     padded: Tensor
-    """``bool [B, T]``."""
+    """``bool [B, T]``: positions outside their episode."""
 
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """The random choices of one update over sequences (host): which observations the query encoder sees, and how."""
+    """The random choices of one update, on the host: the positions that are encoded as queries, and their masks."""
 
     padded: npt.NDArray[np.bool_]
     """``bool [B, T]``: positions outside their episode."""
     encoded: npt.NDArray[np.int64]
-    """``int64 [R]``: flat positions whose (own or replacing) observation passes the query encoder."""
+    """``int64 [R]``: flat indices of the positions that the query encoder encodes."""
     replaced: npt.NDArray[np.bool_] | None = None
-    """``bool [B, T]``: positions shown as a random observation of the whole replay; None: the plan never replaces."""
+    """``bool [B, T]``: positions replaced with a random observation of the replay; None: no position."""
     frame_mask: FrameMask | None = None
-    """The mask over single frames, where there is one."""
+    """The mask over single frames, if any."""
 
     zero_first: ClassVar[bool] = False
-    """Whether the query pixels begin with a zero observation."""
+    """Whether the query pixels start with a zero observation."""
 
     def to(self, device: torch.device) -> Any:
-        """What the loss reads, as tensors; nobody waits for the transfer."""
+        """The arrays that the loss reads, as tensors on a device. The transfer is asynchronous."""
         return SequenceTensors(torch.from_numpy(self.padded).to(device, non_blocking=True))
 
 
 class Loss(NamedTuple):
+    """The loss of one update and its metrics."""
+
     value: Tensor
-    """Scalar, float32."""
+    """``float32 []``."""
     metrics: dict[str, Tensor]
-    """Named scalars, detached; they stay tensors until they are logged."""
+    """Name -> detached scalar; they stay on the device until they are logged."""
 
 
 class Objective(nn.Module, Pluggable, ABC):
-    """A contrastive loss that trains the encoder beside the RL loss (eq. 6). Made as ``Class(settings, feature_dim)``.
+    """A contrastive loss that trains the encoder together with the RL loss (eq. 6).
 
-    Parameters that require a gradient are optimised; momentum copies are parameters that do not.
+    The constructor is ``Class(settings, feature_dim)``. Parameters that require a gradient are optimised; momentum
+    copies do not require one.
     """
 
     contrast_spec: ContrastSpec
@@ -117,42 +118,46 @@ class Objective(nn.Module, Pluggable, ABC):
         """The loss of one update.
 
         Args:
-            query_pixels: ``uint8 [R, K*C, h, w]``: the first view with ``source="rl"``; else what the plan shows.
-            key_pixels: ``uint8 [N, K*C, h, w]``: the second view; else every position's own observation, N = B·T.
-            plan: what ``plan(...).to(device)`` gave; None with ``source="rl"``.
+            query_pixels: ``uint8 [R, K*C, h, w]``. With ``source="rl"``, the first view. Else the plan's encoded
+                positions, masked, after a zero observation if the plan has ``zero_first``.
+            key_pixels: ``uint8 [N, K*C, h, w]``. With ``source="rl"``, the second view. Else all N = B·T positions.
+            plan: result of ``plan(...).to(device)``; None with ``source="rl"``.
             encode_query: the encoder that this loss trains.
-            encode_key: its momentum copy; call it without gradient.
+            encode_key: its momentum copy; call it without gradients.
         """
 
     def plan(self, sequences: Sequences, generator: np.random.Generator) -> SequencePlan:
-        """This update's random choices over sequences, sampled on the host. Default: every observation as it is."""
+        """Sample the random choices of one update on the host. Default: all positions, without a mask."""
         return SequencePlan(sequences.padded, np.arange(sequences.padded.size))
 
     def learning_rate(self, env_steps: int) -> dict[str, float]:
-        """Factors on the base learning rate: ``"encoder"``, through this loss (where the agent gives it an optimizer of
-        its own), and ``"objective"``, its own parameters.
+        """Factors on the base learning rate.
 
         Args:
-            env_steps: simulator steps learned from, counted from the first update (its own steps included).
+            env_steps: simulator steps since the first update, including those of the current update, at least 1.
+
+        Returns:
+            ``"objective"``, the factor for the objective's parameters, and ``"encoder"``, that for the encoder, which
+            applies if the agent has a separate optimizer for the contrastive loss.
         """
         return {"encoder": 1.0, "objective": 1.0}
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """The objective's own parameters that learn as part of the encoder: at its rate, without a schedule."""
+        """Those of the objective's parameters that use the encoder's learning rate, without a schedule."""
         return []
 
     def after_step(self) -> None:
-        """Called once per update, after the optimizers stepped."""
+        """Hook that is called once per update, after the optimizer steps."""
 
     def ema_step(self, momentum: float) -> None:
-        """Called whenever the key encoder moves, with its momentum: momentum copies follow here."""
+        """Update the objective's momentum copies. Called with every update of the key encoder, with its momentum."""
 
     def set_compute(self, *, fixed_shapes: bool, dtype: torch.dtype) -> None:
-        """Called once by the run, before the first update.
+        """Configure the computation. Called once, before the first update.
 
         Args:
-            fixed_shapes: all updates must have the same shapes (CUDA graphs).
-            dtype: the run's arithmetic for products that take time.
+            fixed_shapes: all updates must use tensors of the same shapes (CUDA graphs).
+            dtype: dtype of expensive matrix products, float32 or bfloat16.
         """
 
     def prepare(
@@ -164,49 +169,52 @@ class Objective(nn.Module, Pluggable, ABC):
         frame_stack: int = 1,
         augment: Augment | None = None,
     ) -> tuple[Tensor, Tensor, Any]:
-        """Query pixels, key pixels and plan for :meth:`loss`, without a replay: what an agent of the user's needs.
+        """Query pixels, key pixels and plan for :meth:`loss`, from observations instead of the library's replay.
 
         Args:
-            observations: ``uint8 [B*T, K*C, H, W]``, sequence after sequence; ``[B, K*C, H, W]`` with ``source="rl"``.
+            observations: ``uint8 [B*T, K*C, H, W]``, sequence by sequence; ``[B, K*C, H, W]`` with ``source="rl"``.
             padded: ``bool [B, T]``, positions outside their episode; None with ``source="rl"``.
-            generator: makes the plan, and picks random observations among the given ones.
+            generator: samples the plan, and the random observations of the mask among ``observations``.
             frame_stack: K, for masks over single frames.
-            augment: is called for queries and for keys; None: pixels as they are.
+            augment: called once for the queries and once for the keys; None: no augmentation.
+
+        Returns:
+            ``query_pixels``, ``key_pixels`` and ``plan`` of :meth:`loss`.
         """
         augment = augment or (lambda pixels: pixels)
         if self.contrast_spec.source == "rl":
             return augment(observations), augment(observations), None
         assert padded is not None, "sequences need their padding"
         plan = self.plan(Sequences(padded, _consecutive_frames(padded.shape, frame_stack)), generator)
-        query = augment(_shown(observations, plan, generator))
+        query = augment(_masked_observations(observations, plan, generator))
         if plan.zero_first:
             query = torch.cat([torch.zeros_like(query[:1]), query])
         return query, augment(observations), plan.to(observations.device)
 
 
 def _consecutive_frames(shape: tuple[int, ...], frame_stack: int) -> npt.NDArray[np.int64]:
-    """Frame numbers ``[B, T, K]`` of windows whose frames are all different."""
+    """Frame numbers ``int64 [B, T, K]`` of sequences without common frames."""
     batch, length = shape
-    window = np.arange(length)[:, None] + np.arange(frame_stack)
-    return np.arange(batch)[:, None, None] * (length + frame_stack - 1) + window
+    positions = np.arange(length)[:, None] + np.arange(frame_stack)
+    return np.arange(batch)[:, None, None] * (length + frame_stack - 1) + positions
 
 
-def _shown(observations: Tensor, plan: SequencePlan, generator: np.random.Generator) -> Tensor:
-    """The observations at the plan's encoded positions, as the plan shows them, ``[R, K*C, H, W]``."""
+def _masked_observations(observations: Tensor, plan: SequencePlan, generator: np.random.Generator) -> Tensor:
+    """The observations at the plan's encoded positions, masked and replaced by the plan, ``[R, K*C, H, W]``."""
     device, encoded = observations.device, plan.encoded
     rows = np.arange(len(observations))
     if plan.replaced is not None:
         rows = np.where(plan.replaced.ravel(), generator.integers(len(rows), size=len(rows)), rows)
-    shown = observations[torch.from_numpy(rows[encoded]).to(device)]
+    stacks = observations[torch.from_numpy(rows[encoded]).to(device)]
     mask = plan.frame_mask
     if mask is None:
-        return shown
+        return stacks
     batch, length, stack = mask.slot.shape
-    frames = shown.view(len(shown), stack, -1, *shown.shape[2:])  # [R, K, C, H, W]
-    spares = generator.integers(len(observations), size=(batch, length + stack - 1))
-    spare = np.take_along_axis(spares, mask.slot.reshape(batch, -1), 1).reshape(-1, stack)[encoded]
-    newest = observations.view(len(observations), stack, -1, *shown.shape[2:])[:, -1]  # [N, C, H, W]
+    frames = stacks.view(len(stacks), stack, -1, *stacks.shape[2:])  # [R, K, C, H, W]
+    random_rows = generator.integers(len(observations), size=(batch, length + stack - 1))
+    random_rows = np.take_along_axis(random_rows, mask.slot.reshape(batch, -1), 1).reshape(-1, stack)[encoded]
+    newest = observations.view(len(observations), stack, -1, *stacks.shape[2:])[:, -1]  # [N, C, H, W]
     replaced, zeroed = (torch.from_numpy(flags.reshape(-1, stack)[encoded]) for flags in (mask.replaced, mask.zeroed))
     shape = (*replaced.shape, 1, 1, 1)
-    frames = torch.where(replaced.view(shape).to(device), newest[torch.from_numpy(spare).to(device)], frames)
-    return frames.masked_fill(zeroed.view(shape).to(device), 0).view(shown.shape)
+    frames = torch.where(replaced.view(shape).to(device), newest[torch.from_numpy(random_rows).to(device)], frames)
+    return frames.masked_fill(zeroed.view(shape).to(device), 0).view(stacks.shape)

@@ -13,42 +13,41 @@ from mcurl.config.fields import setting
 from mcurl.objectives.base import ContrastSpec, Encode, Loss, Objective
 
 PADDED_KEY = -1e9
-"""Logit of a padded key: no query is like it. Finite, since a padded query's own key is one: it never counts, and its
-loss must be a number."""
+"""Offset on the logits of padded keys. Finite, so that the loss of a padded query, which is masked out, is not NaN."""
 
 
 def info_nce(logits: Tensor, targets: Tensor, selected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """InfoNCE (eq. 1) over the selected queries, with a fixed shape: nothing selected gives 0, not NaN.
+    """InfoNCE (eq. 1) over the selected queries, in fixed shapes. It is 0, not NaN, if no query is selected.
 
     Args:
         logits: ``float32 [Q, K]``, similarity of each query with each key, divided by the temperature.
-        targets: ``int64 [Q]``, the key that matches each query.
-        selected: ``bool [Q]``, the queries that count (M_i of eq. 4).
+        targets: ``int64 [Q]``, index of each query's positive key.
+        selected: ``bool [Q]``, the queries that contribute to the loss (M_i of eq. 4).
 
     Returns:
-        The mean over selected queries, the fraction of them whose own key is the most similar, and the loss of each
-        query ``float32 [Q]`` (unselected: 0).
+        The mean loss of the selected queries ``float32 []``, the fraction of them whose positive key is the most
+        similar one ``float32 []``, and the loss of each query ``float32 [Q]`` (0 if it is not selected).
     """
-    each = F.cross_entropy(logits, targets, reduction="none") * selected
+    losses = F.cross_entropy(logits, targets, reduction="none") * selected
     count = selected.sum().clamp_min(1)
-    hits = (logits.detach().argmax(1) == targets) & selected
-    return each.sum() / count, hits.sum() / count, each
+    correct = (logits.detach().argmax(1) == targets) & selected
+    return losses.sum() / count, correct.sum() / count, losses
 
 
 @dataclass(frozen=True)
 class CurlSettings:
-    """CURL (Srinivas et al., 2020): one view of a frame must find the other among the batch."""
+    """CURL (Srinivas et al., 2020): each view of an observation is matched with the other view, against the batch."""
 
     scale: float = setting(1.0, low=0)
     """Factor on the logits qᵀWk (CURL: 1 on DMControl, 0.1 on Atari)."""
 
 
 class Curl(Objective):
-    """CURL: anchors and keys are two random views of the RL batch; similarity qᵀWk with W from U[0, 1).
+    """CURL: queries and keys are two random views of the RL batch. W in the similarity qᵀWk starts from U[0, 1).
 
     Args:
         settings: see :class:`CurlSettings`.
-        feature_dim: d, width of the encoder's features.
+        feature_dim: d, number of features of the encoder.
     """
 
     Settings = CurlSettings
@@ -64,14 +63,15 @@ class Curl(Objective):
     def loss(
         self, query_pixels: Tensor, key_pixels: Tensor, plan: Any, encode_query: Encode, encode_key: Encode
     ) -> Loss:
+        """Equation 1. Arguments as for :meth:`Objective.loss`: ``uint8 [B, K*C, h, w]`` each, ``plan`` None."""
         logits = self.similarity(query_pixels, key_pixels, encode_query, encode_key)  # [B, B]
         logits = logits - logits.detach().amax(1, keepdim=True)
-        own = torch.arange(len(logits), device=logits.device)
-        value, accuracy, _ = info_nce(logits, own, torch.ones_like(own, dtype=torch.bool))
+        targets = torch.arange(len(logits), device=logits.device)
+        value, accuracy, _ = info_nce(logits, targets, torch.ones_like(targets, dtype=torch.bool))
         return Loss(value, {"contrast/loss": value.detach(), "contrast/accuracy": accuracy})
 
     def similarity(self, query_pixels: Tensor, key_pixels: Tensor, encode_query: Encode, encode_key: Encode) -> Tensor:
-        """qᵀWk times the scale, ``float32 [Q, K]``."""
+        """The logits, scale · qᵀWk: ``float32 [Q, K]``. Keys receive no gradient."""
         q = encode_query(query_pixels)  # [Q, d]
         with torch.no_grad():
             k = encode_key(key_pixels)  # [K, d]

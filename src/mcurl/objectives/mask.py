@@ -1,6 +1,6 @@
-"""Which positions of a sequence are masked, and how (section 3.2, data preparation).
+"""Masks over sequences (section 3.2, data preparation).
 
-Choosing positions (:func:`sample_runs`) is apart from compacting what the encoder sees (:func:`compact_positions`).
+:func:`sample_runs` samples the positions. :func:`compact_positions` lists those that the encoder has to encode.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from torch import Tensor
 from mcurl.objectives.base import FrameMask, SequencePlan, Sequences
 
 ROWS_PER_GROUP = 32
-"""Observations are encoded in multiples of this: every new shape costs a CPU library a new kernel."""
+"""Observations are encoded in multiples of this number, because CPU libraries compile a kernel for each new shape."""
 Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class MaskTensors:
-    """A plan on the device: what the loss reads."""
+    """A masked plan on the device."""
 
     source: Tensor
-    """``int64 [B, T]``: the row of the encoded queries that stands at each position. Row 0 is the zero observation."""
+    """``int64 [B, T]``: row of the encoded queries at each position. Row 0 is the zero observation."""
     selected: Tensor
-    """``bool [B, T]``: M of eq. 4."""
+    """``bool [B, T]``: positions to reconstruct, M of eq. 4."""
     padded: Tensor
-    """``bool [B, T]``: outside the episode; neither attended to, nor selected, nor a key."""
+    """``bool [B, T]``: positions outside their episode; neither attended to, nor selected, nor keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskPlan(SequencePlan):
-    """The random choices of one masked update (host)."""
+    """The random choices of one masked update, on the host."""
 
     selected: Bools
-    """``bool [B, T]``: positions to be reconstructed, M of eq. 4."""
+    """``bool [B, T]``: positions to reconstruct, M of eq. 4."""
     zeroed: Bools
-    """``bool [B, T]``: positions shown as the zero observation."""
+    """``bool [B, T]``: positions whose observation is replaced with zeros."""
     source: npt.NDArray[np.int64]
-    """``int64 [B, T]``: row among [the zero observation, *encoded] that stands at each position."""
+    """``int64 [B, T]``: row of [zero observation, *encoded observations] at each position."""
 
-    # Zeroing comes before the crop, so that one encoding serves every zeroed position.
+    # All zeroed positions share one encoding of the zero observation.
     zero_first: ClassVar[bool] = True
 
     def to(self, device: torch.device) -> MaskTensors:
@@ -61,19 +61,20 @@ def plan_mask(
     run_length: int = 1,
     compact: bool = True,
 ) -> MaskPlan:
-    """Select positions inside their episode; of these, zero, replace or keep (BERT's 80/10/10).
+    """Select positions inside their episode, and zero, replace or keep each of them (BERT's 80/10/10).
 
     Args:
-        padded: ``bool [B, T]``.
-        rate: ρ_m in [0, 1], the probability that a position is selected.
-        zero, random: fractions of the selected that are zeroed and replaced; the rest stays as it is.
-        run_length: positions are selected in runs of so many; 1: independently of each other.
-        compact: encode only what is seen; otherwise every position, so that shapes are fixed.
+        padded: ``bool [B, T]``, positions outside their episode.
+        rate: ρ_m, the probability that a position is selected, in [0, 1].
+        zero, random: fractions of the selected positions that are zeroed and replaced; the rest is unchanged.
+        generator: source of the random numbers.
+        run_length: select runs of this many positions; 1: independent positions.
+        compact: encode only visible positions; False: all positions, so that shapes are fixed.
     """
-    covered, kind = sample_runs(padded.shape, rate, run_length, generator)
+    covered, choice = sample_runs(padded.shape, rate, run_length, generator)
     selected = covered & ~padded
-    zeroed = selected & (kind < zero)
-    replaced = selected & (kind >= zero) & (kind < zero + random)
+    zeroed = selected & (choice < zero)
+    replaced = selected & (choice >= zero) & (choice < zero + random)
     encoded, source = compact_positions(zeroed | padded, compact=compact)
     return MaskPlan(padded, encoded, replaced, selected=selected, zeroed=zeroed, source=source)
 
@@ -88,24 +89,24 @@ def plan_frame_mask(
     run_length: int = 1,
     compact: bool = True,
 ) -> MaskPlan:
-    """Select single frames before they are stacked, so that a stack's neighbours show nothing of a hidden frame.
+    """Select single frames before they are stacked, so that no stack of the sequence contains a masked frame.
 
-    A position counts as selected when all its frames are. Arguments as for :func:`plan_mask`; ``rate`` is that of
-    frames.
+    A position is selected if all its frames are selected. Arguments as for :func:`plan_mask`, with ``rate`` and
+    ``run_length`` in frames.
     """
     padded, frames = sequences.padded, sequences.frames
     batch, length, stack = frames.shape
     blank = frames < 0
     first = np.where(blank, np.iinfo(np.int64).max, frames).min((1, 2), keepdims=True)
-    slot = np.where(blank, 0, frames - first)  # [B, T, K], within the window's T + K - 1 frames
-    covered, kind = sample_runs((batch, length + stack - 1), rate, run_length, generator)
-    at = slot.reshape(batch, -1)
-    covered = np.take_along_axis(covered, at, 1).reshape(frames.shape)
-    kind = np.take_along_axis(kind, at, 1).reshape(frames.shape)
-    hidden = covered & ~padded[..., None] & ~blank
-    zeroed_frames = hidden & (kind < zero)
-    replaced_frames = hidden & (kind >= zero) & (kind < zero + random)
-    selected = (hidden | blank).all(-1) & ~padded
+    slot = np.where(blank, 0, frames - first)  # [B, T, K], index among the sequence's T + K - 1 frames
+    covered, choice = sample_runs((batch, length + stack - 1), rate, run_length, generator)
+    flat_slot = slot.reshape(batch, -1)
+    covered = np.take_along_axis(covered, flat_slot, 1).reshape(frames.shape)
+    choice = np.take_along_axis(choice, flat_slot, 1).reshape(frames.shape)
+    masked = covered & ~padded[..., None] & ~blank
+    zeroed_frames = masked & (choice < zero)
+    replaced_frames = masked & (choice >= zero) & (choice < zero + random)
+    selected = (masked | blank).all(-1) & ~padded
     zeroed = (zeroed_frames | blank).all(-1) & ~padded
     encoded, source = compact_positions(zeroed | padded, compact=compact)
     frame_mask = FrameMask(slot, zeroed_frames, replaced_frames)
@@ -117,27 +118,35 @@ def sample_runs(
 ) -> tuple[Bools, npt.NDArray[np.float64]]:
     """Cover each position of ``[B, T]`` with probability ``rate`` by runs of ``length`` positions, which may overlap.
 
-    A run may begin before the window, so that every position is covered equally often.
+    A run may start before position 0, so that all positions have the same probability.
 
     Returns:
-        What is covered, ``bool [B, T]``, and a number in [0, 1) of the run that covers it, ``float64 [B, T]``.
+        The covered positions, ``bool [B, T]``, and a uniform random number in [0, 1) for each, ``float64 [B, T]``,
+        which is the same within a run.
     """
     batch, positions = shape
-    begin_rate = rate if length == 1 else 1 - (1 - rate) ** (1 / length)
+    start_rate = rate if length == 1 else 1 - (1 - rate) ** (1 / length)
     extended = (batch, positions + length - 1)
-    begins = generator.random(extended) < begin_rate
-    kind = generator.random(extended)
+    starts = generator.random(extended) < start_rate
+    uniform = generator.random(extended)
     if length == 1:
-        return begins, kind
-    latest = np.maximum.accumulate(np.where(begins, np.arange(extended[1]), -length), axis=1)
+        return starts, uniform
+    latest = np.maximum.accumulate(np.where(starts, np.arange(extended[1]), -length), axis=1)
     covered = np.arange(extended[1]) - latest < length
-    kind = np.take_along_axis(kind, latest.clip(0), 1)
-    return covered[:, length - 1 :], kind[:, length - 1 :]
+    uniform = np.take_along_axis(uniform, latest.clip(0), 1)
+    return covered[:, length - 1 :], uniform[:, length - 1 :]
 
 
 def compact_positions(hidden: Bools, *, compact: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Which flat positions pass the encoder ``int64 [R]``, and which row of [the zero observation, *them] stands at
-    each position ``int64 [B, T]``; hidden ones read row 0.
+    """List the positions to encode, and assign an encoded row to each position.
+
+    Args:
+        hidden: ``bool [B, T]``, positions that read the zero observation.
+        compact: encode visible positions only, padded to a multiple of :data:`ROWS_PER_GROUP` rows; False: all.
+
+    Returns:
+        Flat indices of the positions to encode, ``int64 [R]``, and the row of [zero observation, *encoded observations]
+        at each position, ``int64 [B, T]``; hidden positions have row 0.
     """
     encoded = _whole_groups(hidden) if compact else np.arange(hidden.size)
     source = np.zeros(hidden.size, np.int64)
@@ -147,7 +156,7 @@ def compact_positions(hidden: Bools, *, compact: bool) -> tuple[npt.NDArray[np.i
 
 
 def _whole_groups(hidden: Bools) -> npt.NDArray[np.int64]:
-    """Flat positions that are seen, and hidden ones, which nobody reads, to whole groups of rows with the zero row."""
-    seen = np.flatnonzero(~hidden)
-    spare = np.flatnonzero(hidden)[: -(1 + len(seen)) % ROWS_PER_GROUP]
-    return np.concatenate([seen, spare])
+    """Flat indices of visible positions, filled up with hidden ones so that 1 + R is a multiple of the group size."""
+    visible = np.flatnonzero(~hidden)
+    filler = np.flatnonzero(hidden)[: -(1 + len(visible)) % ROWS_PER_GROUP]
+    return np.concatenate([visible, filler])

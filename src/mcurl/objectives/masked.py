@@ -1,5 +1,7 @@
-"""M-CURL's objective: rebuild the features of masked time steps from their neighbours (section 3.2, eq. 2 to 4, 7 to
-10)."""
+"""M-CURL's objective: reconstruct the features of masked time steps from their neighbours (section 3.2).
+
+Equations 2 to 4 and 7 to 10.
+"""
 
 from __future__ import annotations
 
@@ -21,67 +23,67 @@ from mcurl.objectives.mask import MaskPlan, MaskTensors, plan_frame_mask, plan_m
 from mcurl.objectives.schedules import constant, constant_then_inverse_sqrt, inverse_sqrt_with_warmup, released_warmup
 
 WIDE = 256
-"""Features from this width on pass the Transformer in the run's arithmetic: on the 576 of Atari's convolutions it is
-most of an update; at 128 and 50 bfloat16 would gain nothing."""
+"""From this number of features on, the Transformer computes in the run's dtype; below it, bfloat16 is not faster."""
 
 
 @dataclass(frozen=True)
 class MCurlSettings:
-    """M-CURL: a Transformer rebuilds masked features; each must find its own momentum key among the others."""
+    """M-CURL: a Transformer reconstructs masked features; each is matched with its momentum key by InfoNCE."""
 
     length: int = setting(32, low=1)
     """T, consecutive observations in a sequence."""
     batch: int = setting(16, low=1)
     """B, sequences in an update."""
     mask: Literal["iid", "block", "frames"] = "iid"
-    """What is masked: positions independently of each other (the paper), runs of consecutive positions, or single
-    frames before they are stacked, so that a stack's neighbours show nothing of a hidden frame (a position is then
-    selected when all its frames are)."""
+    """Type of the mask: independent positions (the paper), runs of consecutive positions, or runs of single frames
+    before they are stacked. In the last case no stack contains a masked frame, and a position is selected if all its
+    frames are."""
     mask_rate: float = setting(0.5, low=0, high=1)
     """ρ_m, the probability that a position (with mask=frames: a frame) is selected."""
     block_length: int = setting(4, low=1, only_if=("mask", ("block", "frames")))
     """Positions (with mask=frames: frames) in a run."""
     zero_fraction: float = setting(0.8, low=0, high=1)
-    """Of the selected, the fraction shown as a zero observation."""
+    """Fraction of the selected positions that are replaced with a zero observation."""
     random_fraction: float = setting(0.1, low=0, high=1)
-    """Of the selected, the fraction shown as a random observation of the replay; the rest is shown unchanged."""
+    """Fraction of the selected positions that are replaced with a random observation of the replay; the rest is
+    unchanged."""
     cross_episodes: bool = False
     """Sequences run across episode ends, as in the released code. Otherwise positions outside the episode are
     padding."""
     layers: int = setting(2, low=0)
-    """L, Transformer blocks."""
+    """L, number of Transformer blocks."""
     ffn_factor: int = setting(2, low=1)
-    """Width of a block's feed-forward layer, in feature widths."""
+    """Width of the feed-forward layers, as a multiple of the number of features."""
     attention_bias: bool = True
-    """Biases on the query, key and value matrices (released code; eq. 9 has none)."""
+    """Biases in the query, key and value projections (released code; eq. 9 has none)."""
     scale_scores: bool = True
-    """Attention scores times d^-1/2 (released code; eq. 9 does not scale)."""
+    """Scale attention scores by d^-1/2 (released code; eq. 9 does not)."""
     dropout: float = setting(0.1, low=0, high=1)
-    """Dropout on the two residual branches of a block."""
+    """Dropout probability on the two residual branches of a block."""
     projection: bool = False
-    """Both sides pass a projection before the positions, part of the encoder: Linear d-2d, ReLU, Linear 2d-d,
-    LayerNorm, with a momentum copy for the keys (the later release)."""
+    """Project the features before the Transformer: Linear d-2d, ReLU, Linear 2d-d, LayerNorm, with a momentum copy for
+    the keys. The projection is trained as a part of the encoder (the later release)."""
     negatives: Literal["batch", "sequence"] = "batch"
-    """The keys a query is told from: all B·T positions, or the T of its own sequence (eq. 4 to the letter)."""
+    """Keys that a query is compared with: all B·T positions, or the T positions of its sequence (literal eq. 4)."""
     temperature: float = setting(1.0, above=0)
     """τ of eq. 4."""
     reduction: Literal["mean", "sum"] = "mean"
-    """Over the selected positions: mean (released code) or sum (eq. 4)."""
+    """Reduction over the selected positions: mean (released code) or sum (eq. 4)."""
     schedule: Literal["paper", "released", "constant"] = "paper"
-    """The Transformer's learning rate: eq. 10, the released code's warm-up, or constant."""
+    """Learning rate of the Transformer: eq. 10, the released code's warm-up, or constant."""
     warmup: int = setting(24_000, low=1, unit="env steps")
-    """Warm-up of the schedules (6000 updates at action repeat 4)."""
+    """Length of the warm-up of the learning rates (6000 updates at action repeat 4)."""
 
 
 class MCurl(Objective):
     """M-CURL's auxiliary model φ and its loss.
 
     Args:
-        settings: every reading of the paper that is open.
-        feature_dim: d, width of the encoder's features.
+        settings: see :class:`MCurlSettings`.
+        feature_dim: d, number of features of the encoder.
 
     Raises:
-        UserError: more is zeroed and replaced than selected.
+        UserError: zero_fraction and random_fraction add up to more than 1.
     """
 
     Settings = MCurlSettings
@@ -94,7 +96,7 @@ class MCurl(Objective):
         s = settings
         if s.zero_fraction + s.random_fraction > 1:
             fractions = f"zero_fraction={s.zero_fraction} and {self.section}.random_fraction={s.random_fraction}"
-            raise UserError(f"{self.section}.{fractions} are more than 1 together")
+            raise UserError(f"{self.section}.{fractions} add up to more than 1")
         self.settings, self.feature_dim, self.compact = settings, feature_dim, True
         self.contrast_spec = ContrastSpec("sequences", s.batch, s.length, s.cross_episodes)
         self.transformer = Transformer(
@@ -110,6 +112,7 @@ class MCurl(Objective):
         self.register_buffer("positions", sinusoids(s.length, feature_dim), persistent=False)
 
     def plan(self, sequences: Sequences, generator: np.random.Generator) -> MaskPlan:
+        """Sample the mask of one update, see :mod:`mcurl.objectives.mask`."""
         s = self.settings
         fractions = (s.mask_rate, s.zero_fraction, s.random_fraction)
         run_length = 1 if s.mask == "iid" else s.block_length
@@ -123,39 +126,42 @@ class MCurl(Objective):
         """Equation 4.
 
         Args:
-            query_pixels: ``uint8 [1 + R, K*C, h, w]``: the zero observation, then those that the plan says are encoded.
-            key_pixels: ``uint8 [B*T, K*C, h, w]``: every position's own observation, unmasked, with its own crop.
-            plan: what stands where, what is selected, what is padding.
+            query_pixels: ``uint8 [1 + R, K*C, h, w]``: the zero observation, then the encoded positions of the plan.
+            key_pixels: ``uint8 [B*T, K*C, h, w]``: the observations of all positions, unmasked, augmented
+                independently of the queries.
+            plan: the mask, see :class:`~mcurl.objectives.mask.MaskTensors`.
+            encode_query, encode_key: see :meth:`Objective.loss`.
         """
         B, T = plan.source.shape
-        shown = self.projection(encode_query(query_pixels))  # [1 + R, d]
-        # embedding(source, shown) is shown[source], whose gradient takes longer.
-        H0 = F.embedding(plan.source, shown) + self.positions  # [B, T, d], eq. 8
+        features = self.projection(encode_query(query_pixels))  # [1 + R, d]
+        # F.embedding equals features[source], with a faster gradient.
+        H0 = F.embedding(plan.source, features) + self.positions  # [B, T, d], eq. 8
         Q = self.transformer(H0, plan.padded)  # [B, T, d], eq. 9
         with torch.no_grad():
             k = self.key_projection(encode_key(key_pixels)).view(B, T, -1)
-            # The temperature divides here, where no gradient has to be divided by it again.
+            # The temperature divides the keys instead of the logits: no gradient flows here.
             K = self.keys(k, plan.padded) / self.settings.temperature
         value, accuracy = self._contrast(Q, K, plan)
-        share = plan.selected.sum() / (~plan.padded).sum().clamp_min(1)
-        metrics = {"contrast/loss": value.detach(), "contrast/accuracy": accuracy, "contrast/selected": share}
+        fraction = plan.selected.sum() / (~plan.padded).sum().clamp_min(1)
+        metrics = {"contrast/loss": value.detach(), "contrast/accuracy": accuracy, "contrast/selected": fraction}
         return Loss(value, metrics)
 
     def keys(self, features: Tensor, padded: Tensor) -> Tensor:
-        """What queries are compared with: momentum features ``[B, T, d]``, without a Transformer on them."""
+        """Keys ``[B, T, d]`` from momentum features ``[B, T, d]``: the features themselves."""
         return features
 
     def _contrast(self, Q: Tensor, K: Tensor, plan: MaskTensors) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of queries and keys, ``[B, T, d]`` each."""
         B, T, d = Q.shape
-        own = torch.arange(B * T, device=Q.device)
+        targets = torch.arange(B * T, device=Q.device)
         penalty = plan.padded.to(Q.dtype) * PADDED_KEY
         if self.settings.negatives == "sequence":
             logits = torch.baddbmm(penalty[:, None], Q, K.transpose(1, 2)).view(B * T, T)
-            own = own % T
+            targets = targets % T
         else:
             logits = torch.addmm(penalty.view(B * T), Q.view(B * T, d), K.view(B * T, d).T)
-        mean, accuracy, each = info_nce(logits, own, plan.selected.view(B * T))
-        return (mean if self.settings.reduction == "mean" else each.sum()), accuracy
+        mean, accuracy, losses = info_nce(logits, targets, plan.selected.view(B * T))
+        return (mean if self.settings.reduction == "mean" else losses.sum()), accuracy
 
     def learning_rate(self, env_steps: int) -> dict[str, float]:
         """Equation 10 for the Transformer; the released code's schedule for the encoder."""
@@ -178,6 +184,6 @@ class MCurl(Objective):
 
 
 def projection(width: int) -> nn.Module:
-    """The later release's projection, ``float32 [N, d]`` -> ``[N, d]``."""
+    """The projection of the later release, ``float32 [N, d]`` -> ``[N, d]``."""
     layers: tuple[Any, ...] = (nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
     return nn.Sequential(*layers, nn.LayerNorm(width))

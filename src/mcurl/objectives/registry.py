@@ -1,4 +1,4 @@
-"""The contrastive objectives by name."""
+"""The registry of contrastive objectives."""
 
 from __future__ import annotations
 

@@ -16,19 +16,19 @@ from mcurl.objectives.masked import MCurl, MCurlSettings
 
 @dataclass(frozen=True)
 class SeqCurlSettings(CurlSettings):
-    """seq-CURL (appendix D): CURL's loss on consecutive observations instead of the RL batch."""
+    """seq-CURL (appendix D): CURL's loss on sequences of observations instead of the RL batch."""
 
     length: int = setting(32, low=1)
     """T, consecutive observations in a sequence."""
     batch: int = setting(8, low=1)
     """B, sequences in an update."""
     cross_episodes: bool = False
-    """Sequences run across episode ends, as in the appendix. Otherwise positions outside the episode are padding,
+    """Sequences run across episode ends, as in the appendix. Otherwise positions outside the episode are padding:
     neither queries nor keys."""
 
 
 class SeqCurl(Curl):
-    """CURL's loss on B windows of T consecutive observations; negatives are all B·T keys of the update."""
+    """CURL's loss on B sequences of T consecutive observations; the negatives are all B·T keys of the update."""
 
     Settings = SeqCurlSettings
     section = "seq_curl"
@@ -45,8 +45,9 @@ class SeqCurl(Curl):
         """Equation 1 over the positions that are not padding.
 
         Args:
-            query_pixels, key_pixels: ``uint8 [B*T, K*C, h, w]``, two crops of each observation.
-            plan: which positions are padding.
+            query_pixels, key_pixels: ``uint8 [B*T, K*C, h, w]``, two views of each observation.
+            plan: the padding.
+            encode_query, encode_key: see :meth:`Objective.loss`.
         """
         padded = plan.padded.flatten()  # [B*T]
         logits = self.similarity(query_pixels, key_pixels, encode_query, encode_key) + padded * PADDED_KEY
@@ -56,7 +57,7 @@ class SeqCurl(Curl):
 
 
 class SymCurl(MCurl):
-    """sym-CURL: M-CURL whose keys pass the positions and a momentum copy of the Transformer too, without dropout."""
+    """sym-CURL: M-CURL with keys from a momentum copy of the Transformer, without dropout."""
 
     label = "sym-CURL"
 
@@ -65,14 +66,16 @@ class SymCurl(MCurl):
         self.key_transformer = momentum_copy(self.transformer).eval()
 
     def keys(self, features: Tensor, padded: Tensor) -> Tensor:
-        rebuilt: Tensor = self.key_transformer(features + self.positions, padded)
-        return rebuilt
+        """Keys ``[B, T, d]``: momentum features plus positions, after the momentum Transformer."""
+        keys: Tensor = self.key_transformer(features + self.positions, padded)
+        return keys
 
     def ema_step(self, momentum: float) -> None:
         super().ema_step(momentum)
         ema_update(self.key_transformer.parameters(), self.transformer.parameters(), momentum)
 
     def train(self, mode: bool = True) -> SymCurl:
+        """As :meth:`torch.nn.Module.train`; the momentum Transformer stays in evaluation mode."""
         super().train(mode)
         self.key_transformer.eval()
         return self

@@ -1,4 +1,4 @@
-"""Frames stored once; which rows can be sampled; augmentation; typed batches."""
+"""The replay buffer: a ring of single frames, sampling, augmentation, typed batches, and files."""
 
 from mcurl.replay.augment import (
     Augmentation,

@@ -1,9 +1,8 @@
-"""Augmentation of stacks: which pixels a gather takes (crops, shifts), and a factor on them (intensity jitter).
+"""Augmentation of stacks of frames: windows (crops and shifts) and intensity jitter.
 
-An augmentation makes its random choices on the host, from a generator that is passed in. A gather applies the window
-while it copies pixels out of the ring (``Replay.gather_stacks``); ``apply_intensity`` applies the factor on the device.
-All K frames of a stack share one window and one factor. Augmentations are values: two with the same parameters are
-equal.
+An augmentation samples its random numbers on the host, from a generator that the caller passes. The window is applied
+while pixels are copied out of the ring (``Replay.gather_stacks``); ``apply_intensity`` applies the intensity on the
+device. All K frames of a stack share one window and one intensity. Augmentations with the same parameters are equal.
 """
 
 from __future__ import annotations
@@ -20,24 +19,25 @@ from torch import Tensor
 from mcurl.errors import UserError
 
 LARGEST_SCALE = 0.5
-"""Of ``Intensity``: with more, the smallest factor would be negative."""
+"""Largest scale of ``Intensity``; the smallest factor is 0 then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which pixels of N stacks a gather takes. With y counted over the ``size`` output rows (columns: ``left``,
-    ``right``)::
+    """The windows of N stacks: a crop of each frame, and its offset in the output.
+
+    Output row y (0 <= y < size) of stack i is (columns likewise, with ``left`` and ``right``)::
 
         out[i, y] = frame[top[i] + clamp(y - down[i], 0, crop - 1)]
 
-    A plain crop has ``crop == size`` and ``down == right == 0``. Elsewhere the ``down`` rows above the crop, and the
-    rows missing below it, repeat its edge. At least one row and one column of the crop show.
+    A plain crop has ``crop == size`` and ``down == right == 0``. Output pixels outside the crop replicate its edge. At
+    least one row and one column of the crop are visible.
 
     Attributes:
-        size: height and width of the output.
-        crop: height and width of the part of the frame that is read, 1 <= crop.
-        top, left: ``int64 [N]``, where that part begins, 0 <= top <= H - crop.
-        down, right: ``int64 [N]``, where in the output it begins; a negative value cuts its first rows off.
+        size: height and width of the output, in pixels.
+        crop: height and width of the crop, in pixels, at least 1.
+        top, left: ``int64 [N]``, offset of the crop in the frame, 0 <= top <= H - crop.
+        down, right: ``int64 [N]``, offset of the crop in the output; a negative offset removes its first rows.
     """
 
     size: int
@@ -52,25 +52,25 @@ class Window:
 
     @property
     def is_plain(self) -> bool:
-        """Whether every window is a crop and nothing else."""
+        """Whether all windows are plain crops."""
         return self.crop == self.size and not self.down.any() and not self.right.any()
 
     def __getitem__(self, index: Any) -> Window:
-        """The windows of some of the stacks; ``index`` is whatever selects from a NumPy array of ``[N]``."""
+        """The windows of a selection of stacks; ``index`` is any index of a NumPy array ``[N]``."""
         return Window(self.size, self.crop, self.top[index], self.left[index], self.down[index], self.right[index])
 
 
 class Augmentation(ABC):
-    """A random change of observations. Subclasses are frozen dataclasses."""
+    """Base of augmentations. Subclasses are frozen dataclasses."""
 
     __slots__ = ()
 
     @abstractmethod
     def window(self, n: int, frame_hw: tuple[int, int], rng: np.random.Generator) -> Window | None:
-        """Sample the pixels that a gather takes from ``n`` stacks of H×W frames, independently for each stack.
+        """Sample the windows of ``n`` stacks of H×W frames, independently for each stack.
 
         Returns:
-            The windows, or None for whole frames.
+            The windows; None: whole frames.
 
         Raises:
             UserError: the frames are too small.
@@ -78,22 +78,22 @@ class Augmentation(ABC):
 
     @abstractmethod
     def output_size(self, frame_hw: tuple[int, int]) -> int:
-        """Side in pixels of the square that H×W frames become. Raises ``UserError`` as ``window`` does."""
+        """Height and width in pixels of augmented H×W frames. Raises ``UserError`` as ``window`` does."""
 
     def intensity(self, n: int, rng: np.random.Generator) -> npt.NDArray[np.float32] | None:
-        """Sample the factor on the pixels of each of ``n`` stacks: ``float32 [n]``, or None for no change."""
+        """Sample a factor on the pixels of each of ``n`` stacks, ``float32 [n]``; None: no change."""
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class WholeFrame(Augmentation):
-    """No change: whole frames."""
+    """No augmentation: whole frames."""
 
     def window(self, n: int, frame_hw: tuple[int, int], rng: np.random.Generator) -> None:
-        """None. Nothing is sampled."""
+        """None, without sampling."""
 
     def output_size(self, frame_hw: tuple[int, int]) -> int:
-        """H. Raises ``UserError`` where the frames are not square."""
+        """The height of the frames. Raises ``UserError`` if they are not square."""
         height, width = frame_hw
         if height != width:
             raise UserError(f"frames of {height}×{width} are not square: choose a crop")
@@ -122,7 +122,7 @@ class RandomCrop(Augmentation):
 
 @dataclass(frozen=True, slots=True)
 class CentreCrop(Augmentation):
-    """The crop in the middle, which the policy sees. Nothing is sampled.
+    """The centre crop, as the policy uses it in acting. Nothing is sampled.
 
     Attributes:
         size: height and width of the crop, in pixels; at least 1, at most those of the frame.
@@ -141,12 +141,16 @@ class CentreCrop(Augmentation):
 
 @dataclass(frozen=True, slots=True)
 class RandomShift(Augmentation):
-    """DrQ's random shift (Kostrikov et al., 2021): the centre of the frame, its edges replicated outwards, and a random
-    crop of that with the size of the centre. On frames of exactly ``size`` the centre is the frame.
+    """DrQ's random shift (Kostrikov et al., 2021).
+
+    The centre crop is padded by replicating its edges, and randomly cropped to its size again.
 
     Attributes:
-        size: height and width of the centre and of the output, in pixels; at least 1, at most those of the frame.
-        pad: by how many pixels each edge is replicated, 0 <= pad < size. Shifts of -pad to pad are equally likely.
+        size: height and width of centre crop and output, in pixels; at least 1, at most those of the frame.
+        pad: padding of each edge in pixels, 0 <= pad < size. Shifts of -pad to pad are equally likely.
+
+    Raises:
+        UserError: ``pad`` is out of range.
     """
 
     size: int
@@ -155,7 +159,7 @@ class RandomShift(Augmentation):
     def __post_init__(self) -> None:
         if not 0 <= self.pad < self.size:
             raise UserError(
-                f"a shift by {self.pad} pixels does not fit a size of {self.size}: choose from 0 to {self.size - 1}"
+                f"a shift by {self.pad} pixels does not fit into {self.size} pixels: choose from 0 to {self.size - 1}"
             )
 
     def window(self, n: int, frame_hw: tuple[int, int], rng: np.random.Generator) -> Window:
@@ -171,13 +175,17 @@ class RandomShift(Augmentation):
 
 @dataclass(frozen=True, slots=True)
 class PaddedCrop(Augmentation):
-    """A random crop, its edges replicated outwards, and a random crop of that: the views of data-efficient CURL on
-    Atari (80, 4 and 84 there). All offsets of both crops are equally likely.
+    """A random crop, padded by replicating its edges, and randomly cropped again: CURL's augmentation on Atari.
+
+    CURL uses 80, 4 and 84 pixels. All offsets of both crops are equally likely.
 
     Attributes:
         crop: height and width of the first crop, in pixels; at least 1, at most those of the frame.
-        pad: by how many pixels each edge of the first crop is replicated, 0 <= pad.
-        size: height and width of the second crop, pad < size <= crop + 2 * pad, so that some of the first shows.
+        pad: padding of each edge of the first crop in pixels, at least 0.
+        size: height and width of the second crop, pad < size <= crop + 2 * pad, so that it overlaps with the first.
+
+    Raises:
+        UserError: ``pad`` or ``size`` is out of range.
     """
 
     crop: int
@@ -208,12 +216,16 @@ class PaddedCrop(Augmentation):
 
 @dataclass(frozen=True, slots=True)
 class Intensity(Augmentation):
-    """SPR's intensity jitter (Schwarzer et al., 2021), after another augmentation: each stack's pixels times
-    1 + scale * clip(ε, -2, 2), with ε from N(0, 1).
+    """SPR's intensity jitter (Schwarzer et al., 2021), in addition to another augmentation.
+
+    The pixels of each stack are multiplied by 1 + scale * clip(ε, -2, 2), with ε from N(0, 1).
 
     Attributes:
-        inner: gives the windows. Where it has factors of its own, both multiply.
+        inner: the other augmentation. If it has an intensity too, the factors are multiplied.
         scale: 0 to 0.5 (SPR: 0.05).
+
+    Raises:
+        UserError: ``scale`` is out of range.
     """
 
     inner: Augmentation
@@ -230,26 +242,25 @@ class Intensity(Augmentation):
         return self.inner.output_size(frame_hw)
 
     def intensity(self, n: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-        """Sample ``float32 [n]`` in [1 - 2 * scale, 1 + 2 * scale], times the factors of ``inner``, which are sampled
-        first."""
-        factor = self.inner.intensity(n, rng)
-        own = (1 + self.scale * np.clip(rng.standard_normal(n), -2, 2)).astype(np.float32)
-        return own if factor is None else factor * own
+        """Sample ``float32 [n]`` in [1 - 2 * scale, 1 + 2 * scale], times the factors of ``inner``, if any."""
+        inner_factor = self.inner.intensity(n, rng)
+        factor = (1 + self.scale * np.clip(rng.standard_normal(n), -2, 2)).astype(np.float32)
+        return factor if inner_factor is None else inner_factor * factor
 
 
 def apply_intensity(pixels: Tensor, factor: npt.NDArray[np.float32] | None) -> Tensor:
-    """Multiply the pixels of each stack by its factor, on the pixels' device and without waiting for it.
+    """Multiply the pixels of each stack by its factor, on the pixels' device and without synchronisation.
 
     Args:
         pixels: ``[N, ...]``, uint8, float32 or bfloat16, in any memory format.
-        factor: ``float32 [N]``, or None.
+        factor: ``float32 [N]``; None: no change.
 
     Returns:
-        ``[N, ...]`` in the same memory format: float32 for uint8, else of the same dtype; not rounded to integers nor
-        clipped. The same tensor where ``factor`` is None.
+        ``[N, ...]`` in the same memory format and dtype (uint8 becomes float32), neither rounded to integers nor
+        clipped. ``pixels`` itself if ``factor`` is None.
 
     Raises:
-        ValueError: there are not N factors.
+        ValueError: ``factor`` does not have N values.
     """
     if factor is None:
         return pixels
@@ -266,7 +277,7 @@ def _plain_window(size: int, top: npt.NDArray[np.int64], left: npt.NDArray[np.in
 
 
 def _last_offsets(crop: int, frame_hw: tuple[int, int]) -> tuple[int, int]:
-    """The last offset of a crop in each direction."""
+    """The largest vertical and horizontal offset of a square crop. Raises UserError if the crop does not fit."""
     height, width = frame_hw
     if not 1 <= crop <= min(height, width):
         raise UserError(f"a crop of {crop} pixels does not fit into frames of {height}×{width}")

@@ -1,4 +1,4 @@
-"""Typed batches: what the replay hands out, and what one update reads."""
+"""Typed batches: transitions from the replay, the contrastive batch, and both together for one update."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 Layout = Literal["planes", "channels_last", "patches"]
-"""The order in memory of the pixels that a gather gives, see ``Replay``."""
+"""Memory layout of gathered pixels, see ``Replay``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,15 +16,13 @@ class Transitions:
     """A batch of B n-step transitions.
 
     Attributes:
-        obs: stacks, ``uint8 [B, K*C, h, w]``, oldest frame first, or in the replay's layout; ``float32 [B, K*D]`` for
-            state observations.
+        obs: stacks ``uint8 [B, K*C, h, w]``, oldest frame first, in the replay's layout; states ``float32 [B, K*D]``.
         action: ``float32 [B, A]``, or ``int64 [B]`` for discrete actions.
         reward: ``float32 [B]``, the discounted sum of the next k <= n rewards.
-        next_obs: like ``obs``, k transitions later. The final observation where an episode was cut off.
-        discount: ``float32 [B]``, γ^k, or 0 where the episode (or a life) ended within the k transitions.
-        rows: ``int64 [B]``, the ids of the rows, for ``Replay.update_priorities``. Always on the CPU: only the replay
-            reads them.
-        weights: ``float32 [B]``, importance weights in (0, 1]; ones unless sampled by priority.
+        next_obs: like ``obs``, k transitions later; the final observation if the episode was truncated.
+        discount: ``float32 [B]``, γ^k, or 0 if the episode terminated (or a life was lost) within the k transitions.
+        rows: ``int64 [B]``, ids of the rows, for ``Replay.update_priorities``; always on the CPU.
+        weights: ``float32 [B]``, importance weights in (0, 1]; ones with uniform sampling.
     """
 
     obs: Tensor
@@ -41,12 +39,12 @@ class Transitions:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """What the contrastive loss reads: pixels for queries and for keys, and the objective's own plan (opaque here).
+    """The contrastive batch: pixels of queries and keys, and the objective's plan.
 
     Attributes:
-        query: ``[R, ...]``, stacks as ``Replay.gather_stacks`` gives them, or times their intensities.
-        key: ``[R', ...]``, likewise.
-        plan: whatever the objective needs to make sense of the pixels.
+        query: ``[R, ...]``, stacks from ``Replay.gather_stacks``, with intensity jitter if configured.
+        key: ``[N, ...]``, likewise.
+        plan: result of the objective's ``plan(...).to(device)``; None for views of the RL batch.
     """
 
     query: Tensor
@@ -56,11 +54,11 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one update reads.
+    """The data of one update.
 
     Attributes:
         transitions: the RL batch.
-        contrast: the contrastive batch; None where the method has no contrastive loss, or nothing to contrast yet.
+        contrast: the contrastive batch; None without a contrastive loss, and while no sequence can be sampled.
     """
 
     transitions: Transitions

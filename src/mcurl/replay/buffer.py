@@ -1,5 +1,4 @@
-"""The replay: each frame stored once, in a ring; stacks, crops and n-step returns are put together when they are
-gathered."""
+"""The replay: a ring that stores each frame once; stacks, crops and n-step returns are computed when gathered."""
 
 from __future__ import annotations
 
@@ -31,36 +30,35 @@ def bytes_needed(
     action_shape: tuple[int, ...],
     action_dtype: npt.DTypeLike,
 ) -> int:
-    """Memory that a full replay takes, in bytes. A tree of priorities is included, which is small beside the frames."""
+    """Memory of a full replay in bytes, including the tree of priorities."""
     frame = int(np.prod(frame_shape)) * np.dtype(frame_dtype).itemsize
     return capacity * (frame + sampling.record_dtype(action_shape, action_dtype).itemsize + 4 * 8)
 
 
 class Replay:
-    """A ring of rows. A row is one frame, the action taken from it, and what came of it; an episode of n transitions
-    has n + 1 rows.
+    """A ring of rows. A row is one frame, with the action taken from it and its reward and end-of-episode flags.
 
-    ``begin`` opens an episode with its first frame, ``append`` gives the newest frame its action and adds the next one.
-    Rows are named by their ids: ``int64``, the number of rows written before. The rule of which rows can be sampled is
-    in ``replay.sampling``. Choosing ids (``sample_*``) is apart from gathering the data that they name (``gather_*``).
+    An episode of n transitions has n + 1 rows. ``begin`` opens an episode with its first frame; ``append`` adds the
+    action of the newest frame, and the next frame. A row is identified by its id, the number of rows written before it.
+    ``replay.sampling`` defines which rows can be sampled. ``sample_*`` return ids; ``gather_*`` return the data of ids.
 
     Args:
-        capacity: rows in the ring; more than frame_stack + n_step.
+        capacity: number of rows; more than frame_stack + n_step.
         frame_shape: (C, H, W) of one frame, or (D,) of a state.
         frame_dtype: "uint8" or "float32".
-        frame_stack: K frames make an observation, ``[K*C, H, W]``.
-        stack_start: what stands before an episode's first frame: its repetition, or zeros ("blank").
+        frame_stack: K, number of frames in an observation ``[K*C, H, W]``.
+        stack_start: how stacks at the start of an episode are filled: "repeat" the first frame, or "blank" (zeros).
         action_shape, action_dtype: of one action: (A,) and float32, or () and int64.
-        n_step: transitions that a return spans, 1 <= n.
+        n_step: n, largest number of transitions in a return, at least 1.
         discount: γ, 0 <= γ <= 1.
-        device: where the frames lie ("cpu", "cuda"); the bookkeeping stays on the host.
-        priority_alpha: transitions are sampled in proportion to priority to this power; None: no prioritised sampling.
-        layout: on a CPU with a compiler, gather stacks in the order in which an encoder multiplies them: crops as
-            "channels_last", in bfloat16 (0 to 255 is exact), or any window as the "patches" of two 5×5 convolutions of
-            stride 5, in uint8 (``native.frames.cut``). "planes": frames one after the other, in their own dtype.
+        device: device of the frames ("cpu", "cuda"); all other data stays on the host.
+        priority_alpha: α, exponent of the priorities in prioritised sampling; None: uniform sampling only.
+        layout: memory layout of gathered stacks. "planes": frame by frame, in the frames' dtype. The others need a CPU
+            and a C compiler, else "planes" is used. "channels_last": bfloat16 crops. "patches": uint8 windows as the
+            patches of two 5×5 convolutions of stride 5 (``native.frames.cut``).
 
     Raises:
-        UserError: the capacity is too small, or its frames do not fit into the memory of the machine.
+        UserError: the capacity is too small, or the frames do not fit into the machine's memory.
     """
 
     def __init__(
@@ -81,8 +79,8 @@ class Replay:
     ) -> None:
         if capacity <= frame_stack + n_step:
             raise UserError(
-                f"a replay of {capacity} rows is too small: {frame_stack} frames and {n_step} steps ahead need "
-                f"at least {frame_stack + n_step + 1}"
+                f"a replay of {capacity} rows is too small: stacks of {frame_stack} frames and {n_step}-step returns "
+                f"need at least {frame_stack + n_step + 1}"
             )
         _check_memory(
             bytes_needed(capacity, frame_shape, frame_dtype, action_shape, action_dtype),
@@ -93,7 +91,7 @@ class Replay:
         self.n_step, self.discount = n_step, discount
         self._blank = stack_start == "blank"
         self._frame_dtype = np.dtype(frame_dtype)
-        # Not zeroed: memory is taken only as rows are written.
+        # Uninitialised, so that the system allocates memory only for rows that are written.
         self.frames = torch.empty(
             (capacity, *frame_shape), dtype=torch.uint8 if frame_dtype == "uint8" else torch.float32, device=device
         )
@@ -109,7 +107,7 @@ class Replay:
     # Storing
 
     def begin(self, frame: npt.ArrayLike) -> None:
-        """Open an episode with its first frame. An episode that is still open ends as it stands, as if truncated.
+        """Open an episode with its first frame. An open episode is truncated.
 
         Args:
             frame: of the replay's frame shape and dtype.
@@ -129,14 +127,14 @@ class Replay:
         truncated: bool,
         life_lost: bool = False,
     ) -> None:
-        """Store a transition: the action taken from the newest frame, and the frame that it led to (the final one too).
+        """Store a transition: the action taken from the newest frame, its reward, and the next frame.
 
         Args:
             action: of the replay's action shape.
             reward: of this transition.
-            frame: of the replay's frame shape and dtype.
-            terminated, truncated: either ends the episode.
-            life_lost: ends the return only, not the episode.
+            frame: the next frame, or the final one; of the replay's frame shape and dtype.
+            terminated, truncated: whether the episode ends.
+            life_lost: whether the return ends, though the episode goes on.
 
         Raises:
             RuntimeError: no episode is open.
@@ -156,8 +154,7 @@ class Replay:
         self._store(slot, frame)
 
     def close_as_truncated(self) -> None:
-        """End the open episode, if there is one, as if its last transition had been truncated: for environments that
-        cannot be restored."""
+        """Truncate the open episode, if any. For environments whose state cannot be restored."""
         self.records.open = False
         self._sync_priorities()
 
@@ -171,7 +168,7 @@ class Replay:
         return array
 
     def _store(self, slot: int, frame: npt.NDArray[Any]) -> None:
-        # Copied first: torch wants a writable array. A GPU's driver has read the copy before copy_ returns.
+        # Copied, because torch needs a writable array. CUDA has read it from pageable memory when copy_ returns.
         self.frames[slot].copy_(torch.from_numpy(frame.copy()), non_blocking=True)
         self._sync_priorities()
 
@@ -183,7 +180,7 @@ class Replay:
 
     @property
     def rewarded(self) -> bool:
-        """Whether any transition in the ring has a reward other than 0."""
+        """Whether any transition in the ring has a nonzero reward."""
         return bool(self.records.table["reward"].any())
 
     def __len__(self) -> int:
@@ -192,7 +189,7 @@ class Replay:
 
     @property
     def written(self) -> int:
-        """Rows ever written."""
+        """Number of rows written so far, including overwritten ones."""
         return self.records.written
 
     @property
@@ -214,8 +211,7 @@ class Replay:
         return self._transition_spans().sample(batch, rng)[0]
 
     def sample_observations(self, batch: int, rng: np.random.Generator) -> Rows:
-        """Sample observations of the whole replay, final ones included, independently and uniformly: ids ``int64
-        [batch]``.
+        """Sample observations, final ones included, independently and uniformly: ids ``int64 [batch]``.
 
         Raises:
             NothingToSample: the replay is empty.
@@ -225,15 +221,14 @@ class Replay:
     def sample_sequences(
         self, batch: int, length: int, rng: np.random.Generator, cross_episodes: bool = False
     ) -> tuple[Rows, BoolArray] | None:
-        """Sample sequences of consecutive rows, uniformly.
+        """Sample sequences of consecutive rows uniformly.
 
-        A sequence stays in one episode. It may begin before the episode and end after it, and is padded there (see
-        ``sampling.sample_sequences``). With ``cross_episodes`` it runs on into the next episode instead, and nothing is
-        padded.
+        A sequence belongs to one episode. It may start before the episode and end after it, with padding
+        (see ``sampling.sample_sequences``). With ``cross_episodes``, it runs on into the next episode without padding.
 
         Returns:
-            Ids ``int64 [batch, length]``, and which positions are padding, ``bool [batch, length]``; None while there
-            is nothing to sample.
+            Ids ``int64 [batch, length]``, and the padding ``bool [batch, length]``; None while no sequence can be
+            sampled.
         """
         try:
             if cross_episodes:
@@ -246,17 +241,17 @@ class Replay:
     def sample_prioritised(
         self, batch: int, rng: np.random.Generator, beta: float
     ) -> tuple[Rows, npt.NDArray[np.float32]]:
-        """Sample transitions in proportion to priority ** priority_alpha, one from each of ``batch`` equal parts.
+        """Sample transitions in proportion to priority ** priority_alpha, one from each of ``batch`` equal strata.
 
         Args:
             beta: β, exponent of the importance weights, 0 to 1.
 
         Returns:
-            Ids ``int64 [batch]``, and importance weights (N·P)^-β over the batch's maximum, ``float32 [batch]``.
+            Ids ``int64 [batch]``, and importance weights (N·P)^-β, divided by their maximum, ``float32 [batch]``.
 
         Raises:
             NothingToSample: ``sampleable`` is 0.
-            RuntimeError: the replay was made without priorities.
+            RuntimeError: the replay has no priorities.
         """
         return self._require_priorities().sample(batch, rng, beta)
 
@@ -264,18 +259,18 @@ class Replay:
         """Set the priorities of sampled transitions.
 
         Args:
-            rows: ids ``int64 [B]``. Rows that were overwritten since, or whose stacks were, are ignored.
-            priorities: ``[B]``; their absolute values count.
+            rows: ids ``int64 [B]``. Rows that are overwritten, or whose stacks are, are ignored.
+            priorities: ``[B]``; their absolute values are used.
 
         Raises:
             ValueError: a priority is not finite.
-            RuntimeError: the replay was made without priorities.
+            RuntimeError: the replay has no priorities.
         """
         self._require_priorities().update(_to_numpy(rows), _to_numpy(priorities))
 
     def _require_priorities(self) -> Priorities:
         if self.priorities is None:
-            raise RuntimeError("this replay has no priorities: make it with priority_alpha=0.5")
+            raise RuntimeError("this replay has no priorities: construct it with priority_alpha=0.5")
         return self.priorities
 
     # Gathering
@@ -288,28 +283,28 @@ class Replay:
         next_window: Window | None = None,
         weights: npt.NDArray[np.float32] | None = None,
     ) -> Transitions:
-        """Gather the n-step transitions from ``rows``.
+        """Gather the n-step transitions that start at ``rows``.
 
         Args:
             rows: ids ``int64 [B]``.
-            window: of the observations, B windows; None: whole frames.
-            next_window: of the next observations, likewise.
-            weights: ``float32 [B]``, the importance weights to hand on; None: ones.
+            window: B windows of the observations; None: whole frames.
+            next_window: windows of the next observations, likewise.
+            weights: importance weights ``float32 [B]`` for the batch; None: ones.
 
         Raises:
-            ValueError: a row cannot be sampled (overwritten since, the last of its episode, or its return not whole
-                yet).
+            ValueError: a row is not a transition that can be sampled: it is overwritten, the last of its episode, or
+                its return is incomplete.
         """
         if not sampling.is_sampleable(self.records, rows, self.frame_stack, self.n_step).all():
             raise ValueError("a row is not a transition that can be sampled (any more)")
         length, ended = sampling.n_step_windows(self.records, rows, self.n_step)
-        ahead = np.arange(self.n_step)
-        rewards = np.where(ahead < length[:, None], self.records.column("reward", rows[:, None] + ahead), 0.0)
+        steps = np.arange(self.n_step)
+        rewards = np.where(steps < length[:, None], self.records.column("reward", rows[:, None] + steps), 0.0)
         discount = np.where(ended, 0.0, self.discount**length)
         return Transitions(
             obs=self.gather_stacks(rows, window),
             action=self._to_device(self.records.column("action", rows)),
-            reward=self._to_device((rewards @ self.discount**ahead).astype(np.float32)),
+            reward=self._to_device((rewards @ self.discount**steps).astype(np.float32)),
             next_obs=self.gather_stacks(rows + length, next_window),
             discount=self._to_device(discount.astype(np.float32)),
             rows=torch.from_numpy(rows),
@@ -317,11 +312,11 @@ class Replay:
         )
 
     def empty_stacks(self, n: int, size: int) -> Tensor:
-        """Memory for ``n`` square crops of stacks, as ``gather_stacks`` fills it: see ``FrameGather.empty``."""
+        """Allocate uninitialised memory for ``n`` square crops of stacks, see ``FrameGather.empty``."""
         return self._gather.empty(n, size)
 
     def gather_stacks(self, rows: Rows, window: Window | None = None, out: Tensor | None = None) -> Tensor:
-        """Gather the observations of ``rows`` ``int64 [N]``: ``gather_frames`` of their ``frame_rows``.
+        """Gather the observations of rows ``int64 [N]``: ``gather_frames(frame_rows(rows), ...)``.
 
         Raises:
             ValueError: as ``frame_rows`` and ``gather_frames``.
@@ -329,13 +324,13 @@ class Replay:
         return self.gather_frames(self.frame_rows(rows), window, out)
 
     def frame_rows(self, rows: Rows) -> Rows:
-        """The row of each frame of each stack, for rows ``int64 [N]``: ids ``int64 [N, K]``, oldest frame first.
+        """The rows of the K frames of each stack, for rows ``int64 [N]``: ids ``int64 [N, K]``, oldest frame first.
 
-        A frame before its episode's first one is that first one's row, or -1 (``BLANK``) where the replay's stacks
-        start blank.
+        Frames before the start of the episode are the first frame's row, or -1 (``BLANK``) with
+        ``stack_start="blank"``.
 
         Raises:
-            ValueError: a row was overwritten, or its stack reaches into overwritten rows.
+            ValueError: a row, or another row of its stack, is overwritten.
         """
         span = sampling.observations(self.records, self.frame_stack)
         if len(rows) and (rows.min() < span.first[0] or rows.max() >= span.stop[0]):
@@ -346,21 +341,20 @@ class Replay:
         return frame_rows
 
     def gather_frames(self, frame_rows: Rows, window: Window | None = None, out: Tensor | None = None) -> Tensor:
-        """Gather stacks of any frames, each stack cut by its own window, in one pass over the ring.
+        """Gather stacks of arbitrary frames, and apply a window to each stack, in one pass over the ring.
 
         Args:
-            frame_rows: ``int64 [N, K]``, the row of each frame of each stack, oldest first; -1 (``BLANK``): a frame of
-                zeros.
+            frame_rows: ``int64 [N, K]``, ids of the frames of each stack, oldest first; -1 (``BLANK``): zeros.
             window: N windows; None: whole frames.
-            out: memory to write into, as from ``empty_stacks``; None: new memory.
+            out: output from ``empty_stacks``; None: allocate it.
 
         Returns:
-            ``[N, ...]`` as ``empty_stacks`` has it; whole frames in any layout but "patches": ``[N, K*C, H, W]`` in the
-            frames' dtype (states: ``[N, K*D]``). ``out`` where it is given.
+            ``out``, or ``[N, ...]`` as from ``empty_stacks``. Whole frames, in any layout except "patches", are
+            ``[N, K*C, H, W]`` in the frames' dtype (states: ``[N, K*D]``).
 
         Raises:
-            ValueError: a row was overwritten or not written yet, the stacks are not of K frames, or the windows are of
-                another number of stacks, or of states.
+            ValueError: a row is not in the replay, ``frame_rows`` does not have K columns, or ``window`` does not have
+                N windows or is used with states.
         """
         if frame_rows.ndim != 2 or frame_rows.shape[1] != self.frame_stack:
             raise ValueError(f"expected rows of shape [N, {self.frame_stack}], got {list(frame_rows.shape)}")
@@ -369,7 +363,9 @@ class Replay:
             raise ValueError("a frame to gather is not in the replay (any more)")
         n = len(frame_rows)
         if window is not None and (len(window) != n or len(self.frame_shape) != 3):
-            raise ValueError(f"{len(window)} windows of images for {n} stacks of {self.frame_shape}")
+            raise ValueError(
+                f"{len(window)} windows of images do not fit {n} stacks of frames of shape {self.frame_shape}"
+            )
         return self._gather.gather(np.where(blank, BLANK, frame_rows % self.records.capacity), window, out)
 
     def _to_device(self, array: npt.NDArray[Any]) -> Tensor:
@@ -378,14 +374,14 @@ class Replay:
     # Saving
 
     def save_files(self, folder: Path) -> dict[str, Any]:
-        """Append to the files in ``folder`` the rows that became final since the last call.
+        """Append the rows that became final since the last call to the files in ``folder``.
 
-        The files of earlier states stay valid; ``files.prune(folder, state["oldest"])`` deletes the files that only
-        states older than that one need.
+        The files remain valid for earlier states. ``files.prune(folder, state["oldest"])`` deletes the files that only
+        older states need.
 
         Returns:
-            The state that ``load_files`` needs beside the files: a tree of plain values and NumPy arrays (the open
-            row's frame; the priorities, 8 bytes a row).
+            The state that ``load_files`` needs in addition to the files: a tree of plain values and NumPy arrays. The
+            priorities take 8 bytes per row.
         """
         return {
             **self._journal.write(folder),
@@ -393,16 +389,17 @@ class Replay:
         }
 
     def load_files(self, folder: Path, state: dict[str, Any]) -> None:
-        """Restore what ``save_files`` saved, exactly. The next ``save_files`` to ``folder`` goes on from there and
-        deletes what was appended beyond it.
+        """Restore the exact state that ``save_files`` saved.
+
+        The next ``save_files`` to ``folder`` continues from this state, and deletes rows that were appended after it.
 
         Raises:
-            UserError: the state is of a replay of another layout, or the files are missing, too short, or were
-                continued from an earlier state.
+            UserError: the state does not fit this replay, or the files are missing, too short, or were continued from
+                an earlier state.
         """
         if (state["priorities"] is None) != (self.priorities is None):
             raise UserError(
-                "the saved replay was prioritised and this one is not, or the reverse: keep this setting to resume"
+                "the saved replay is prioritised and this one is not, or vice versa: resume with the original setting"
             )
         self._journal.read(folder, state)
         if self.priorities is not None:
@@ -413,16 +410,16 @@ def _to_numpy(values: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-def _check_memory(needed: int, what: str, device: torch.device) -> None:
-    """Raises ``UserError`` where ``needed`` bytes are more than the machine (or the GPU) has."""
+def _check_memory(size: int, name: str, device: torch.device) -> None:
+    """Raise ``UserError`` if ``size`` bytes exceed the memory of the machine (or of the GPU)."""
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
     elif hasattr(os, "sysconf"):
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    else:  # not known here: let the allocation fail
+    else:  # unknown: let the allocation fail
         return
-    if needed > memory:
+    if size > memory:
         raise UserError(
-            f"{what} takes {needed / 1e9:.1f} GB, more than the {memory / 1e9:.1f} GB of memory here: "
+            f"{name} takes {size / 1e9:.1f} GB, more than the {memory / 1e9:.1f} GB of memory here: "
             "choose a smaller capacity"
         )

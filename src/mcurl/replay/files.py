@@ -1,9 +1,9 @@
-"""The replay on disk: files that only grow.
+"""The replay on disk, as append-only files.
 
-Rows lie in segments of ``SEGMENT_ROWS``, by id, one file per column and segment: ``frames-00000.bin``,
-``rows-00000.bin``, raw little-endian bytes without a header. A row is written once, when nothing about it can change
-any more; what still can (the newest row, the priorities) travels in the checkpoint's own state. So every checkpoint
-stays readable while later rows are appended, and a killed process leaves at worst rows that no checkpoint counts.
+Rows are stored by id in segments of ``SEGMENT_ROWS``, one file per column and segment: ``frames-00000.bin``,
+``rows-00000.bin``, raw little-endian bytes without a header. A row is written once, when it can no longer change. Data
+that can change (the newest row, the priorities) is part of the checkpoint's state. So every checkpoint stays readable
+while later rows are appended. A killed process leaves at worst rows that belong to no checkpoint.
 """
 
 from __future__ import annotations
@@ -29,16 +29,24 @@ _FINGERPRINT_ROWS = 16
 
 
 class Journal:
-    """Writes a ring to a folder and reads it back. ``frames [capacity, ...]`` may be on any device."""
+    """Writes a ring to a folder and reads it back.
+
+    Args:
+        frames: ``[capacity, ...]``, on any device.
+        records: of the ring.
+    """
 
     def __init__(self, frames: Tensor, records: Records) -> None:
         self._frames, self._records = frames, records
         self._folder: Path | None = None
-        self._persisted = 0  # ids below are in the folder's files, but for those overwritten before they were written
+        self._persisted = 0  # rows with smaller ids are in the files, unless the ring overwrote them before
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Append the rows that became final since the last call to the files in ``folder``; return the rest of the
-        state."""
+        """Append the rows that became final since the last call to the files in ``folder``.
+
+        Returns:
+            The state that :meth:`read` needs in addition to the files.
+        """
         records = self._records
         final = records.written - records.open
         if folder.resolve() != self._folder:
@@ -64,7 +72,7 @@ class Journal:
         }
 
     def read(self, folder: Path, state: dict[str, Any]) -> None:
-        """Restore what ``write`` saved.
+        """Restore a state from :meth:`write`.
 
         Raises:
             UserError: layout or files do not fit. The ring is unusable then.
@@ -72,7 +80,7 @@ class Journal:
         if state["layout"] != self._layout():
             raise UserError(
                 f"the saved replay is laid out as {state['layout']}, not as {self._layout()}: "
-                "keep these settings to resume"
+                "resume with the original settings"
             )
         records, frames, is_open = self._records, self._frames, state["open_frame"] is not None
         final = int(state["written"]) - is_open
@@ -86,7 +94,7 @@ class Journal:
         records.written, records.open = int(state["written"]), is_open
         if self._fingerprint(final) != state["fingerprint"]:
             raise UserError(
-                f"{folder} was continued from an earlier checkpoint: its rows are no longer those of this one"
+                f"{folder} was continued from an earlier checkpoint: it no longer contains the rows of this one"
             )
         if is_open:
             newest = final % records.capacity
@@ -106,17 +114,17 @@ class Journal:
         }
 
     def _fingerprint(self, final: int) -> int:
-        """A checksum of the last final rows, which tells these files from those of another continuation of the run."""
+        """A checksum of the last final rows. It differs between continuations of a run from an earlier checkpoint."""
         slots = np.arange(max(final - _FINGERPRINT_ROWS, self._records.oldest), final) % self._records.capacity
         frames = self._frames[torch.from_numpy(slots).to(self._frames.device)].cpu().numpy()
         return zlib.crc32(frames.tobytes(), zlib.crc32(self._records.table[slots].tobytes()))
 
 
 def segments(first: int, stop: int, capacity: int) -> Iterator[tuple[int, int]]:
-    """Split the ids from ``first`` up to and without ``stop`` where a segment ends and where the ring does.
+    """Split the ids from ``first`` to ``stop - 1`` at the ends of segments and of the ring.
 
     Yields:
-        The first id and the stop of each part, whose rows are consecutive both in one file and in memory.
+        First id and stop of each part. Its rows are consecutive both in one file and in memory.
     """
     while first < stop:
         end = min(stop, first + SEGMENT_ROWS - first % SEGMENT_ROWS, first + capacity - first % capacity)
@@ -125,8 +133,7 @@ def segments(first: int, stop: int, capacity: int) -> Iterator[tuple[int, int]]:
 
 
 def append(folder: Path, column: str, first: int, rows: npt.NDArray[Any]) -> None:
-    """Write consecutive rows ``[M, ...]``, of ids from ``first`` on, that lie in one segment. They are on the disk when
-    this returns."""
+    """Write consecutive rows ``[M, ...]`` of one segment, with ids from ``first`` on, and flush them to the disk."""
     path = _path(folder, column, first // SEGMENT_ROWS)
     with path.open("r+b" if path.exists() else "w+b") as file:
         file.seek(first % SEGMENT_ROWS * (rows.nbytes // len(rows)))
@@ -138,27 +145,29 @@ def append(folder: Path, column: str, first: int, rows: npt.NDArray[Any]) -> Non
 def load(
     folder: Path, column: str, first: int, stop: int, dtype: np.dtype[Any], shape: tuple[int, ...] = ()
 ) -> npt.NDArray[Any]:
-    """Read consecutive rows that lie in one segment: ``[stop - first, *shape]``.
+    """Read consecutive rows of one segment: ``[stop - first, *shape]``.
 
     Raises:
-        UserError: the file is missing or shorter than that.
+        UserError: the file is missing or too short.
     """
     path = _path(folder, column, first // SEGMENT_ROWS)
-    items = int(np.prod(shape))
+    size = int(np.prod(shape))
     try:
-        values = np.fromfile(path, dtype, (stop - first) * items, offset=first % SEGMENT_ROWS * items * dtype.itemsize)
+        values = np.fromfile(path, dtype, (stop - first) * size, offset=first % SEGMENT_ROWS * size * dtype.itemsize)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the replay of this checkpoint cannot be restored") from None
-    if len(values) < (stop - first) * items:
+    if len(values) < (stop - first) * size:
         raise UserError(f"{path} is shorter than its checkpoint says: the replay of this checkpoint cannot be restored")
     return values.reshape(stop - first, *shape)
 
 
 def truncate(folder: Path, first: int, row_bytes: dict[str, int]) -> None:
-    """Delete all rows from id ``first`` on, which were written after the checkpoint that is being continued.
+    """Delete all rows from id ``first`` on.
 
     Args:
-        row_bytes: bytes of a row in each column.
+        folder: of the files.
+        first: rows with larger ids were written after the checkpoint that the run continues from.
+        row_bytes: column -> bytes of a row.
     """
     for column, segment, path in _files(folder):
         end = max(0, first - segment * SEGMENT_ROWS) * row_bytes[column]
@@ -169,15 +178,19 @@ def truncate(folder: Path, first: int, row_bytes: dict[str, int]) -> None:
 
 
 def prune(folder: Path, keep_from: int) -> None:
-    """Delete the segments whose rows all have ids below ``keep_from``: the ``oldest`` in the state of the oldest
-    checkpoint to keep."""
+    """Delete the segments that contain only ids below ``keep_from``.
+
+    Args:
+        folder: of the files.
+        keep_from: ``oldest`` in the state of the oldest checkpoint to keep.
+    """
     for _, segment, path in _files(folder):
         if (segment + 1) * SEGMENT_ROWS <= keep_from:
             path.unlink()
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names of new files durable, where the system can."""
+    """Flush the names of new files to the disk, on POSIX systems."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -192,7 +205,7 @@ def _path(folder: Path, column: str, segment: int) -> Path:
 
 
 def _files(folder: Path) -> list[tuple[str, int, Path]]:
-    """Column, segment number and path of every segment file in the folder."""
+    """Column, segment number and path of each segment file in the folder."""
     matches = [
         (re.fullmatch(rf"({'|'.join(COLUMNS)})-(\d{{5,}})\.bin", path.name), path) for path in sorted(folder.iterdir())
     ]

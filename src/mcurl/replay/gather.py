@@ -1,4 +1,4 @@
-"""Gathering stacks of frames out of the ring, each cut by its own window, in the layout that an encoder reads."""
+"""Gathering of stacks of frames from the ring, with a window for each stack, in the layout that an encoder reads."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mcurl.replay.batch import Layout
 from mcurl.replay.sampling import Rows
 
 BLANK = -1
-"""In place of a frame's row id or slot: a frame of zeros."""
+"""Row id or slot that denotes a frame of zeros."""
 
 
 class FrameGather:
-    """Reads the frames of a ring by their slots.
+    """Gathers stacks of frames by their slots.
 
     Args:
         frames: ``[capacity, C, H, W]`` (states: ``[capacity, D]``), on any device.
-        frame_stack: K, frames in a stack.
-        layout: see ``Replay``; "planes" where the compiled gathers do not apply.
+        frame_stack: K, number of frames in a stack.
+        layout: see ``Replay``. The attribute ``layout`` is "planes" if the compiled functions do not support it.
     """
 
     def __init__(self, frames: Tensor, frame_stack: int, layout: Layout) -> None:
@@ -37,11 +37,12 @@ class FrameGather:
         self.layout: Layout = layout if compiled and (square or layout != "patches") else "planes"
 
     def empty(self, n: int, size: int) -> Tensor:
-        """Memory for ``n`` square crops of stacks, as ``gather`` fills it.
+        """Allocate uninitialised memory for ``n`` square crops of stacks, as the output of ``gather``.
 
         Returns:
-            By layout: "planes", ``[n, K*C, size, size]`` in the frames' dtype; "channels_last", ``bfloat16 [n, K*C,
-            size, size]`` in that memory format; "patches", ``uint8 [n, P, K*C*25]`` with P = 25·⌊size/25⌋².
+            Layout "planes": ``[n, K*C, size, size]`` in the frames' dtype. "channels_last":
+            ``bfloat16 [n, K*C, size, size]`` in that memory format. "patches": ``uint8 [n, P, K*C*25]`` with
+            P = 25·⌊size/25⌋².
         """
         channels = self.frame_stack * self.frame_shape[0]
         if self.layout == "patches":
@@ -51,8 +52,7 @@ class FrameGather:
         return torch.empty((n, channels, size, size), dtype=self.frames.dtype, device=self.frames.device)
 
     def gather(self, slots: Rows, window: Window | None = None, out: Tensor | None = None) -> Tensor:
-        """Stacks of the frames in ``slots`` ``int64 [N, K]``, -1 (``BLANK``) for zeros; see
-        ``Replay.gather_frames``."""
+        """Gather stacks of frames in slots ``int64 [N, K]``; -1 (``BLANK``): zeros. See ``Replay.gather_frames``."""
         if self.layout == "patches":
             return self._patches(slots, window or self._whole_windows(len(slots)), out)
         if window is None or self._stack_view is None:
@@ -76,14 +76,13 @@ class FrameGather:
         return out
 
     def _whole_windows(self, n: int) -> Window:
-        """Whole square frames as windows of n stacks."""
+        """Windows of n stacks that contain the whole square frames."""
         size = self.frame_shape[1]
         zeros = np.zeros(n, np.int64)
         return Window(size, size, zeros, zeros, zeros, zeros)
 
     def _indexed(self, slots: Rows, window: Window | None) -> Tensor:
-        """``gather`` on any device, without waiting for it: whole lines first, then their
-        pixels, so that indices stay small."""
+        """``gather`` by tensor indexing, on any device and without synchronisation."""
         corners = [] if window is None else [window.top, window.left, window.down, window.right]
         numbers = self._to_device(np.column_stack([np.maximum(slots, 0), *corners]))  # one transfer
         slot = numbers[:, : self.frame_stack]
@@ -98,23 +97,33 @@ class FrameGather:
         return stacks
 
     def _windows(self, slot: Tensor, corners: Tensor, window: Window) -> Tensor:
-        """The windows ``[N, K, C, size, size]`` of the frames in ``slot [N, K]``; ``corners [N, 4]`` are those of
-        ``window``, on the device."""
+        """Windows of frames: ``[N, K, C, size, size]``.
+
+        Lines are selected first, then the pixels of each line, so that the index tensors stay small.
+
+        Args:
+            slot: ``int64 [N, K]``, on the device.
+            corners: ``int64 [N, 4]``, top, left, down and right of ``window``, on the device.
+            window: the windows on the host.
+        """
         channels, height, width = self.frame_shape
-        along = torch.arange(window.size, device=slot.device)
+        offsets = torch.arange(window.size, device=slot.device)
         top, left, down, right = corners[:, :, None].unbind(1)  # [N, 1]
-        y = top + (along - down).clamp(0, window.crop - 1)  # [N, size]
-        x = left + (along - right).clamp(0, window.crop - 1)
+        y = top + (offsets - down).clamp(0, window.crop - 1)  # [N, size]
+        x = left + (offsets - right).clamp(0, window.crop - 1)
         planes = (slot[:, :, None] * channels + torch.arange(channels, device=slot.device)).flatten(1)  # [N, K*C]
         lines = planes[:, :, None] * height + y[:, None]  # [N, K*C, size]
-        whole = self.frames.view(-1, width).index_select(0, lines.flatten()).view(*lines.shape, width)
-        return whole.gather(3, x[:, None, None].expand(*lines.shape, -1)).view(
+        pixels = self.frames.view(-1, width).index_select(0, lines.flatten()).view(*lines.shape, width)
+        return pixels.gather(3, x[:, None, None].expand(*lines.shape, -1)).view(
             *slot.shape, channels, window.size, window.size
         )
 
     def _copy_windows(self, slots: Rows, window: Window, runs: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
-        """``gather`` as one NumPy copy per stack where its frames lie side by side, else one
-        per frame: on a CPU many times faster than indexing. ``runs``: see ``_stack_view``."""
+        """``gather`` by NumPy copies, many times faster on a CPU than indexing.
+
+        It takes one copy per stack if its frames are adjacent in the ring, else one per frame. ``runs``: see
+        ``_stack_view``.
+        """
         adjacent = (slots[:, 0] >= 0) & (slots[:, 1:] - slots[:, :-1] == 1).all(1)
         frames, channels = self.frames.numpy(), self.frame_shape[0]
         for i, (first, (y, x, v, u, h, w)) in enumerate(
@@ -135,16 +144,18 @@ class FrameGather:
 
 
 def _stack_view(frames: Tensor, frame_stack: int) -> npt.NDArray[Any]:
-    """All runs of K frames that lie side by side, as overlapping views, by the slot of the first: ``[capacity - K + 1,
-    K*C, H, W]``."""
+    """All runs of K adjacent frames as overlapping views, by the slot of the first frame.
+
+    Returns:
+        ``[capacity - K + 1, K*C, H, W]``, read-only.
+    """
     array = frames.numpy()
     shape = (len(array) - frame_stack + 1, frame_stack * array.shape[1], *array.shape[2:])
     return np.lib.stride_tricks.as_strided(array, shape, array.strides, writeable=False)
 
 
 def _visible_parts(window: Window) -> Iterator[tuple[int, ...]]:
-    """For each stack, where the part of its crop that shows begins in the frame (y, x) and in the output (v, u), and
-    its height and width."""
+    """The visible part of each stack's crop: offset in the frame (y, x), offset in the output (v, u), height, width."""
     y, x = window.top + np.maximum(-window.down, 0), window.left + np.maximum(-window.right, 0)
     v, u = np.maximum(window.down, 0), np.maximum(window.right, 0)
     height = np.minimum(window.crop - np.maximum(-window.down, 0), window.size - v)
@@ -153,7 +164,7 @@ def _visible_parts(window: Window) -> Iterator[tuple[int, ...]]:
 
 
 def _replicate(image: npt.NDArray[Any], v: int, u: int, h: int, w: int) -> None:
-    """Repeat the edges of the part image[:, v:v+h, u:u+w] outwards, in place: sideways first, then whole rows."""
+    """Replicate the edges of ``image[:, v:v+h, u:u+w]`` in place: columns first, then whole rows."""
     size = image.shape[-1]
     if u > 0:
         image[:, v : v + h, :u] = image[:, v : v + h, u : u + 1]

@@ -1,15 +1,15 @@
-"""Which rows can be sampled: the one validity rule, as functions of the rows' records.
+"""Sampling of rows: which rows can be sampled, as functions of the ring's records.
 
-A row is named by its *id*, the number of rows written before it; it lies in slot ``id % capacity`` of the ring. Ids
-only grow, so an id whose row was overwritten is recognised as stale. Two ids, which never decrease, bound what can be
-sampled:
+A row is identified by its *id*, the number of rows written before it; it is stored in slot ``id % capacity``. Ids only
+grow, so an id identifies one row, even after that row is overwritten. Two ids, which never decrease, bound the rows
+that can be sampled:
 
-- ``first_whole_stack``: rows below it were overwritten, or have stacks that reach into overwritten rows;
-- ``first_open_return``: transitions from it on lack some of their n rewards, because their episode still runs.
+- ``first_whole_stack``: rows below it are overwritten, or their stacks contain overwritten frames;
+- ``first_open_return``: transitions from it on have incomplete n-step returns, because their episode is not over.
 
-Between the two, every row is an observation, and every row but the last of each episode is a transition. So each set to
-sample from is one span of ids per episode. A sample is one integer looked up in their cumulative sizes: exactly
-uniform, and nothing is ever rejected.
+Between the two, each row is an observation, and each row except the last of its episode is a transition. So every set
+to sample from consists of one span of ids per episode. A sample is a random integer, looked up in the cumulative sizes
+of the spans: it is exactly uniform, and needs no rejection.
 """
 
 from __future__ import annotations
@@ -27,16 +27,15 @@ TERMINATED, LIFE_LOST = 1, 2
 ENDS_RETURN = TERMINATED | LIFE_LOST
 
 
-class NothingToSample(Exception):  # noqa: N818 - it names the state, not a fault
-    """The replay holds nothing yet that can be sampled."""
+class NothingToSample(Exception):  # noqa: N818 - a state of the replay, not an error
+    """The replay contains no rows that can be sampled yet."""
 
 
 def record_dtype(action_shape: tuple[int, ...], action_dtype: npt.DTypeLike) -> np.dtype[np.void]:
-    """What is stored of a row beside its frame; the same bytes in memory and on disk (little-endian, packed).
+    """The dtype of a row without its frame, with the same layout in memory and on disk (little-endian, packed).
 
-    ``step`` is the row's position in its episode. An episode is named by the id of its first row, ``id - step``. That a
-    row has an action, and that an episode was truncated rather than terminated, follows from where the next episode
-    begins, so neither is stored.
+    ``step`` is the row's position in its episode, so ``id - step`` is the id of the episode's first row. Whether a row
+    has an action, and whether its episode is truncated, follow from the start of the next episode; they are not stored.
     """
     action = np.dtype(action_dtype).newbyteorder("<")
     return np.dtype([("step", "<i4"), ("flags", "u1"), ("reward", "<f4"), ("action", action, action_shape)])
@@ -44,14 +43,14 @@ def record_dtype(action_shape: tuple[int, ...], action_dtype: npt.DTypeLike) -> 
 
 @dataclass(slots=True)
 class Records:
-    """The ring's bookkeeping.
+    """Everything that a ring stores about its rows, except their frames.
 
     Attributes:
         table: ``[capacity]`` of ``record_dtype``, by slot.
-        written: rows ever written.
-        open: whether the newest row waits for an action.
-        starts: ascending ids of the first rows of all episodes with a row in the ring. The first few may lie before the
-            oldest row.
+        written: number of rows written so far, including overwritten ones.
+        open: whether the newest row's episode is not over, so that its action is still missing.
+        starts: ids of the first row of each episode with a row in the ring, ascending. Some may be smaller than the
+            oldest row's id.
     """
 
     table: npt.NDArray[np.void]
@@ -61,6 +60,7 @@ class Records:
 
     @property
     def capacity(self) -> int:
+        """Number of slots."""
         return len(self.table)
 
     @property
@@ -69,18 +69,18 @@ class Records:
         return max(0, self.written - len(self.table))
 
     def column(self, name: str, rows: Any) -> npt.NDArray[Any]:
-        """A column of the table at some ids, of the ids' shape (and that of an action)."""
+        """The values of a column for ids of any shape: ``[*ids.shape, ...]``."""
         values: npt.NDArray[Any] = self.table[name][rows % len(self.table)]
         return values
 
     def begin(self) -> int:
-        """Add the first row of an episode, which closes the episode before it as it stands; return its slot."""
+        """Add the first row of an episode, and return its slot. An open episode is truncated."""
         first = max(int(np.searchsorted(self.starts, self.oldest, side="right")) - 1, 0)
         self.starts = np.append(self.starts[first:], self.written)
         return self._add(step=0)
 
     def append(self, action: Any, reward: float, flags: int) -> int:
-        """Close the newest row and add the next of its episode; return that one's slot."""
+        """Set the action, reward and flags of the newest row, add the next row, and return its slot."""
         newest = self.table[(self.written - 1) % self.capacity]
         newest["action"], newest["reward"], newest["flags"] = action, reward, flags
         return self._add(step=int(newest["step"]) + 1)
@@ -101,22 +101,22 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Ids from ``first[e]`` up to and without ``stop[e]``, ``int64 [E]`` each; a span with stop <= first is empty."""
+    """E ranges of ids: ``first[e]`` to ``stop[e] - 1``, ``int64 [E]`` each; a span with stop <= first is empty."""
 
     first: Rows
     stop: Rows
 
     @property
     def sizes(self) -> Rows:
-        """``int64 [E]``."""
+        """Number of ids in each span, ``int64 [E]``."""
         sizes: Rows = np.maximum(self.stop - self.first, 0)
         return sizes
 
     def sample(self, n: int, rng: np.random.Generator) -> tuple[Rows, Rows]:
-        """Sample ``n`` ids independently and uniformly over all spans.
+        """Sample ``n`` ids independently and uniformly from all spans.
 
         Returns:
-            The ids ``int64 [n]``, and the index of each one's span ``int64 [n]``.
+            The ids ``int64 [n]``, and the indices of their spans ``int64 [n]``.
 
         Raises:
             NothingToSample: all spans are empty.
@@ -125,25 +125,24 @@ class Spans:
         ends = np.cumsum(sizes)
         if not len(ends) or ends[-1] == 0:
             raise NothingToSample("the replay holds nothing that can be sampled yet")
-        at = rng.integers(ends[-1], size=n)
-        span = np.searchsorted(ends, at, side="right")
-        return self.first[span] + at - (ends[span] - sizes[span]), span
+        index = rng.integers(ends[-1], size=n)
+        span = np.searchsorted(ends, index, side="right")
+        return self.first[span] + index - (ends[span] - sizes[span]), span
 
 
 def first_whole_stack(records: Records, frame_stack: int) -> int:
-    """Id of the first row whose stack reads no overwritten row.
+    """Id of the first row whose stack contains no overwritten frame.
 
-    All later rows' stacks are whole too: only the ring's oldest episode can lack its beginning.
+    The stacks of all later rows are complete too, because only the oldest episode in the ring can be incomplete.
     """
     oldest = records.oldest
-    head = np.arange(oldest, min(oldest + frame_stack - 1, records.written))
-    reach = head - np.minimum(records.column("step", head), frame_stack - 1)
-    return oldest + int(np.count_nonzero(reach < oldest))
+    rows = np.arange(oldest, min(oldest + frame_stack - 1, records.written))
+    first_frames = rows - np.minimum(records.column("step", rows), frame_stack - 1)
+    return oldest + int(np.count_nonzero(first_frames < oldest))
 
 
 def first_open_return(records: Records, n_step: int) -> int:
-    """Id of the first row whose n-step return is not known yet: n transitions have not followed, and neither has an end
-    of the return."""
+    """Id of the first row with an incomplete n-step return: fewer than n rewards, and no end of the return."""
     if not records.open:
         return records.written
     newest = records.written - 1
@@ -154,21 +153,20 @@ def first_open_return(records: Records, n_step: int) -> int:
 
 
 def episodes(records: Records, first: int = 0) -> Spans:
-    """The rows of each episode from id ``first`` on, final rows included."""
+    """The rows of each episode, final rows included, without ids below ``first``."""
     return Spans(
         np.maximum(records.starts, first), np.append(records.starts[1:], records.written)[: len(records.starts)]
     )
 
 
 def transitions(records: Records, frame_stack: int, n_step: int) -> Spans:
-    """The transitions of each episode that can be sampled. The last row of an episode has no action, nor has the newest
-    row while its episode runs."""
+    """The transitions of each episode that can be sampled. The last row of an episode is not a transition."""
     spans = episodes(records, first_whole_stack(records, frame_stack))
     return Spans(spans.first, np.minimum(spans.stop - 1, first_open_return(records, n_step)))
 
 
 def is_sampleable(records: Records, rows: Rows, frame_stack: int, n_step: int) -> BoolArray:
-    """Which of some ids ``int64 [N]`` are transitions that can be sampled: ``bool [N]``."""
+    """Whether ids ``int64 [N]`` are transitions that can be sampled: ``bool [N]``."""
     spans = transitions(records, frame_stack, n_step)
     if not len(records.starts):
         return np.zeros(len(rows), np.bool_)
@@ -178,39 +176,38 @@ def is_sampleable(records: Records, rows: Rows, frame_stack: int, n_step: int) -
 
 
 def observations(records: Records, frame_stack: int) -> Spans:
-    """All rows whose stacks are whole, as one span."""
+    """All rows with complete stacks, as one span."""
     return Spans(np.array([first_whole_stack(records, frame_stack)]), np.array([records.written]))
 
 
 def sample_sequences(
     records: Records, frame_stack: int, length: int, batch: int, rng: np.random.Generator
 ) -> tuple[Rows, BoolArray]:
-    """Sample ``batch`` windows of ``length`` rows, uniformly over all windows that hold at least one row of an episode.
+    """Sample ``batch`` windows of ``length`` rows, uniformly from all windows that contain a row of their episode.
 
-    A window may begin before the episode or end after it. So each row of the replay is at each position of as many
-    windows as any other row: one. Positions outside the episode, or without a whole stack, are padded; they name the
+    A window may start before its episode or end after it. So all rows of the replay have the same probability at each
+    position. Positions outside the episode, and those with incomplete stacks, are padding. They have the id of the
     episode's nearest row, so that they can be gathered.
 
     Returns:
-        Ids ``int64 [batch, length]``, and which positions are padding, ``bool [batch, length]``.
+        Ids ``int64 [batch, length]``, and the padding ``bool [batch, length]``.
 
     Raises:
         NothingToSample: the replay is empty.
     """
     spans = episodes(records, first_whole_stack(records, frame_stack))
-    begin = np.where(spans.sizes > 0, spans.first - (length - 1), spans.stop)
-    start, episode = Spans(begin, spans.stop).sample(batch, rng)
+    first_start = np.where(spans.sizes > 0, spans.first - (length - 1), spans.stop)
+    start, episode = Spans(first_start, spans.stop).sample(batch, rng)
     rows = start[:, None] + np.arange(length)
     inside = np.clip(rows, spans.first[episode, None], spans.stop[episode, None] - 1)
     return inside, inside != rows
 
 
 def sample_consecutive(records: Records, frame_stack: int, length: int, batch: int, rng: np.random.Generator) -> Rows:
-    """Sample ``batch`` runs of ``length`` consecutive rows of the ring, across ends of episodes: ``int64 [batch,
-    length]``.
+    """Sample ``batch`` windows of ``length`` consecutive rows, across episode ends: ids ``int64 [batch, length]``.
 
     Raises:
-        NothingToSample: the replay has fewer than ``length`` rows with whole stacks.
+        NothingToSample: the replay has fewer than ``length`` rows with complete stacks.
     """
     span = observations(records, frame_stack)
     start, _ = Spans(span.first, span.stop - (length - 1)).sample(batch, rng)
@@ -218,30 +215,29 @@ def sample_consecutive(records: Records, frame_stack: int, length: int, batch: i
 
 
 def n_step_windows(records: Records, rows: Rows, n_step: int) -> tuple[Rows, BoolArray]:
-    """How far the n-step returns of transitions ``int64 [N]`` reach.
+    """The lengths of the n-step returns of transitions ``int64 [N]``.
 
-    A return stops at a termination or loss of life, at the end of an episode that was truncated, or after n
-    transitions.
+    A return ends at a termination or loss of life, at the end of a truncated episode, or after n transitions.
 
     Returns:
-        The number of transitions k of each return, 1 <= k <= n, ``int64 [N]``, and whether the return ends with them
-        (no bootstrap), ``bool [N]``.
+        The number of transitions k of each return, 1 <= k <= n, ``int64 [N]``, and whether it ends by termination or
+        loss of life, without bootstrapping, ``bool [N]``.
     """
     ends = episodes(records).stop
-    left = ends[np.searchsorted(records.starts, rows, side="right") - 1] - 1 - rows
-    ahead = np.arange(n_step)
-    stops = (records.column("flags", rows[:, None] + ahead) & ENDS_RETURN != 0) & (ahead < left[:, None])
+    remaining = ends[np.searchsorted(records.starts, rows, side="right") - 1] - 1 - rows
+    steps = np.arange(n_step)
+    stops = (records.column("flags", rows[:, None] + steps) & ENDS_RETURN != 0) & (steps < remaining[:, None])
     ended = stops.any(axis=1)
-    return np.where(ended, stops.argmax(axis=1) + 1, np.minimum(n_step, left)), ended
+    return np.where(ended, stops.argmax(axis=1) + 1, np.minimum(n_step, remaining)), ended
 
 
 def stack_rows(records: Records, rows: Rows, frame_stack: int) -> tuple[Rows, BoolArray]:
     """The rows of the K frames of each stack, for rows ``int64 [N]``.
 
     Returns:
-        Ids ``int64 [N, K]``, oldest first, and which lie before their episode's first row, ``bool [N, K]``; those name
-        the first row.
+        Ids ``int64 [N, K]``, oldest first, and whether a frame is before the start of its episode, ``bool [N, K]``;
+        such a frame has the id of the episode's first row.
     """
-    back = np.arange(frame_stack - 1, -1, -1)
+    offsets = np.arange(frame_stack - 1, -1, -1)
     step = records.column("step", rows)[:, None]
-    return rows[:, None] - np.minimum(back, step), back > step
+    return rows[:, None] - np.minimum(offsets, step), offsets > step

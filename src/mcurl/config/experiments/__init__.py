@@ -1,1 +1,1 @@
-"""The paper's experiments as data: one TOML file a suite, with the source of each value beside it."""
+"""The paper's experiments: one TOML file per suite, with the source of each value in a comment."""

@@ -1,8 +1,7 @@
-"""Layers on the matrix units of x86 processors (AMX), each one operation with one gradient; see README.md beside this
-file.
+"""Layers in C for the matrix units (AMX) of x86 processors, see README.md in this folder.
 
-Each module has ``supports`` and ``apply``, which the layer's plain twin in ``mcurl.networks`` calls, and below them
-``forward`` and ``backward``, the functions of the C.
+Each module defines ``supports`` and ``apply``, which the plain version in ``mcurl.networks`` calls, and ``forward`` and
+``backward``, which call the functions in C.
 """
 
 from mcurl.native.amx import dueling, encoder, head, transformer

@@ -1,4 +1,4 @@
-"""What the Python side of all compiled layers shares."""
+"""Helpers of all compiled layers."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch import Tensor
 from mcurl import native
 
 BLOCK = 32
-"""Rows and columns that are multiplied together; widths are multiples of it (``tiles.h``)."""
+"""Rows and columns of a block of a matrix product (``tiles.h``); widths are multiples of it."""
 EPS = 1e-5
-"""Of norms, as PyTorch's."""
+"""ε of LayerNorm, PyTorch's default."""
 
 
 def layer(name: str, sizes: tuple[str, ...], *, forward: int, backward: int) -> ctypes.CDLL | None:
-    """The functions of a compiled layer: ``forward`` and ``backward`` of a shape and so many pointers.
+    """The library of a compiled layer, with declared argument types.
 
     Args:
-        name: of the operation, such as ``amx.head``.
-        sizes: functions of the shape alone, which say how many floats a buffer needs.
-        forward, backward: pointers beside the shape.
+        name: name of the operation, such as ``amx.head``.
+        sizes: names of the functions that return the size of a buffer in floats, for a shape.
+        forward, backward: number of pointer arguments of these functions, in addition to the shape.
 
     Returns:
-        None where it is disabled, cannot be built, or the processor has no AMX.
+        The library; None if it is disabled or cannot be built, or if the processor has no AMX.
     """
     functions = native.library(name)
     return functions and _layer(functions, sizes, forward, backward)
@@ -46,12 +46,15 @@ def _layer(functions: ctypes.CDLL, sizes: tuple[str, ...], forward: int, backwar
 
 
 def workspace(size: int, *, full: bool) -> Tensor:
-    """A buffer ``float32 [size]``: uninitialised where the rows fill whole blocks, else zeros, since the rows that pad
-    a block are multiplied too and must be numbers."""
+    """Allocate a buffer ``float32 [size]``.
+
+    If the rows fill whole blocks (``full``), it is uninitialised. Otherwise it is zero, because the padding rows of a
+    block are multiplied too, and must be finite.
+    """
     return (torch.empty if full else torch.zeros)(size)
 
 
 def addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
-    """The addresses of contiguous tensors, for a struct of pointers."""
+    """Addresses of contiguous tensors, as an array of pointers; None becomes a null pointer."""
     assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
     return (ctypes.c_void_p * len(tensors))(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))

@@ -1,7 +1,4 @@
-"""The dueling head of noisy layers and all its gradients on the processor's matrix units (AMX): ``dueling.c``.
-
-The plain twin is ``DuelingHead._layers``.
-"""
+"""The noisy dueling head and its gradients with AMX (``dueling.c``). The plain version is ``DuelingHead._layers``."""
 
 from __future__ import annotations
 
@@ -17,12 +14,12 @@ from mcurl import native
 from mcurl.native.amx.binding import BLOCK, addresses, layer, workspace
 
 PER_LAYER = 4
-"""Parameters of a noisy layer: μ and σ of the weight ``[out, in]``, μ and σ of the bias ``[out]``, all ``float32``."""
+"""Parameters per noisy layer: μ and σ of the weight ``[out, in]``, μ and σ of the bias ``[out]``, all ``float32``."""
 CHUNK = 2 * BLOCK
-"""Outputs of a layer that are computed together; the widths of hidden layers are multiples of it."""
+"""Outputs of a layer that are computed together; the width of the hidden layers is a multiple of it."""
 
 Parameters = Sequence[Tensor]
-""":data:`PER_LAYER` of the value stream's hidden and last layer, then of the advantage stream's."""
+""":data:`PER_LAYER` for each layer: value hidden, value, advantage hidden, advantage."""
 
 
 class _Shape(ctypes.Structure):
@@ -37,66 +34,74 @@ def available() -> bool:
 
 
 def supports(parameters: Parameters) -> bool:
-    """Whether :func:`apply` and :func:`forward` take a head of these: ``float32`` on the CPU, hidden layers in
-    multiples of :data:`CHUNK`, features in multiples of :data:`BLOCK`."""
+    """Whether the operation is available and supports the parameters.
+
+    They have to be ``float32`` on the CPU, with a hidden width in multiples of :data:`CHUNK`, and features in multiples
+    of :data:`BLOCK`.
+    """
     hidden, inputs = parameters[0].shape
     plain = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in parameters)
     return plain and hidden % CHUNK == 0 and inputs % BLOCK == 0 and available()
 
 
-def apply(features: Tensor, others: Tensor, noise: Tensor | None, parameters: Parameters) -> tuple[Tensor, Tensor]:
-    """The logits of ``features`` [N, in], differentiable, and of ``others`` [M, in] without a gradient, under one draw
-    of noise and in one pass: ``float32 [N, actions, atoms]`` and ``[M, actions, atoms]``.
+def apply(
+    features: Tensor, next_features: Tensor, noise: Tensor | None, parameters: Parameters
+) -> tuple[Tensor, Tensor]:
+    """Logits of two batches with the same noise, in one pass; the first is differentiable.
+
+    Args:
+        features: ``float32 [N, in]``.
+        next_features: ``float32 [M, in]``; no gradient flows through them.
+        noise, parameters: as for :func:`forward`.
+
+    Returns:
+        Logits ``float32 [N, actions, atoms]`` and ``[M, actions, atoms]``.
 
     Raises:
-        RuntimeError: it does not :func:`supports` such a head.
+        RuntimeError: the head is not supported.
     """
-    rows = torch.cat([features, others.detach()])
-    logits, other_logits = _AmxDueling.apply(rows, len(features), noise, *parameters)  # type: ignore[no-untyped-call]
-    return logits, other_logits
+    rows = torch.cat([features, next_features.detach()])
+    logits, next_logits = _AmxDueling.apply(rows, len(features), noise, *parameters)  # type: ignore[no-untyped-call]
+    return logits, next_logits
 
 
 class _AmxDueling(torch.autograd.Function):
-    """The gradient is that of the first ``learned`` rows."""
+    """The first ``n`` rows are differentiable."""
 
     @staticmethod
-    def forward(
-        ctx: Any, features: Tensor, learned: int, noise: Tensor | None, *parameters: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, features: Tensor, n: int, noise: Tensor | None, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         logits, hidden = forward(features, parameters, noise)
-        ctx.learned, ctx.rows = learned, len(features)
+        ctx.n, ctx.rows = n, len(features)
         ctx.save_for_backward(hidden, features, noise, *parameters)
-        learned_logits, other_logits = logits[:learned], logits[learned:]
-        ctx.mark_non_differentiable(other_logits)
-        return learned_logits, other_logits
+        first_logits, next_logits = logits[:n], logits[n:]
+        ctx.mark_non_differentiable(next_logits)
+        return first_logits, next_logits
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden, features, noise, *parameters = ctx.saved_tensors
-        learned = slice(ctx.learned)
-        feature_gradient, parameter_gradients = backward(
-            gradients[0], hidden[:, learned], features[learned], parameters, noise
-        )
-        return F.pad(feature_gradient, (0, 0, 0, ctx.rows - ctx.learned)), None, None, *parameter_gradients
+        n = ctx.n
+        feature_gradient, parameter_gradients = backward(gradients[0], hidden[:, :n], features[:n], parameters, noise)
+        return F.pad(feature_gradient, (0, 0, 0, ctx.rows - n)), None, None, *parameter_gradients
 
 
 def forward(features: Tensor, parameters: Parameters, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Both streams and the logits that they add up to, in torch's own threads.
+    """The logits of a batch, in PyTorch's threads.
 
-    A weight is μ + σ ⊙ ε_out ε_inᵀ. Each matrix is multiplied as the sum of two that are rounded to bfloat16, so that
-    a product is exact up to some parts in a million.
+    A weight is μ + σ ⊙ ε_out ε_inᵀ. Each matrix is split into a sum of two bfloat16 matrices, so that the relative
+    error of a product is a few 1e-6.
 
     Args:
         features: ``float32 [N, in]``.
         parameters: see :data:`Parameters`.
-        noise: ``float32``, ε_in and ε_out of each layer, one after the other; None: no noise.
+        noise: ``float32``, ε_in and ε_out of each layer, concatenated; None: no noise.
 
     Returns:
-        Logits ``float32 [N, actions, atoms]``, and the hidden layers, ``float32 [2, N, hidden]``, for
-        :func:`backward`.
+        Logits ``float32 [N, actions, atoms]``, and the hidden layers of both streams for :func:`backward`,
+        ``float32 [2, N, hidden]``.
 
     Raises:
-        RuntimeError: it does not :func:`supports` such a head.
+        RuntimeError: the head is not supported.
     """
     functions = _checked(parameters)
     features, shape = features.contiguous(), _shape(features, parameters)
@@ -119,18 +124,18 @@ def forward(features: Tensor, parameters: Parameters, noise: Tensor | None) -> t
 def backward(
     gradient: Tensor, hidden: Tensor, features: Tensor, parameters: Parameters, noise: Tensor | None
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """The gradients of the features and of the parameters from that of the logits.
+    """The gradients of features and parameters.
 
     Args:
-        gradient: ``float32 [n, actions, atoms]``.
-        hidden, features: of n of the rows of :func:`forward`: ``float32 [2, n, hidden]``, ``[n, in]``.
+        gradient: of the logits, ``float32 [n, actions, atoms]``.
+        hidden, features: rows of the arrays of :func:`forward`: ``float32 [2, n, hidden]`` and ``[n, in]``.
         parameters, noise: arguments of :func:`forward`.
 
     Returns:
-        ``float32 [n, in]``, and one gradient for each parameter: None for every σ where there is no noise.
+        ``float32 [n, in]``, and one gradient per parameter; without noise, None for each σ.
 
     Raises:
-        RuntimeError: it does not :func:`supports` such a head.
+        RuntimeError: the head is not supported.
     """
     functions = _checked(parameters)
     gradient, hidden, features = gradient.contiguous(), hidden.contiguous(), features.contiguous()

@@ -1,6 +1,6 @@
-"""Atari's encoder on the processor's matrix units (AMX), and the gradients of its parameters: ``encoder.c``.
+"""The Atari encoder and the gradients of its parameters with AMX (``encoder.c``).
 
-The plain twin is ``DataEfficientEncoder._layers``.
+The plain version is ``DataEfficientEncoder._layers``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 from mcurl import native
 
 CHANNELS = (32, 64)
-"""Of the two convolutions; nothing else is compiled."""
+"""Output channels of the two convolutions; others are not supported."""
 MAX_INPUTS = 512
-"""Bytes in a patch."""
+"""Largest number of bytes in a patch."""
 
 Parameters = tuple[Tensor, Tensor, Tensor, Tensor]
 """``float32``: weight ``[32, C, 5, 5]`` and bias ``[32]`` of the first convolution, weight ``[64, 32, 5, 5]`` and bias
@@ -30,7 +30,7 @@ def available() -> bool:
 
 
 def supports(patches: Tensor, parameters: Parameters) -> bool:
-    """Whether :func:`apply` and :func:`forward` can encode these."""
+    """Whether the operation is available and supports the arguments of :func:`apply`."""
     weight1, _, weight2, _ = parameters
     shapes = (len(weight1), len(weight2)) == CHANNELS and weight1[0].numel() == patches.shape[2] <= MAX_INPUTS
     return (
@@ -43,10 +43,10 @@ def supports(patches: Tensor, parameters: Parameters) -> bool:
 
 
 def apply(patches: Tensor, parameters: Parameters) -> Tensor:
-    """The features of :func:`forward`, differentiable in the parameters.
+    """The features of :func:`forward`, differentiable with respect to the parameters.
 
     Raises:
-        RuntimeError: it does not :func:`supports` such patches.
+        RuntimeError: the arguments are not supported.
     """
     return _AmxEncoder.apply(torch.is_grad_enabled(), patches, *parameters)  # type: ignore[no-untyped-call, no-any-return]
 
@@ -66,28 +66,28 @@ class _AmxEncoder(torch.autograd.Function):
 
 
 def forward(patches: Tensor, parameters: Parameters, *, save: bool) -> tuple[Tensor, Tensor | None]:
-    """Both convolutions with ReLU, in torch's own threads.
+    """Both convolutions with ReLU, in PyTorch's threads.
 
-    The first multiplies bytes by weights of 15 bits in integers and rounds the sums to bfloat16; the second multiplies
-    in bfloat16.
+    The first convolution multiplies bytes by 15-bit integer weights, and rounds the sums to bfloat16. The second one
+    multiplies in bfloat16.
 
     Args:
         patches: ``uint8 [N, Y·X·25, C·25]``, see :func:`mcurl.native.frames.cut`.
         parameters: see :data:`Parameters`.
-        save: return what :func:`backward` needs, too.
+        save: also return the output of the first convolution, which :func:`backward` needs.
 
     Returns:
-        Features ``float32 [N, 64·Y·X]``, flattened from [64, Y, X]; and the first layer's output, ``bfloat16 [N·Y·X +
-        16, 800]``, or None.
+        Features ``float32 [N, 64·Y·X]``, flattened from ``[64, Y, X]``, and the first convolution's output
+        ``bfloat16 [N·Y·X + 16, 800]``, or None.
 
     Raises:
-        RuntimeError: it does not :func:`supports` such patches.
+        RuntimeError: the arguments are not supported.
     """
     functions = _checked(patches, parameters)
     patches, (weight1, bias1, weight2, bias2) = patches.contiguous(), _ordered(parameters)
     n, cells, inputs = len(patches), patches.shape[1] // 25, patches.shape[2]
     features = torch.empty((n, CHANNELS[1] * cells))
-    # 16 rows more than there are: matrix units read whole tiles.
+    # 16 additional rows, because the matrix units read whole tiles.
     hidden = torch.empty((n * cells + 16, CHANNELS[0] * 25), dtype=torch.bfloat16) if save else None
     workspace = _workspace(functions.forward_workspace(cells))
     functions.forward(
@@ -134,7 +134,7 @@ def backward(patches: Tensor, parameters: Parameters, hidden: Tensor, features: 
 
 
 def _ordered(parameters: Parameters) -> Parameters:
-    """In the order in which they are multiplied: the second layer reads the channels of a pixel one after the other."""
+    """The parameters in the memory layouts that the C functions read."""
     weight1, bias1, weight2, bias2 = parameters
     return weight1.contiguous(), bias1, weight2.contiguous(memory_format=torch.channels_last), bias2
 

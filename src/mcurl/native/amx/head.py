@@ -1,6 +1,6 @@
-"""The contrastive head on Atari's encoder and all its gradients on the processor's matrix units (AMX): ``head.c``.
+"""The contrastive head for Atari and its gradients with AMX (``head.c``).
 
-The plain twin is ``ContrastHead._layers``.
+The plain version is ``ContrastHead._layers``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mcurl import native
 from mcurl.native.amx.binding import BLOCK, EPS, addresses, layer, workspace
 
 Parameters = tuple[Tensor, Tensor, Tensor, Tensor]
-"""``float32``: weight ``[hidden, in]`` and bias ``[hidden]`` of the first layer, weight ``[out, hidden]`` and bias
+"""``float32``: weight ``[hidden, in]`` and bias ``[hidden]`` of the first layer, then weight ``[out, hidden]`` and bias
 ``[out]`` of the second."""
 
 
@@ -31,8 +31,10 @@ def available() -> bool:
 
 
 def supports(features: Tensor, parameters: Parameters) -> bool:
-    """Whether :func:`apply` and :func:`forward` take these: widths in multiples of :data:`BLOCK`, ``float32`` on the
-    CPU."""
+    """Whether the operation is available and supports the arguments.
+
+    They have to be ``float32`` on the CPU, with widths in multiples of :data:`BLOCK`.
+    """
     widths = (*parameters[0].shape, len(parameters[2]))
     plain = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in (features, *parameters))
     return plain and len(features) > 0 and not any(width % BLOCK for width in widths) and available()
@@ -42,7 +44,7 @@ def apply(features: Tensor, parameters: Parameters) -> Tensor:
     """The output of :func:`forward`, differentiable.
 
     Raises:
-        RuntimeError: it does not :func:`supports` such features.
+        RuntimeError: the arguments are not supported.
     """
     return _AmxHead.apply(torch.is_grad_enabled(), features, *parameters)  # type: ignore[no-untyped-call, no-any-return]
 
@@ -63,21 +65,20 @@ class _AmxHead(torch.autograd.Function):
 
 
 def forward(features: Tensor, parameters: Parameters, *, save: bool) -> tuple[Tensor, Tensor | None]:
-    """Linear, LayerNorm, ReLU, Linear, LayerNorm, the norms without parameters, in torch's own threads.
+    """Linear, LayerNorm, ReLU, Linear, LayerNorm, in PyTorch's threads; the norms have no parameters.
 
-    Each matrix is multiplied as the sum of two that are rounded to bfloat16, so that a product is exact up to some
-    parts in a million.
+    Each matrix is split into a sum of two bfloat16 matrices, so that the relative error of a product is a few 1e-6.
 
     Args:
         features: ``float32 [N, in]``.
         parameters: see :data:`Parameters`.
-        save: return what :func:`backward` needs, too.
+        save: also return the buffer that :func:`backward` needs.
 
     Returns:
-        ``float32 [N, out]``, and what :func:`backward` needs, or None.
+        ``float32 [N, out]``, and the buffer for :func:`backward`, or None.
 
     Raises:
-        RuntimeError: it does not :func:`supports` such features.
+        RuntimeError: the arguments are not supported.
     """
     functions = _checked(features, parameters)
     features, shape = features.contiguous(), _shape(len(features), parameters)
@@ -98,14 +99,18 @@ def forward(features: Tensor, parameters: Parameters, *, save: bool) -> tuple[Te
 
 
 def backward(gradient: Tensor, saved: Tensor, parameters: Parameters) -> tuple[Tensor, list[Tensor]]:
-    """The gradients of the features and of the parameters from that of :func:`forward`'s output.
+    """The gradients of features and parameters.
 
     Args:
-        gradient: ``float32 [N, out]``.
-        saved, parameters: of :func:`forward`.
+        gradient: of the output, ``float32 [N, out]``.
+        saved: buffer from :func:`forward`.
+        parameters: argument of :func:`forward`.
+
+    Returns:
+        ``float32 [N, in]``, and one gradient per parameter.
 
     Raises:
-        RuntimeError: it does not :func:`supports` such a gradient.
+        RuntimeError: the arguments are not supported.
     """
     functions = _checked(gradient, parameters)
     gradient, shape = gradient.contiguous(), _shape(len(gradient), parameters)

@@ -1,6 +1,6 @@
-"""The Transformer's blocks and all their gradients on the processor's matrix units (AMX): ``transformer.c``.
+"""The Transformer's blocks and their gradients with AMX (``transformer.c``).
 
-The plain twin is ``Transformer._blocks``.
+The plain version is ``Transformer._blocks``.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from mcurl import native
 from mcurl.native.amx.binding import BLOCK, EPS, addresses, layer, workspace
 
 PER_BLOCK = 10
-"""Parameters of a Transformer block: weight and bias of queries, keys and values together (this bias may be None), of
-the first and the second norm, and of both layers of the feed-forward net."""
+"""Parameters per block: weight and bias of the query-key-value projection (this bias may be None), of both norms, and
+of both feed-forward layers."""
 Parameters = Sequence[Tensor | None]
+""":data:`PER_BLOCK` for each block, ``float32``."""
 Dropout = tuple[Tensor, int, float]
-"""Random words ``int16 [L, 2, B, T, d]``, for both branches of each block; a threshold, below which a word drops its
-number; and what the other numbers are multiplied by (:class:`mcurl.networks.transformer.Dropout`)."""
+"""The fields of :class:`mcurl.networks.transformer.Dropout`: words, threshold and scale."""
 
 
 class _Shape(ctypes.Structure):
@@ -37,8 +37,10 @@ def available() -> bool:
 
 
 def supports(h: Tensor, parameters: Parameters) -> bool:
-    """Whether :func:`apply` and :func:`forward` take these: widths in multiples of :data:`BLOCK`, ``float32`` on the
-    CPU."""
+    """Whether the operation is available and supports the arguments.
+
+    They have to be ``float32`` on the CPU, with widths in multiples of :data:`BLOCK`.
+    """
     tensors = [h, *(parameter for parameter in parameters if parameter is not None)]
     plain = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
     return plain and h.numel() > 0 and h.shape[2] % BLOCK == 0 and _hidden(parameters) % BLOCK == 0 and available()
@@ -50,7 +52,7 @@ def apply(
     """The output of :func:`forward`, differentiable.
 
     Raises:
-        RuntimeError: it does not :func:`supports` such features.
+        RuntimeError: the arguments are not supported.
     """
     return _AmxTransformer.apply(h, padded, dropout, scale, rounded, *parameters)  # type: ignore[no-untyped-call, no-any-return]
 
@@ -83,22 +85,22 @@ class _AmxTransformer(torch.autograd.Function):
 def forward(
     h: Tensor, padded: Tensor, dropout: Dropout | None, parameters: Parameters, scale: float, *, rounded: bool
 ) -> tuple[Tensor, Tensor]:
-    """Every block of equation 9, one after the other, in torch's own threads.
+    """All blocks of equation 9, in PyTorch's threads.
 
     Args:
         h: ``float32 [B, T, d]``.
-        padded: ``bool [B, T]``, the positions that nothing attends to.
-        dropout: of the two branches of each block.
-        parameters: :data:`PER_BLOCK` of each block, ``float32``.
-        scale: of the attention's scores.
-        rounded: multiply matrices rounded to bfloat16. Otherwise each is the sum of two such, and a product is exact
-            up to some parts in a million.
+        padded: ``bool [B, T]``, positions that are not attended to.
+        dropout: random numbers for the two branches of each block; None: no dropout.
+        parameters: :data:`PER_BLOCK` for each block, ``float32``.
+        scale: factor on the attention scores.
+        rounded: multiply in bfloat16. Otherwise each matrix is split into a sum of two bfloat16 matrices, so that the
+            relative error of a product is a few 1e-6.
 
     Returns:
-        The last block's output, ``float32 [B, T, d]``, and what :func:`backward` needs.
+        The last block's output ``float32 [B, T, d]``, and the buffer for :func:`backward`.
 
     Raises:
-        RuntimeError: it does not :func:`supports` such features.
+        RuntimeError: the arguments are not supported.
     """
     functions = _checked(h, parameters)
     h, padded, out = h.contiguous(), padded.contiguous(), torch.empty(h.shape)
@@ -122,17 +124,18 @@ def forward(
 def backward(
     gradient: Tensor, saved: Tensor, dropout: Dropout | None, parameters: Parameters, scale: float, *, rounded: bool
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """The gradients of ``h`` and of the parameters from that of :func:`forward`'s output.
+    """The gradients of ``h`` and of the parameters.
 
     Args:
-        gradient: ``float32 [B, T, d]``.
-        saved: of :func:`forward`; the rest: its arguments.
+        gradient: of the output, ``float32 [B, T, d]``.
+        saved: buffer from :func:`forward`.
+        dropout, parameters, scale, rounded: arguments of :func:`forward`.
 
     Returns:
-        ``float32 [B, T, d]``, and one gradient for each parameter that is not None.
+        ``float32 [B, T, d]``, and one gradient per parameter; None for a parameter that is None.
 
     Raises:
-        RuntimeError: it does not :func:`supports` such a gradient.
+        RuntimeError: the arguments are not supported.
     """
     functions = _checked(gradient, parameters)
     gradient, h_gradient = gradient.contiguous(), torch.empty(gradient.shape)
@@ -166,8 +169,8 @@ def _hidden(parameters: Parameters) -> int:
 
 def _full(shape: _Shape) -> bool:
     """Whether the sequences that are computed together fill whole blocks of rows."""
-    together = max(BLOCK // shape.length, 1)
-    return bool(together * shape.length % BLOCK == 0 and shape.sequences % together == 0)
+    group = max(BLOCK // shape.length, 1)
+    return bool(group * shape.length % BLOCK == 0 and shape.sequences % group == 0)
 
 
 def _words(dropout: Dropout | None) -> int | None:
