@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
 
 from mcurl.runtime.threads import limit_openmp_spinning
 
-# Before PyTorch is imported: threads that wait for each other sleep soon, as in the commands, or the tests beside
-# another busy process take for ever.
+# Before PyTorch is imported. Small tests use one thread: two take longer where other processes use the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 limit_openmp_spinning()
 # Under nohup it is ignored, and would be by the commands whose answer to it is tested.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

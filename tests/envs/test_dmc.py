@@ -211,7 +211,8 @@ def test_closing_twice_and_at_exit_is_quiet() -> None:
 
 def test_states_need_no_opengl() -> None:
     code = (
-        "from mcurl.envs import opengl, make_env; from mcurl.envs.dmc import DmcSettings; opengl._working_backend = lambda: None; "
+        "from mcurl.envs import opengl, make_env; from mcurl.envs.dmc import DmcSettings; "
+        "opengl._working_backend = lambda: None; "
         + ("make_env(DmcSettings(observation='state'), 0).reset(); make_env(DmcSettings(), 0)")
     )
     done = subprocess.run(
