@@ -188,7 +188,7 @@ def test_unknown_names_have_a_nearest(arguments: tuple[str, ...], expected: str)
 
 def test_an_unknown_agent_has_a_nearest() -> None:
     assert "unknown agent 'rainbw': did you mean rainbow?" in refused("toy/catch", agent="rainbw")
-    assert "choose from rainbow, sac; your own is MODULE:CLASS" in refused("toy/catch", agent="dqn")
+    assert "choose from rainbow, sac; a user-defined agent is named MODULE:CLASS" in refused("toy/catch", agent="dqn")
     assert "cannot import no_such_module_here for its agent" in refused("toy/catch", agent="no_such_module_here:Dqn")
     assert "mcurl.agents.sac has no Sac: did you mean SAC?" in refused("toy/reach", agent="mcurl.agents.sac:Sac")
     assert "is not a subclass of Agent" in refused("toy/reach", agent="mcurl.objectives.masked:MCurl")
@@ -364,10 +364,10 @@ def another_value(setting: Setting) -> Any:
         ("dmc/reacher-easy", "rl-only", "sac.contrast_encoder_lr=1", "the method has no contrastive loss"),
         ("dmc/reacher-easy", "sac-state", "sac.joint_optimizer=true", "the method has no contrastive loss"),
         ("atari/Pong", "rl-only", "rainbow.contrast_weight=2", "the method has no contrastive loss"),
-        ("atari/Pong", "mcurl", "compute.overlap=false", "Rainbow's update waits for the step that comes before it"),
+        ("atari/Pong", "mcurl", "compute.overlap=false", "Rainbow's update uses the transition of the step before it"),
         ("atari/Pong", "mcurl", "sac.batch_size=3", "the run's sections are env, replay, rainbow, mcurl"),
         ("dmc/reacher-easy", "curl", "mcurl.length=3",
-            "with --method curl the run's sections are env, replay, sac, curl"),
+            "the run's sections are env, replay, sac, curl"),
     ],
 )  # fmt: skip
 def test_a_setting_without_effect_is_refused_with_the_reason(task: str, method: str, override: str, why: str) -> None:

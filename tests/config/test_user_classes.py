@@ -115,7 +115,9 @@ def test_the_limits_of_its_parent_hold(
 
 @pytest.mark.parametrize(("name", "section"), [("Rainbow2", "sac"), ("Agent", "agent")])
 def test_a_section_that_is_taken_is_one_line(name: str, section: str) -> None:
-    with pytest.raises(UserError, match=f"^the section '{section}' is taken: give the class another `section`$"):
+    with pytest.raises(
+        UserError, match=f"^the section name '{section}' is already used: set another `section` in the class$"
+    ):
         resolve("toy/reach", f"my_losses:{name}")
 
 

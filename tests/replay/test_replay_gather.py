@@ -20,7 +20,7 @@ from mcurl.replay import (
     Window,
     apply_intensity,
 )
-from mcurl.replay.buffer import BLANK
+from mcurl.replay.gather import BLANK, FrameGather
 
 WINDOWS = [
     RandomCrop(5),
@@ -60,7 +60,10 @@ def test_windows_of_stacks(setup: Setup, events: list[str], augmentation: Augmen
         play(event, rng, replay, twin)
     rows = np.array(sorted(twin.observations()), np.int64)
     window = augmentation.window(len(rows), FRAME[1:], rng)
-    stacks, indexed = replay.gather_stacks(rows, window), replay._stacks_indexed(slots(replay, rows), window)
+    stacks, indexed = (
+        replay.gather_stacks(rows, window),
+        FrameGather(replay.frames, replay.frame_stack, "planes").gather_indexed(slots(replay, rows), window),
+    )
     assert stacks.dtype == torch.uint8
     assert stacks.is_contiguous()
     assert torch.equal(stacks, indexed)
@@ -89,7 +92,9 @@ def test_stacks_of_any_frames(setup: Setup, events: list[str], augmentation: Aug
     assert replay.gather_frames(frame_rows, window, out) is out
     assert torch.equal(out, stacks)
     on_device = np.where(frame_rows == BLANK, BLANK, frame_rows % setup.capacity)
-    assert torch.equal(replay._stacks_indexed(on_device, window), stacks)
+    assert torch.equal(
+        FrameGather(replay.frames, replay.frame_stack, "planes").gather_indexed(on_device, window), stacks
+    )
     for i, ids in enumerate(frame_rows.tolist()):
         expected = twin.frames(ids)
         assert np.array_equal(whole[i], expected)

@@ -9,7 +9,7 @@ from helpers import patches
 
 from mcurl.native import frames as native
 from mcurl.replay import PaddedCrop, RandomCrop, RandomShift, Replay, Window
-from mcurl.replay.buffer import BLANK
+from mcurl.replay.gather import BLANK, FrameGather
 
 needs_compiler = pytest.mark.skipif(not native.available(), reason="no C compiler here")
 
@@ -40,7 +40,9 @@ def slots(replay: Replay, frame_rows: np.ndarray) -> np.ndarray:
 
 
 def indexed(replay: Replay, rows: np.ndarray, window: Window) -> torch.Tensor:
-    return replay._stacks_indexed(slots(replay, replay.frame_rows(rows)), window)
+    return FrameGather(replay.frames, replay.frame_stack, "planes").gather_indexed(
+        slots(replay, replay.frame_rows(rows)), window
+    )
 
 
 def some_blank(replay: Replay, n: int, rng: np.random.Generator) -> np.ndarray:

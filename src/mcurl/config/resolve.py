@@ -341,8 +341,9 @@ def _require_in_use(key: str, parts: Parts, run: str) -> None:
     section, _, name = key.partition(".")
     other = _other_sections(parts).get(section)
     if other is not None and name in field_hints(other.Settings):
-        used = f"{run} is learned by {parts.agent.label}; its sections are {', '.join(parts.sections)}"
-        raise UserError(f"{key} is a setting of {other.label} and has no effect here: {used}")
+        why = f"it is a setting of {other.label}, and {parts.agent.label} learns {run}"
+        sections = f"the run's sections are {', '.join(parts.sections)}"
+        raise UserError(f"{key} has no effect here: {why}; {sections}")
     choices = [name for name, setting in known.items() if _unused_reason(setting, parts) is None]
     raise UserError(f"there is no setting {key}: {suggest(key, choices)}")
 

@@ -1,5 +1,5 @@
 /* Gathers, crops and lays out stacks of frames as an encoder reads them, in one pass over the ring: widened to
-   bfloat16 and channels-last, or as patches of bytes. The plain twin is Replay._stacks_indexed. */
+   bfloat16 and channels-last, or as patches of bytes. The plain twin is FrameGather.gather_indexed. */
 #include <stdint.h>
 #include <string.h>
 #ifdef __SSE2__

@@ -1,6 +1,6 @@
 """Gathering of stacks of frames in C, as crops (:func:`gather`) or as patches (:func:`cut`, :func:`patches`).
 
-Crops are for convolutions, patches for matrix products. The plain versions are ``FrameGather._indexed`` and
+Crops are for convolutions, patches for matrix products. The plain versions are ``FrameGather.gather_indexed`` and
 ``DataEfficientEncoder.patches``.
 """
 

@@ -56,7 +56,7 @@ class FrameGather:
         if self.layout == "patches":
             return self._patches(slots, window or self._whole_windows(len(slots)), out)
         if window is None or self._stack_view is None:
-            stacks = self._indexed(slots, window)
+            stacks = self.gather_indexed(slots, window)
             return stacks if out is None else out.copy_(stacks)
         if out is None:
             out = self.empty(len(slots), window.size)
@@ -65,7 +65,7 @@ class FrameGather:
         elif window.is_plain:
             native.gather(self.frames, slots, window.top, window.left, out)
         else:
-            out.copy_(self._indexed(slots, window))
+            out.copy_(self.gather_indexed(slots, window))
         return out
 
     def _patches(self, slots: Rows, window: Window, out: Tensor | None) -> Tensor:
@@ -81,7 +81,7 @@ class FrameGather:
         zeros = np.zeros(n, np.int64)
         return Window(size, size, zeros, zeros, zeros, zeros)
 
-    def _indexed(self, slots: Rows, window: Window | None) -> Tensor:
+    def gather_indexed(self, slots: Rows, window: Window | None) -> Tensor:
         """``gather`` by tensor indexing, on any device and without synchronisation."""
         corners = [] if window is None else [window.top, window.left, window.down, window.right]
         numbers = self._to_device(np.column_stack([np.maximum(slots, 0), *corners]))  # one transfer
