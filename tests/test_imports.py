@@ -30,7 +30,7 @@ RULES: dict[str, set[str]] = {
     "config.tasks": {"envs"},
     "config": {
         *("config.fields", "config.sections", "config.tasks", "envs", "runtime.device"),
-        *("agents.base", "agents.registry", "objectives.base", "objectives.registry"),
+        *("agents.base", "agents.registry", "objectives.base", "objectives.registry", "registry"),
     },
     "objectives.base": {"registry"},
     "objectives.registry": {"registry", "objectives.base"},

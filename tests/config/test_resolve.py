@@ -189,7 +189,7 @@ def test_unknown_names_have_a_nearest(arguments: tuple[str, ...], expected: str)
 def test_an_unknown_agent_has_a_nearest() -> None:
     assert "unknown agent 'rainbw': did you mean rainbow?" in refused("toy/catch", agent="rainbw")
     assert "choose from rainbow, sac; a user-defined agent is named MODULE:CLASS" in refused("toy/catch", agent="dqn")
-    assert "cannot import no_such_module_here for its agent" in refused("toy/catch", agent="no_such_module_here:Dqn")
+    assert "cannot import no_such_module_here: No module named" in refused("toy/catch", agent="no_such_module_here:Dqn")
     assert "mcurl.agents.sac has no Sac: did you mean SAC?" in refused("toy/reach", agent="mcurl.agents.sac:Sac")
     assert "is not a subclass of Agent" in refused("toy/reach", agent="mcurl.objectives.masked:MCurl")
 
