@@ -18,9 +18,9 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 @pytest.fixture(autouse=True)
 def native_operations_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run disables native operations for the whole process, and what served is recorded for all of it: each test
+    """A run disables native operations for the whole process, and records those that ran: each test
     leaves both as they were."""
     from mcurl import native
 
     monkeypatch.setattr(native, "disabled", native.disabled)
-    monkeypatch.setattr(native, "_served", set())
+    monkeypatch.setattr(native, "_used", set())

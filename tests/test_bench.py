@@ -82,7 +82,7 @@ def test_settings_that_nothing_timed_has_are_refused_before_anything_is(monkeypa
         "plain": False,
         "without": [],
         "target": None,
-        "draw": Path(),
+        "plot_dir": Path(),
     }
     with pytest.raises(UserError, match="--set is for update and profile, not for render"):
         command.run(["update", "render"], methods=["mcurl"], overrides=["mcurl.layers=1"], **rest)
@@ -92,7 +92,7 @@ def test_settings_that_nothing_timed_has_are_refused_before_anything_is(monkeypa
 
 def test_operations_to_leave_out_are_named() -> None:
     rest: dict[str, Any] = {"suites": ["atari"], "methods": ["mcurl"], "overrides": [], "threads": 1, "repeats": 1}
-    rest |= {"precision": "fp32", "plain": False, "target": None, "draw": Path()}
+    rest |= {"precision": "fp32", "plain": False, "target": None, "plot_dir": Path()}
     with pytest.raises(UserError, match="--without is for update, not for render"):
         command.run(["render"], without=["amx.head"], **rest)
     with pytest.raises(UserError, match=r"no native operation 'amx\.haed': did you mean amx\.head\?"):

@@ -144,8 +144,8 @@ def test_version_and_nothing(capsys: Capture) -> None:
         ("resume", "resume: the following arguments are required: RUN"),
         ("evaluate nothing", "nothing is no run"),
         ("evaluate nothing --episodes 0", "a whole number from 1, not '0'"),
-        ("report", "report: name run folders to gather, or --draw DIR"),
-        ("report --draw plots", "results has no results"),
+        ("report", "report: name run folders to gather, or --plot DIR"),
+        ("report --plot plots", "results has no results"),
         ("table dmc", "results has no results"),
         ("settings toy/reach --method no", "unknown method 'no'"),
         ("tasks dmc15", "did you mean dmc1"),
@@ -267,7 +267,7 @@ def test_report_gathers_runs_and_draws_what_is_there(capsys: Capture, finished: 
         "mcurl: left out: runs/begun has no evaluation yet\n",
     )
     assert "letters, digits, dots and dashes" in refused(capsys, "report", "runs", "--label", "../evil")
-    assert main(["report", "--draw", "plots"]) == 0
+    assert main(["report", "--plot", "plots"]) == 0
     assert capsys.readouterr().out == "plots/toy-reach.png\n"
     assert Path("plots/toy-reach.png").stat().st_size > 1000
 
@@ -324,7 +324,7 @@ def test_train_resume_and_evaluate_for_real(capsys: Capture) -> None:
     about = json.loads((folder / "run.json").read_text())
     assert about["label"] == "M-CURL"
     assert (about["compute"]["threads"], about["compute"]["precision"]) == (1, "fp32")
-    assert about["compute"]["native"] == native.served()
+    assert about["compute"]["native"] == native.operations_used()
     assert about["compute"]["processor_flags"] == processor_flags()
     assert [row.split(",")[0] for row in (folder / "evaluations.csv").read_text().split()[1:]] == [
         "0",
@@ -356,7 +356,7 @@ def test_what_a_run_computes_with_is_noted_at_its_first_checkpoint(finished: Pat
     (folder / "settings.json").write_text(json.dumps(settings))
     assert main(["resume", str(folder), "--env-steps", "40"]) == 0
     compute = json.loads((folder / "run.json").read_text())["compute"]
-    assert (compute["threads"], compute["native"]) == (2, native.served())
+    assert (compute["threads"], compute["native"]) == (2, native.operations_used())
     assert ("adam" in compute["native"]) == native.status()["adam"].startswith("built")
 
 
@@ -368,7 +368,7 @@ def test_sac_on_states_is_filed_under_a_name_of_its_own(capsys: Capture) -> None
     folder = Path("runs/toy-reach/sac-state-seed1")
     assert json.loads((folder / "settings.json").read_text())["env"]["observation"] == "state"
     assert json.loads((folder / "run.json").read_text())["label"] == "SAC on states"
-    assert main(["report", "runs", "--draw", "plots"]) == 0
+    assert main(["report", "runs", "--plot", "plots"]) == 0
     assert {str(path) for path in Path("results").rglob("*.csv")} == {
         "results/toy/sac-state/reach.csv",
         "results/toy/rl-only/reach.csv",

@@ -92,7 +92,7 @@ def test_the_policy_always_sees_a_full_batch() -> None:
 
 
 def test_an_endless_episode_is_cut_off() -> None:
-    returns = evaluate(act, lambda seed: Walk(seed, endless=True), 3, 1, parallel=2, longest=20)
+    returns = evaluate(act, lambda seed: Walk(seed, endless=True), 3, 1, parallel=2, max_episode_steps=20)
     assert np.isfinite(returns).all()
 
 
@@ -106,7 +106,7 @@ def test_environments_are_closed_also_where_something_fails() -> None:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        evaluate(act, Walk, 6, 1, parallel=3, watch=stop)
+        evaluate(act, Walk, 6, 1, parallel=3, callback=stop)
     assert Walk.open == 0
     evaluate(act, Walk, 3, 1)
     assert Walk.open == 0

@@ -182,7 +182,7 @@ def test_curves_have_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(figure.Figure, "savefig", look)
     assert train("runs", "rl-only")[0] == 0
-    assert main(["report", "runs", "--draw", "plots"]) == 0
+    assert main(["report", "runs", "--plot", "plots"]) == 0
     assert labels == ["Linear Q, RL alone (1 seed)"]
 
 

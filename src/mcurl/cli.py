@@ -26,7 +26,7 @@ examples:
   mcurl train dmc/walker-walk --set mcurl.mask_rate=0.5 sac.batch_size=512
   mcurl resume runs/dmc-cartpole-swingup/mcurl-seed1    go on exactly where it stopped
   mcurl evaluate runs/dmc-cartpole-swingup/mcurl-seed1 --episodes 100
-  mcurl report runs --draw plots                        scores into results/, curves into plots/
+  mcurl report runs --plot plots                        scores into results/, curves into plots/
   mcurl bench update --plain                            the speed of an update, and of the textbook's
   mcurl settings dmc/cartpole-swingup                   every setting, its value and what it does
 """
@@ -191,7 +191,7 @@ def _add_report(report: _Parser) -> None:
     report.add_argument("places", nargs="*", type=Path, metavar="RUNS", help=places)
     report.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default results")
     plots = "plot each task's curves, with what was published, as DIR/<benchmark>-<task>.png"
-    report.add_argument("--draw", type=Path, metavar="DIR", help=plots)
+    report.add_argument("--plot", type=Path, metavar="DIR", help=plots)
     label = "file them under this name instead of their method's, such as mcurl-conv"
     report.add_argument("--label", type=_label, metavar="NAME", help=label)
 
@@ -222,7 +222,7 @@ def _add_bench(bench: _Parser) -> None:
     bench.add_argument("--threads", type=_count, metavar="N", help="default all cores")
     bench.add_argument("--repeats", type=_count, default=20, metavar="N", help="default 20")
     where = "where profile plots; default plots"
-    bench.add_argument("--draw", type=Path, default=Path("plots"), metavar="DIR", help=where)
+    bench.add_argument("--plot", type=Path, default=Path("plots"), metavar="DIR", help=where)
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the numbers too")
 
 

@@ -145,7 +145,7 @@ def report(options: argparse.Namespace) -> int:
     from mcurl.report import collect, curves
 
     if not options.places and not options.draw:
-        raise UserError("report: name run folders to gather, or --draw DIR to plot the results that are there")
+        raise UserError("report: name run folders to gather, or --plot DIR to plot the results that are there")
     runs = collect.read_runs(options.places, options.label)
     for path in dict.fromkeys(collect.save(runs, options.results)):
         print(path)

@@ -14,13 +14,13 @@ class UserError(Exception):
     """
 
 
-def suggest(name: str, choices: Iterable[str], *, most: int = 12) -> str:
+def suggest(name: str, choices: Iterable[str], *, max_choices: int = 12) -> str:
     """Return ``"did you mean X?"`` if a choice is close to ``name``, else a list of the choices.
 
     Args:
         name: the unknown name.
         choices: the valid names.
-        most: list at most this many of them.
+        max_choices: list at most this many of them.
 
     >>> suggest("mcrl", ["mcurl", "curl"])
     'did you mean mcurl?'
@@ -29,6 +29,6 @@ def suggest(name: str, choices: Iterable[str], *, most: int = 12) -> str:
     close = difflib.get_close_matches(name.lower(), [choice.lower() for choice in choices], n=1, cutoff=0.6)
     if close:
         return f"did you mean {next(choice for choice in choices if choice.lower() == close[0])}?"
-    listed = ", ".join(choices[:most])
-    omitted = len(choices) - most
+    listed = ", ".join(choices[:max_choices])
+    omitted = len(choices) - max_choices
     return f"choose from {listed}" + (f" and {omitted} more" if omitted > 0 else "")

@@ -56,7 +56,7 @@ def evaluate_policy(
     clock: Clock,
     episodes: int,
     seed: int,
-    watch: Callable[[], None] | None = None,
+    callback: Callable[[], None] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Evaluate an agent, without exploration, in new environments. The random state of training is not changed.
 
@@ -66,7 +66,7 @@ def evaluate_policy(
         clock: counters of the run.
         episodes: number of episodes, at least 1.
         seed: seed of the episodes.
-        watch: called after every step; it may raise an exception to stop.
+        callback: called after every step; it may raise an exception to stop.
 
     Returns:
         Sums of rewards, ``float64 [episodes]``.
@@ -79,7 +79,7 @@ def evaluate_policy(
         env_steps=clock.env_steps,
         parallel=settings.evaluation.parallel,
         epsilon=agent.evaluation_epsilon,
-        watch=watch,
+        callback=callback,
     )
 
 
@@ -101,8 +101,8 @@ def evaluate(
     env_steps: int = 0,
     parallel: int = 10,
     epsilon: float = 0.0,
-    longest: int = 100_000,
-    watch: Callable[[], None] | None = None,
+    max_episode_steps: int = 100_000,
+    callback: Callable[[], None] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Play episodes with a policy. Each episode has its own seed, so it does not depend on ``parallel``.
 
@@ -117,14 +117,16 @@ def evaluate(
         env_steps: simulator steps trained so far, so that each evaluation of a run plays different episodes.
         parallel: number of environments, at least 1.
         epsilon: probability of a random action instead of the policy's, in [0, 1].
-        longest: agent steps after which an episode is cut off and its return counted, for environments without a time
-            limit.
-        watch: called after every step; it may raise an exception to stop.
+        max_episode_steps: agent steps after which an episode is truncated, for environments without a time limit. Its
+            return counts.
+        callback: called after every step; it may raise an exception to stop.
 
     Returns:
         Sums of rewards, ``float64 [episodes]``, in the order of the episodes.
     """
-    slots = [_Slot(make_env, first, seed, env_steps, epsilon, longest) for first in range(min(episodes, parallel))]
+    slots = [
+        _Slot(make_env, first, seed, env_steps, epsilon, max_episode_steps) for first in range(min(episodes, parallel))
+    ]
     returns = np.full(episodes, np.nan)
     finished = 0
     try:
@@ -141,8 +143,8 @@ def evaluate(
                     finished += 1
                     slot.begin(slot.episode + len(slots), episodes)
                 observations[row] = slot.observation
-            if watch is not None:
-                watch()
+            if callback is not None:
+                callback()
     finally:
         for slot in slots:
             slot.close()
@@ -152,8 +154,10 @@ def evaluate(
 class _Slot:
     """One of N parallel environments. Number i plays the episodes i, i + N, i + 2 N, ..."""
 
-    def __init__(self, make_env: MakeEnv, first: int, seed: int, env_steps: int, epsilon: float, longest: int) -> None:
-        self.seed, self.env_steps, self.epsilon, self.longest = seed, env_steps, epsilon, longest
+    def __init__(
+        self, make_env: MakeEnv, first: int, seed: int, env_steps: int, epsilon: float, max_episode_steps: int
+    ) -> None:
+        self.seed, self.env_steps, self.epsilon, self.max_episode_steps = seed, env_steps, epsilon, max_episode_steps
         self.make_env, self.episode = make_env, first
         self.env: gymnasium.Env[Any, Any] | None = None
         self.observation: Any = None
@@ -179,7 +183,7 @@ class _Slot:
         self.observation, reward, terminated, truncated, _ = self.env.step(action)
         self.total += float(reward)
         self.steps += 1
-        return bool(terminated or truncated) or self.steps >= self.longest
+        return bool(terminated or truncated) or self.steps >= self.max_episode_steps
 
     def close(self) -> None:
         if self.env is not None:

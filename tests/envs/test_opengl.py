@@ -13,7 +13,7 @@ from mcurl.errors import UserError
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing set; what ``choose`` sets goes away with the test."""
+    """Nothing set; what ``choose_backend`` sets goes away with the test."""
     for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISABLE_RENDER_THREAD_OFFLOADING", "MUJOCO_EGL_DEVICE_ID"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -28,42 +28,42 @@ def have(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def test_the_user_s_choice_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     have(monkeypatch, "egl")
     monkeypatch.setenv("MUJOCO_GL", "glfw")
-    assert opengl.choose() == "glfw"
+    assert opengl.choose_backend() == "glfw"
     assert os.environ["MUJOCO_GL"] == "glfw"
 
 
 @pytest.mark.parametrize(("there", "chosen"), [(("egl", "osmesa"), "egl"), (("osmesa",), "osmesa")])
 def test_egl_before_osmesa(monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], chosen: str) -> None:
     have(monkeypatch, *there)
-    assert opengl.choose() == chosen
+    assert opengl.choose_backend() == chosen
     assert os.environ["MUJOCO_GL"] == chosen
 
 
 def test_none_available(monkeypatch: pytest.MonkeyPatch) -> None:
     have(monkeypatch)
     with pytest.raises(UserError, match=r"apt-get install libegl1 libgl1 \(or libosmesa6\)"):
-        opengl.choose()
-    assert opengl.choose(required=False) == "off"
+        opengl.choose_backend()
+    assert opengl.choose_backend(required=False) == "off"
 
 
 def test_turned_off_by_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     have(monkeypatch, "egl")
     monkeypatch.setenv("MUJOCO_GL", "disable")
-    assert opengl.choose(required=False) == "disable"
+    assert opengl.choose_backend(required=False) == "disable"
     with pytest.raises(UserError, match="unset it"):
-        opengl.choose()
+        opengl.choose_backend()
 
 
 def test_pyopengl_bound_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
     have(monkeypatch, "egl", "osmesa")
     monkeypatch.setenv("PYOPENGL_PLATFORM", "osmesa")
-    assert opengl.choose() == "osmesa"
+    assert opengl.choose_backend() == "osmesa"
 
 
 def test_elsewhere_the_system_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     have(monkeypatch)
     monkeypatch.setattr(opengl.sys, "platform", "darwin")
-    assert opengl.choose() == "glfw"
+    assert opengl.choose_backend() == "glfw"
 
 
 def test_missing_libraries_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def test_it_can_be_switched_off() -> None:
     native.disable({"frames"}, "no C, please")
     assert native.disabled.keys() == native.AMX | {"frames"}
     assert not frames.available()
-    with native.without(native.ALL, "for a moment"):
+    with native.without_operations(native.ALL, "for a moment"):
         assert not any(module.available() for module in COMPILED.values())  # type: ignore[attr-defined]
         assert not onednn.supports_conv_relu(torch.zeros(1, 1, 3, 3))
         assert not onednn.supports_linear_relu(torch.zeros(1, 1, dtype=torch.bfloat16))
@@ -171,7 +171,7 @@ def run_everything() -> dict[str, list[Tensor]]:
     atari = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
     data_efficient = DataEfficientEncoder((4, 84, 84), dtype=torch.bfloat16)
     backward("amx.encoder", data_efficient(atari), data_efficient)
-    with native.without({"amx.encoder"}, "its plain twin uses oneDNN"):
+    with native.without_operations({"amx.encoder"}, "its plain twin uses oneDNN"):
         backward("onednn.linear_relu", data_efficient(atari), data_efficient)
     features = torch.rand(40, 576)
     contrast, duel = ContrastHead(576), DuelingHead(576, 3, 51, 64)
@@ -190,13 +190,13 @@ def test_off_is_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     """No accelerated operation runs, and the results are those of the formulas with nothing dispatched at all."""
     native.disable(native.ALL, "compute.native=off")
     off = run_everything()
-    assert native.served() == []
+    assert native.operations_used() == []
     for module in (frames, onednn, encoder, head, dueling, transformer):
         for name in [name for name in vars(module) if name.startswith("supports")]:
             monkeypatch.setattr(module, name, lambda *_: False)
     monkeypatch.setattr(native, "disabled", {})
     plain = run_everything()
-    assert native.served() == []
+    assert native.operations_used() == []
     for name in plain:
         assert all(map(torch.equal, off[name], plain[name])), name
 
@@ -212,14 +212,14 @@ def test_off_is_the_textbook() -> None:
     w, b = convolutions.weights, convolutions.biases
     textbook = F.relu(F.conv2d(F.relu(F.conv2d(x / 255, w[0], b[0], stride=2)), w[1], b[1]))
     torch.testing.assert_close(convolutions(x), textbook)
-    assert native.served() == []
+    assert native.operations_used() == []
 
 
-def test_served_names_what_ran() -> None:
+def test_operations_used_are_those_that_ran() -> None:
     on = run_everything()
     available = {name for name, module in COMPILED.items() if module.available()}  # type: ignore[attr-defined]
     available |= {name for name in native.ONEDNN if onednn.available(name)}
-    assert native.served() == sorted(available - {"adam"})
+    assert native.operations_used() == sorted(available - {"adam"})
     native.disable(native.ALL, "the plain twin")
     plain = run_everything()
     for name in plain:
@@ -228,8 +228,8 @@ def test_served_names_what_ran() -> None:
 
 
 @needs_compiler
-def test_served_names_adam() -> None:
+def test_operations_used_include_adam() -> None:
     value, zeros = torch.ones(3), torch.zeros(3)
     parameter = adam.Parameter(value, torch.ones(3), zeros.clone(), zeros.clone(), torch.zeros(()), 0.1)
     adam.step([parameter], beta1=0.9, beta2=0.999, eps=1e-8, max_norm=1.0)
-    assert native.served() == ["adam"]
+    assert native.operations_used() == ["adam"]

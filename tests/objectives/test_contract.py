@@ -18,7 +18,7 @@ from mcurl.agents.rainbow import Rainbow, RainbowSettings
 from mcurl.agents.sac import SAC, SacSettings
 from mcurl.batches import sample_batch
 from mcurl.networks.ema import ema_update, momentum_copy
-from mcurl.objectives.base import ContrastSpec, Encode, Loss, Objective, SequenceTensors
+from mcurl.objectives.base import ContrastSpec, Encode, Loss, Objective, PlanTensors
 from mcurl.objectives.contrast import Curl, CurlSettings
 from mcurl.objectives.masked import MCurl, MCurlSettings
 from mcurl.objectives.sequence import SeqCurl, SeqCurlSettings, SymCurl
@@ -47,7 +47,7 @@ class Neighbours(Objective):
         self.momenta: list[float] = []
 
     def loss(
-        self, query_pixels: Tensor, key_pixels: Tensor, plan: SequenceTensors, encode_query: Encode, encode_key: Encode
+        self, query_pixels: Tensor, key_pixels: Tensor, plan: PlanTensors, encode_query: Encode, encode_key: Encode
     ) -> Loss:
         q = encode_query(query_pixels).view(B, T, -1) @ self.matrix + self.constant  # [B, T, d]
         with torch.no_grad():
@@ -74,7 +74,7 @@ class Predictor(Neighbours):
         self.key_predictor = momentum_copy(self.predictor)
 
     def loss(
-        self, query_pixels: Tensor, key_pixels: Tensor, plan: SequenceTensors, encode_query: Encode, encode_key: Encode
+        self, query_pixels: Tensor, key_pixels: Tensor, plan: PlanTensors, encode_query: Encode, encode_key: Encode
     ) -> Loss:
         return super().loss(
             query_pixels,

@@ -21,7 +21,7 @@ from mcurl.agents import rainbow, sac
 from mcurl.agents.base import Clock
 from mcurl.batches import sample_batch
 from mcurl.bench.update import Learner
-from mcurl.objectives.base import SequenceTensors
+from mcurl.objectives.base import PlanTensors
 from mcurl.replay.batch import Batch, Contrast, Transitions
 from mcurl.runtime import cuda_graphs as graphs
 from mcurl.runtime.device import Compute
@@ -180,7 +180,7 @@ class Named(NamedTuple):
         lambda x: (x, 2 * x),
         lambda x: {"a": [x], "b": None},
         lambda x: Named(x, [x + 1]),
-        lambda x: SequenceTensors(x),
+        lambda x: PlanTensors(x),
     ],
     ids=["tensor", "tuple", "dict", "named tuple", "dataclass"],
 )
@@ -194,7 +194,7 @@ def test_a_plan_of_any_shape_is_read_anew(plan: Callable[[Tensor], Any]) -> None
         return sum((leaf.sum() for leaf in leaves(contents(batch.contrast.plan))), torch.zeros(()))
 
     def contents(value: Any) -> Any:
-        return value.padded if isinstance(value, SequenceTensors) else value
+        return value.padded if isinstance(value, PlanTensors) else value
 
     captured = graphs.CudaGraphStep(step)
     t = Transitions(*(torch.zeros(2) for _ in range(7)))

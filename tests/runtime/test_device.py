@@ -33,7 +33,7 @@ def test_what_is_asked_for_in_float32_is_float32() -> None:
 
 def test_metadata_of_what_computes() -> None:
     compute = Compute(torch.device("cpu"), torch.bfloat16, graphs=False)
-    native.record("adam")
+    native.record_use("adam")
     metadata = compute_metadata(compute)
     assert json.loads(json.dumps(metadata)) == metadata
     assert metadata == {

@@ -22,7 +22,7 @@ from mcurl.agents.optim import adam, load_optimizer, objective_parameters, set_l
 from mcurl.config.fields import setting
 from mcurl.errors import UserError
 from mcurl.networks.ema import ema_update, momentum_copy
-from mcurl.networks.encoders import Convolutions, FeatureHead, Flat, PixelEncoder, centre_crop
+from mcurl.networks.encoders import Convolutions, FeatureHead, PixelEncoder, StateEncoder, centre_crop
 from mcurl.networks.heads import GaussianActor, TwinQ, squashed_sample
 from mcurl.objectives.base import Objective
 from mcurl.replay.augment import LARGEST_SCALE, Augmentation, CentreCrop, Intensity, RandomCrop, RandomShift
@@ -324,10 +324,10 @@ class SAC(Agent):
 
 def _encoders(
     s: SacSettings, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
-) -> tuple[PixelEncoder | Flat, FeatureHead | Flat]:
+) -> tuple[PixelEncoder | StateEncoder, FeatureHead | StateEncoder]:
     """The critic's encoder, and the actor's feature head on the shared convolutions."""
     if len(shape) == 1:
-        return Flat(shape[0]), Flat(shape[0])
+        return StateEncoder(shape[0]), StateEncoder(shape[0])
     convolutions = Convolutions(shape[0], s.filters, s.layers, dtype=dtype)
     if convolutions.output_size(s.crop) < 1:
         raise UserError(f"a crop of {s.crop} × {s.crop} pixels is too small for sac.layers={s.layers} convolutions")

@@ -57,7 +57,7 @@ def run(suite: str, method: str, threads: int) -> None:
         settings.evaluation.episodes,
         0,
         parallel=settings.evaluation.parallel,
-        longest=SHORT,
+        max_episode_steps=SHORT,
     )
     with tempfile.TemporaryDirectory() as scratch:
         save_tree(Path(scratch), agent.state_dict())

@@ -131,7 +131,7 @@ def as_the_textbook(agent: Agent) -> None:
             if isinstance(module, encoders.Convolutions):
                 module.memory_format = torch.contiguous_format
             if isinstance(module, encoders.FeatureHead):
-                module._last = False
+                module.channels_last = False
         for parameter in encoder.parameters():
             parameter.data = parameter.data.contiguous()
 
@@ -185,11 +185,11 @@ def time_without(
     works: dict[str, Callable[[], None]] = {}
     for name in (None, *names):
         left_out = operations(name) if name else frozenset()
-        with native.without(left_out, "bench --without"):  # the replay's layout depends on it, too
+        with native.without_operations(left_out, "bench --without"):  # the replay's layout depends on it, too
             two = _two_updates(suite, method, compute, overrides)
 
         def work(two: Callable[[], None] = two, left_out: frozenset[str] = left_out) -> None:
-            with native.without(left_out, "bench --without"):
+            with native.without_operations(left_out, "bench --without"):
                 two()
 
         title = " ".join([suite, method, *(overrides or [])])
@@ -233,7 +233,7 @@ def _gflop(work: Callable[[], None]) -> float:
     """Floating-point operations, in 1e9. The counter knows PyTorch's products and convolutions only, so while it counts
     nothing is fused."""
     with (
-        native.without(native.AMX | native.ONEDNN, "operations are counted"),
+        native.without_operations(native.AMX | native.ONEDNN, "operations are counted"),
         FlopCounterMode(display=False) as counter,
     ):
         work()

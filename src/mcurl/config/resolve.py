@@ -297,7 +297,7 @@ def _check_method(parts: Parts, method: str, task: str) -> None:
 
     if parts.method.agents and not set(parts.method.agents) & set(AGENTS.names_of(parts.agent)):
         labels = " or ".join(AGENTS.get(name).label for name in parts.method.agents)
-        raise UserError(f"--method {method} is for {labels}; {parts.agent.label} learns {task}. {parts.method.why}")
+        raise UserError(f"--method {method} is for {labels}; {parts.agent.label} learns {task}. {parts.method.reason}")
     for key in parts.method.values:
         if key.startswith("env.") and key not in known_settings(parts):
             raise UserError(f"--method {method} needs the setting {key}, which {parts.suite} does not have")

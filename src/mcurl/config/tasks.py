@@ -27,7 +27,7 @@ class Method:
     """``section.name`` -> value of the settings that the method changes."""
     agents: tuple[str, ...]
     """Names of the agents that it supports; empty: all agents."""
-    why: str
+    reason: str
     """Why it supports only these agents."""
 
 
@@ -40,7 +40,7 @@ def methods() -> dict[str, Method]:
 def _method(table: Mapping[str, Any]) -> Method:
     values = dict(flatten({key: value for key, value in table.items() if isinstance(value, dict)}))
     agents = tuple(table.get("agents", ()))
-    return Method(table["label"], table.get("objective"), values, agents, table.get("why", ""))
+    return Method(table["label"], table.get("objective"), values, agents, table.get("reason", ""))
 
 
 def task_names(suite: str) -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcurl.envs import CannotSave
-from mcurl.envs.opengl import choose
+from mcurl.envs.opengl import choose_backend
 from mcurl.envs.stack import Rescaling, StackedEnv, check_settings
 from mcurl.errors import UserError, suggest
 
@@ -262,7 +262,7 @@ def _import_dm_control(*, rendering: bool) -> Any:
     Raises:
         UserError: dm_control is not installed, or ``rendering`` is needed and OpenGL is missing.
     """
-    backend = choose(required=rendering)
+    backend = choose_backend(required=rendering)
     # If it is unset or empty and there is no OpenGL, dm_control would try a window system, and fail.
     os.environ["MUJOCO_GL"] = backend
     try:

@@ -22,7 +22,7 @@ _NONE = 0x3038
 _MOST_DEVICES = 32
 
 
-def choose(*, required: bool = True) -> str:
+def choose_backend(*, required: bool = True) -> str:
     """Set MUJOCO_GL to a backend that works here, EGL or OSMesa, unless it is set already.
 
     Call it before dm_control or mujoco is imported.

@@ -1,7 +1,8 @@
 """Accelerated versions of plain PyTorch and NumPy code: C that is compiled on first use, and oneDNN operations.
 
 Each operation has a name (:data:`ALL`) and a plain version, which is used if the operation is disabled or not
-available. :func:`served` lists the operations that ran in this process, :func:`status` why others are not available.
+available. :func:`operations_used` lists the operations that ran in this process. :func:`status` tells why others are
+not available.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ ALL = frozenset({"frames", "adam"}) | AMX | ONEDNN
 
 disabled: Mapping[str, str] = {}
 """Name of each disabled operation -> the reason; set by :func:`disable`."""
-_served: set[str] = set()
+_used: set[str] = set()
 
 
 class Build(NamedTuple):
@@ -57,7 +58,7 @@ def disable(names: Iterable[str], reason: str) -> None:
 
 
 @contextmanager
-def without(names: Iterable[str], reason: str) -> Iterator[None]:
+def without_operations(names: Iterable[str], reason: str) -> Iterator[None]:
     """A context manager in which operations are disabled, see :func:`disable`."""
     global disabled
     previous = disabled
@@ -68,14 +69,14 @@ def without(names: Iterable[str], reason: str) -> Iterator[None]:
         disabled = previous
 
 
-def record(name: str) -> None:
+def record_use(name: str) -> None:
     """Record that an operation ran."""
-    _served.add(name)
+    _used.add(name)
 
 
-def served() -> list[str]:
+def operations_used() -> list[str]:
     """Names of the operations that ran in this process, sorted."""
-    return sorted(_served)
+    return sorted(_used)
 
 
 def status() -> dict[str, str]:

@@ -58,7 +58,7 @@ def step(parameters: Sequence[Parameter], *, beta1: float, beta2: float, eps: fl
     addresses = np.array([tensor.data_ptr() for p in parameters for tensor in p[:5]], np.uint64)
     sizes = np.array([p.value.numel() for p in parameters], np.int64)
     rates = np.array([p.rate for p in parameters], np.float64)
-    native.record("adam")
+    native.record_use("adam")
     return torch.tensor(
         functions.step(
             addresses.ctypes.data, sizes.ctypes.data, rates.ctypes.data, len(parameters), beta1, beta2, eps, max_norm

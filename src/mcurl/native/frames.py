@@ -55,7 +55,7 @@ def gather(frames: Tensor, slots: Rows, top: Rows, left: Rows, out: Tensor) -> N
         out.data_ptr(),
     ):
         raise RuntimeError(f"the compiled gather does not support stacks of shape {tuple(out.shape[1:])}")
-    native.record("frames")
+    native.record_use("frames")
 
 
 def cut(frames: Tensor, slots: Rows, top: Rows, left: Rows, down: Rows, right: Rows, crop: int, out: Tensor) -> None:
@@ -89,7 +89,7 @@ def cut(frames: Tensor, slots: Rows, top: Rows, left: Rows, down: Rows, right: R
         out.data_ptr(),
     ):
         raise RuntimeError(f"the compiled cut does not support frames of {tuple(frames.shape[2:])} pixels")
-    native.record("frames")
+    native.record_use("frames")
 
 
 def supports_patches(pixels: Tensor) -> bool:

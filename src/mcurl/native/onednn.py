@@ -39,7 +39,7 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     Returns:
         ``[N, F, (H - h) // stride + 1, (W - w) // stride + 1]`` of the same dtype.
     """
-    native.record("onednn.conv_relu")
+    native.record_use("onednn.conv_relu")
     if torch.is_grad_enabled() and weight.requires_grad:
         return _ConvReLU.apply(x, weight, bias, stride)  # type: ignore[no-untyped-call, no-any-return]
     return _conv_relu(x, weight, bias, stride)
@@ -60,7 +60,7 @@ def linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         ``bfloat16 [N, out]``.
     """
-    native.record("onednn.linear_relu")
+    native.record_use("onednn.linear_relu")
     return _LinearReLU.apply(x, weight, bias)  # type: ignore[no-untyped-call, no-any-return]
 
 

@@ -75,14 +75,14 @@ class FeatureHead(nn.Module):
         self.weight = nn.Parameter(weight.view(features, filters, side, side).contiguous(memory_format=memory_format))
         self.bias = nn.Parameter(torch.zeros(features))
         self.norm = nn.LayerNorm(features)
-        self._last = channels_last
+        self.channels_last = channels_last
 
     def forward(self, maps: Tensor) -> Tensor:
         h = F.linear(self._flat(maps), self._flat(self.weight).to(maps.dtype))
         return self.norm(h.float() + self.bias)  # type: ignore[no-any-return]
 
     def _flat(self, x: Tensor) -> Tensor:
-        return x.permute(0, 2, 3, 1).flatten(1) if self._last else x.flatten(1)
+        return x.permute(0, 2, 3, 1).flatten(1) if self.channels_last else x.flatten(1)
 
 
 class PixelEncoder(nn.Module):
@@ -114,7 +114,7 @@ class PixelEncoder(nn.Module):
         return torch.cat([self.features(self.convolutions(chunk)) for chunk in pixels.split(self.chunk)])
 
 
-class Flat(nn.Module):
+class StateEncoder(nn.Module):
     """Replaces encoder and feature head if observations are states: ``[N, D]`` -> ``float32 [N, D]``, unchanged."""
 
     def __init__(self, width: int) -> None:
@@ -123,7 +123,7 @@ class Flat(nn.Module):
         self.convolutions = nn.Identity()
 
     @property
-    def features(self) -> Flat:
+    def features(self) -> StateEncoder:
         return self
 
     def forward(self, state: Tensor) -> Tensor:

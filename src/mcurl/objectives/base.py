@@ -65,7 +65,7 @@ class FrameMask:
 
 
 @dataclass(frozen=True)
-class SequenceTensors:
+class PlanTensors:
     """A plan without a mask, on the device."""
 
     padded: Tensor
@@ -90,7 +90,7 @@ class SequencePlan:
 
     def to(self, device: torch.device) -> Any:
         """The arrays that the loss reads, as tensors on a device. The transfer is asynchronous."""
-        return SequenceTensors(torch.from_numpy(self.padded).to(device, non_blocking=True))
+        return PlanTensors(torch.from_numpy(self.padded).to(device, non_blocking=True))
 
 
 class Loss(NamedTuple):

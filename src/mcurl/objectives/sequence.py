@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mcurl.config.fields import setting
 from mcurl.networks.ema import ema_update, momentum_copy
-from mcurl.objectives.base import ContrastSpec, Encode, Loss, SequenceTensors
+from mcurl.objectives.base import ContrastSpec, Encode, Loss, PlanTensors
 from mcurl.objectives.contrast import PADDED_KEY, Curl, CurlSettings, info_nce
 from mcurl.objectives.masked import MCurl, MCurlSettings
 
@@ -40,7 +40,7 @@ class SeqCurl(Curl):
         self.contrast_spec = ContrastSpec("sequences", s.batch, s.length, s.cross_episodes, head_init="uniform")
 
     def loss(
-        self, query_pixels: Tensor, key_pixels: Tensor, plan: SequenceTensors, encode_query: Encode, encode_key: Encode
+        self, query_pixels: Tensor, key_pixels: Tensor, plan: PlanTensors, encode_query: Encode, encode_key: Encode
     ) -> Loss:
         """Equation 1 over the positions that are not padding.
 

@@ -381,7 +381,7 @@ def _nearest_runs(path: Path) -> str:
             if _is_run(run.parent)
         ]
         if found:
-            return suggest(str(path), [str(run) for run in found], most=4)
+            return suggest(str(path), [str(run) for run in found], max_choices=4)
     return "there is no run near it"
 
 

@@ -113,14 +113,14 @@ def compute_metadata(compute: Compute) -> dict[str, Any]:
 
     Returns:
         ``device`` (the GPU's name, or cpu), ``precision`` (bf16, tf32 or fp32), ``threads`` in effect, ``native``
-        (accelerated operations that ran so far, see :func:`mcurl.native.served`: ask after the first updates) and
-        ``processor_flags``.
+        (accelerated operations that ran so far, see :func:`mcurl.native.operations_used`; complete after the first
+        updates) and ``processor_flags``.
     """
     return {
         "device": torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else "cpu",
         "precision": compute.precision,
         "threads": torch.get_num_threads(),
-        "native": native.served(),
+        "native": native.operations_used(),
         "processor_flags": processor_flags(),
     }
 

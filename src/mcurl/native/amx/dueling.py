@@ -117,7 +117,7 @@ def forward(features: Tensor, parameters: Parameters, noise: Tensor | None) -> t
         scratch.data_ptr(),
         logits.data_ptr(),
     )
-    native.record("amx.dueling")
+    native.record_use("amx.dueling")
     return logits, hidden
 
 

@@ -101,7 +101,7 @@ def forward(patches: Tensor, parameters: Parameters, *, save: bool) -> tuple[Ten
         workspace.data_ptr(),
         len(workspace),
     )
-    native.record("amx.encoder")
+    native.record_use("amx.encoder")
     return features, hidden
 
 

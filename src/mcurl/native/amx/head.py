@@ -94,7 +94,7 @@ def forward(features: Tensor, parameters: Parameters, *, save: bool) -> tuple[Te
         scratch.data_ptr(),
         out.data_ptr(),
     )
-    native.record("amx.head")
+    native.record_use("amx.head")
     return out, saved
 
 

@@ -117,7 +117,7 @@ def forward(
         scratch.data_ptr(),
         out.data_ptr(),
     )
-    native.record("amx.transformer")
+    native.record_use("amx.transformer")
     return out, saved
 
 
