@@ -18,8 +18,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 @pytest.fixture(autouse=True)
 def native_operations_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run disables native operations for the whole process, and records those that ran: each test
-    leaves both as they were."""
+    """Restore the disabled native operations and the record of those that ran, which are state of the process."""
     from mcurl import native
 
     monkeypatch.setattr(native, "disabled", native.disabled)

@@ -486,7 +486,7 @@ def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals) -> None:
     saved = Run.open(folder).latest_checkpoint().env_steps
     assert saved > 0
     assert out.endswith(f"stopped at {saved:,} env steps, everything saved; go on with: mcurl resume {folder}\n")
-    assert err.strip() == "stopping and saving; once more quits at once"
+    assert err.strip() == "Saving before exit. Press Ctrl-C again to quit without saving."
 
 
 def test_a_module_is_looked_for_here_where_the_user_names_it_not_where_a_run_does() -> None:

@@ -85,13 +85,13 @@ def _watch(
     """Train with the live display, and say how to go on where it was stopped."""
     from mcurl.run.display import Display
     from mcurl.run.logger import make_sinks
-    from mcurl.runtime.signals import Interrupted, until_saved
+    from mcurl.runtime.signals import Interrupted, signals_as_keyboard_interrupt
 
     about = run.settings
     title = f"{about['method']} · {about['task']} · seed {about['seed']}"
     go_on = f"go on with: mcurl resume {run.folder}"
     try:
-        with until_saved(), Display(env_steps, title, str(run.folder)) as display:
+        with signals_as_keyboard_interrupt(), Display(env_steps, title, str(run.folder)) as display:
             display.recall(past or {})
             work(make_sinks(run, display, run.sinks))
     except Interrupted as stopped:

@@ -275,9 +275,8 @@ def test_every_value_in_the_experiments_is_a_setting_that_takes_it(
 def test_every_method_is_one_that_there_is() -> None:
     for name, table in read_toml(EXPERIMENTS / "methods.toml").items():
         method = methods()[name]
-        assert set(table) <= {"label", "objective", "agents", "reason"} | {
-            key.partition(".")[0] for key in method.values
-        }
+        sections = {key.partition(".")[0] for key in method.values}
+        assert set(table) <= {"label", "objective", "agents", "reason"} | sections
         assert method.objective is None or method.objective in OBJECTIVES
         assert set(method.agents) <= set(AGENTS)
         assert bool(method.agents) == bool(method.reason)

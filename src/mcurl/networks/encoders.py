@@ -65,7 +65,12 @@ class Convolutions(nn.Module):
 
 
 class FeatureHead(nn.Module):
-    """Linear layer and LayerNorm without tanh: feature maps ``[N, filters, side, side]`` -> ``float32 [N, d]``."""
+    """Linear layer and LayerNorm without tanh: feature maps ``[N, filters, side, side]`` -> ``float32 [N, d]``.
+
+    Attributes:
+        channels_last: whether maps and weight are flattened in channels-last order. It can be changed afterwards: the
+            features are equal up to rounding, and the other order copies the maps.
+    """
 
     def __init__(self, filters: int, side: int, features: int = 50, *, channels_last: bool = True) -> None:
         super().__init__()

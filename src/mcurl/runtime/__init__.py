@@ -1,1 +1,1 @@
-"""The process: device, threads, seeds, signals, several runs at once, CUDA graphs."""
+"""The process of a run: device, threads, seeds, signals, parallel runs, CUDA graphs."""

@@ -1,5 +1,8 @@
-"""An agent's step as CUDA graphs: the kernels of one update recorded once and replayed, so that the host launches one
-thing instead of a thousand."""
+"""An agent's ``step`` as CUDA graphs.
+
+The kernels of one update are captured once and replayed, so that the host launches one graph instead of about a
+thousand kernels.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,17 @@ from torch import Tensor
 from mcurl.replay.batch import Batch
 
 WARM_UP = 3
-"""Eager runs of a variant before it is recorded: libraries choose their kernels, optimizers make their state. They are
-real updates."""
+"""Eager runs of a variant before its capture. In these runs libraries choose their kernels, and optimizers create their
+state. The runs are regular updates."""
 
 
 class CudaGraphStep:
-    """A step function over batches of fixed shapes, replayed as one CUDA graph for each variant of its keywords and
-    shapes.
+    """A step function that is replayed as a CUDA graph, one graph for each combination of keywords and batch shapes.
 
-    The function must stay on the device (no synchronisation, no branch on a tensor's value) and read nothing but its
-    batch and memory that stays where it is. What it returns is overwritten by the next call.
+    Args:
+        step: ``step(batch, **booleans)``. It must run on the device without synchronisation or branches on the value of
+            a tensor. It may read the batch, and tensors whose addresses do not change. The next call overwrites the
+            tensors that it returns.
     """
 
     def __init__(self, step: Callable[..., Any]) -> None:
@@ -39,6 +43,8 @@ class CudaGraphStep:
 
 
 class _Variant:
+    """The graph of one combination of keywords and shapes."""
+
     def __init__(self, step: Callable[..., Any], keywords: dict[str, bool], side: torch.cuda.Stream) -> None:
         self._step, self._keywords, self._side, self._runs = step, keywords, side, 0
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -47,23 +53,23 @@ class _Variant:
         if self._graph is None:
             if self._runs < WARM_UP:
                 self._runs += 1
-                return self._aside(batch)
-            self._record(batch, tensors)
+                return self._run_eagerly(batch)
+            self._capture(batch, tensors)
         assert self._graph is not None
         torch._foreach_copy_(self._inputs, tensors)
         self._graph.replay()
         return self._outputs
 
-    def _aside(self, batch: Batch) -> Any:
-        """Run on the stream that recording will use: memory and workspaces are kept for each stream."""
+    def _run_eagerly(self, batch: Batch) -> Any:
+        """Run on the stream of the later capture, because memory and workspaces belong to a stream."""
         self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side):
             result = self._step(batch, **self._keywords)
         torch.cuda.current_stream().wait_stream(self._side)
         return result
 
-    def _record(self, batch: Batch, tensors: list[Tensor]) -> None:
-        static = _rebuilt(batch, iter([t.clone() for t in tensors]))
+    def _capture(self, batch: Batch, tensors: list[Tensor]) -> None:
+        static = _replace_tensors(batch, iter([t.clone() for t in tensors]))
         self._inputs = list(_tensors(static))
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
@@ -73,21 +79,20 @@ class _Variant:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor on a GPU within nested dataclasses, tuples, lists and dicts, in order; the rows of a batch stay on
-    the host and are left out."""
+    """The GPU tensors in nested dataclasses, tuples, lists and dicts, in order. Tensors on the host are skipped."""
     if isinstance(value, Tensor):
         if _on_gpu(value):
             yield value
         return
-    for part in _parts(value).values():
+    for part in _children(value).values():
         yield from _tensors(part)
 
 
-def _rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """The same structure with other tensors in the places of :func:`_tensors`."""
+def _replace_tensors(value: Any, tensors: Iterator[Tensor]) -> Any:
+    """A copy of the structure with other tensors in place of those of :func:`_tensors`."""
     if isinstance(value, Tensor):
         return next(tensors) if _on_gpu(value) else value
-    parts = {name: _rebuilt(part, tensors) for name, part in _parts(value).items()}
+    parts = {name: _replace_tensors(part, tensors) for name, part in _children(value).items()}
     if isinstance(value, dict):
         return parts
     if isinstance(value, tuple | list):
@@ -95,8 +100,8 @@ def _rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
     return dataclasses.replace(value, **parts) if parts else value
 
 
-def _parts(value: Any) -> dict[Any, Any]:
-    """What a container holds, by name or place; nothing for anything else."""
+def _children(value: Any) -> dict[Any, Any]:
+    """The items of a container by name or position; empty for other values."""
     if isinstance(value, dict):
         return value
     if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""Device, precision, threads, allocator: decided once, from what the machine has."""
+"""Choice of device, precision, threads and memory allocator for a run, from its settings and the machine."""
 
 from __future__ import annotations
 
@@ -16,64 +16,68 @@ from mcurl.errors import UserError
 from mcurl.runtime.threads import available_cores
 
 FLAGS = ("amx_tile", "amx_bf16", "amx_int8", "avx512f", "avx512_bf16", "avx2")
-"""Of processors: instruction sets that products here can use."""
+"""Instruction sets of CPUs that matter here, as /proc/cpuinfo names them."""
 
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """Where and in which arithmetic a run computes."""
+    """Device, precision and acceleration."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU where there is one."""
+    """Device; auto is the GPU if there is one."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    """Arithmetic of the products that take the time (docs/deviations.md names them). auto: bf16 where there are
-    instructions for it, else fp32. All else is fp32; tf32 is a GPU's, for every product."""
+    """Precision of the expensive matrix products (see docs/deviations.md); the rest is fp32. auto is bf16 if the device
+    has instructions for it, else fp32. tf32 needs a GPU, and applies to all matrix products."""
     threads: int = setting(0, low=0)
-    """Threads of the processor; 0: all cores."""
+    """CPU threads; 0: all cores."""
     overlap: bool = True
-    """SAC: the environment steps while the update runs; bit for bit the same result."""
+    """Step the environment while the update runs (SAC only). The results are the same, bit for bit."""
     graphs: bool = True
-    """On a GPU: replay each update as one CUDA graph."""
+    """Replay each update as a CUDA graph (GPU only)."""
     native: Literal["auto", "off"] = "auto"
-    """auto: this package's C, compiled at first use, and oneDNN's fused operations where they apply. off: plain
-    PyTorch and NumPy only; slower, and equal but for rounding."""
+    """Accelerated operations: C that is compiled on first use, and oneDNN's fused operations. off is plain PyTorch and
+    NumPy: slower, and equal up to rounding."""
 
 
 @dataclass(frozen=True)
 class Compute:
-    """What was decided."""
+    """The device and precision of a run, as :func:`prepare` chose them."""
 
     device: torch.device
+    """Device of the networks."""
     dtype: torch.dtype
+    """Dtype of expensive matrix products, float32 or bfloat16."""
     graphs: bool
+    """Whether updates are replayed as CUDA graphs."""
 
     @property
     def precision(self) -> str:
-        """bf16, tf32 or fp32."""
+        """``"bf16"``, ``"tf32"`` or ``"fp32"``."""
         if self.dtype == torch.bfloat16:
             return "bf16"
         return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "fp32"
 
     @property
     def name(self) -> str:
+        """Description for the user, such as ``"2 threads, bf16"``."""
         where = torch.cuda.get_device_name() if self.device.type == "cuda" else f"{torch.get_num_threads()} threads"
         return f"{where}, {self.precision}"
 
 
 def prepare(settings: ComputeSettings) -> Compute:
-    """Set threads, allocator and the native operations in use for this process, and choose device and precision.
+    """Choose device and precision, and configure this process: threads, memory allocator, native operations.
 
-    Comes before the first environment: see `load_compiler`.
+    Call it before the first environment is made, see :func:`load_compiler`.
 
     Raises:
-        UserError: a GPU, or its TF32, is asked for where there is none.
+        UserError: the settings need a GPU, and there is none.
     """
     cuda = torch.cuda.is_available()
     if settings.device == "cuda" and not cuda:
-        raise UserError("compute.device=cuda, but PyTorch sees no GPU here; leave it at auto or cpu")
+        raise UserError("compute.device=cuda, but PyTorch finds no GPU: use auto or cpu")
     device = torch.device("cuda" if cuda and settings.device != "cpu" else "cpu")
     if settings.precision == "tf32" and device.type != "cuda":
-        raise UserError("compute.precision=tf32 needs a GPU; on a processor: auto, fp32 or bf16")
+        raise UserError("compute.precision=tf32 needs a GPU: on a CPU, use auto, fp32 or bf16")
     torch.set_num_threads(settings.threads or available_cores())
     keep_freed_memory()
     load_compiler()
@@ -84,22 +88,20 @@ def prepare(settings: ComputeSettings) -> Compute:
     native.disabled = {}
     if settings.native == "off":
         native.disable(native.ALL, "compute.native=off")
-    elif not bf16:  # Their products are not quite float32's.
+    elif not bf16:  # They are less exact than float32.
         native.disable(native.AMX, "the precision is fp32")
     return Compute(device, torch.bfloat16 if bf16 else torch.float32, settings.graphs and device.type == "cuda")
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 convolutions are faster than float32 here: Ampere or later, or a processor with AMX or AVX-512
-    BF16."""
+    """Whether bfloat16 is faster than float32: a GPU from Ampere on, or a CPU with AMX or AVX-512 BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability()[0] >= 8
     return bool({"amx_bf16", "avx512_bf16"} & set(processor_flags()))
 
 
 def processor_flags() -> list[str]:
-    """Instruction sets that matter here and that this processor has: amx_tile, amx_bf16, amx_int8, avx512f,
-    avx512_bf16, avx2. Empty where /proc/cpuinfo cannot be read."""
+    """Those instruction sets of :data:`FLAGS` that this CPU has; empty if /proc/cpuinfo cannot be read."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -109,10 +111,10 @@ def processor_flags() -> list[str]:
 
 
 def compute_metadata(compute: Compute) -> dict[str, Any]:
-    """Plain values about what this process computes with, for ``run.json``.
+    """Metadata about device and acceleration for ``run.json``.
 
     Returns:
-        ``device`` (the GPU's name, or cpu), ``precision`` (bf16, tf32 or fp32), ``threads`` in effect, ``native``
+        ``device`` (name of the GPU, or cpu), ``precision`` (bf16, tf32 or fp32), ``threads``, ``native``
         (accelerated operations that ran so far, see :func:`mcurl.native.operations_used`; complete after the first
         updates) and ``processor_flags``.
     """
@@ -126,8 +128,11 @@ def compute_metadata(compute: Compute) -> dict[str, Any]:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks: activations of tens of megabytes are otherwise mapped, zeroed page by page and
-    unmapped in every update."""
+    """Tell glibc's allocator to keep freed memory.
+
+    Otherwise activations of tens of megabytes are mapped, zeroed and unmapped in every update. It has no effect on
+    other systems than Linux.
+    """
     if sys.platform != "linux":
         return
     try:
@@ -140,18 +145,21 @@ def keep_freed_memory() -> None:
 
 
 def load_compiler() -> None:
-    """Import now what PyTorch's optimizers import later. Its CUDA builds bring Triton, whose LLVM crashes where
-    software OpenGL has loaded another before."""
+    """Import PyTorch's compiler, before an environment loads OpenGL.
+
+    PyTorch's optimizers import it on first use. The CUDA builds of PyTorch contain Triton, whose LLVM crashes if
+    software OpenGL loaded its own LLVM before.
+    """
     import torch._dynamo  # noqa: F401
 
 
 def torch_state(device: torch.device) -> dict[str, Any]:
-    """State of PyTorch's own generators: dropout, noise, sampled actions."""
+    """State of PyTorch's random generators, which sample dropout, noise and actions."""
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}
 
 
 def restore_torch_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put back what :func:`torch_state` gave; a GPU's where there is one."""
+    """Restore a state from :func:`torch_state`; a state of a GPU generator is ignored on the CPU."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)

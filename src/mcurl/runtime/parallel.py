@@ -1,4 +1,4 @@
-"""Several runs at once, each in a process of its own with its share of the cores."""
+"""Parallel runs: each run is a process with its share of the CPU cores."""
 
 from __future__ import annotations
 
@@ -11,50 +11,53 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
-from mcurl.runtime.signals import signals
+from mcurl.runtime.signals import stop_signals
 
-ALONE = {"LP_NUM_THREADS": "0", "PYTHONUNBUFFERED": "1"}
-"""Software OpenGL draws in the thread that asks, which costs a quarter less than threads of its own; lines come when
-they are printed."""
+ENVIRONMENT = {"LP_NUM_THREADS": "0", "PYTHONUNBUFFERED": "1"}
+"""Environment variables of the processes. Software OpenGL renders in the calling thread, which costs 25 % less than
+worker threads. Output is not buffered."""
 
 
 class ParallelRuns:
-    """Runs command lines of `mcurl`, some at a time, and prints their lines as ``label | line``.
+    """Run several ``mcurl`` commands in parallel, and print their output as ``label | line``.
 
-    Each is in a session of its own: signals reach it once, through us, and not a second time from the terminal.
+    Each process has its own session. So it receives a signal once, from this process, and not again from the terminal.
 
     Args:
-        commands: label -> arguments of `mcurl`.
-        at_once: how many at a time.
+        commands: label -> arguments of ``mcurl``.
+        max_parallel: largest number of processes at a time, at least 1.
     """
 
-    def __init__(self, commands: Mapping[str, Sequence[str]], at_once: int) -> None:
-        self.commands, self.at_once = commands, at_once
+    def __init__(self, commands: Mapping[str, Sequence[str]], max_parallel: int) -> None:
+        self.commands, self.max_parallel = commands, max_parallel
         self._running: list[subprocess.Popen[str]] = []
         self._stopped = False
 
     def run(self) -> int:
-        """Wait for all; returns the highest exit status, a killed run's as a shell has it. After a signal no more are
-        started."""
-        before = {number: signal.signal(number, self._forward) for number in signals()}
+        """Run all commands and wait for them. After a signal, no further command is started.
+
+        Returns:
+            The highest exit status; 128 + the signal's number for a killed process.
+        """
+        previous = {number: signal.signal(number, self._forward) for number in stop_signals()}
         try:
-            with ThreadPoolExecutor(self.at_once) as pool:
-                return max(pool.map(self._one, self.commands, self.commands.values()))
+            with ThreadPoolExecutor(self.max_parallel) as pool:
+                return max(pool.map(self._run_one, self.commands, self.commands.values()))
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _one(self, label: str, arguments: Sequence[str]) -> int:
+    def _run_one(self, label: str, arguments: Sequence[str]) -> int:
         if self._stopped:
             return 0
         command = [sys.executable, "-m", "mcurl", *arguments]
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        with subprocess.Popen(command, env=os.environ | ALONE, start_new_session=True, **pipe) as process:  # type: ignore[call-overload]
+        with subprocess.Popen(command, env=os.environ | ENVIRONMENT, start_new_session=True, **pipe) as process:  # type: ignore[call-overload]
             self._running.append(process)
-            if self._stopped:  # the signal came between the question above and now
+            if self._stopped:  # a signal arrived after the first check
                 process.send_signal(signal.SIGINT)
             for line in process.stdout:
-                with contextlib.suppress(OSError):  # where nobody reads any more, training goes on
+                with contextlib.suppress(OSError):  # training continues if standard output is closed
                     print(f"{label} | {line}", end="", flush=True)
         self._running.remove(process)
         status = int(process.returncode)

@@ -1,4 +1,4 @@
-"""One seed, many independent generators, each with a name."""
+"""Independent named random generators from one seed."""
 
 from __future__ import annotations
 
@@ -9,35 +9,41 @@ import numpy as np
 
 
 def generator(seed: int, *name: str | int) -> np.random.Generator:
-    """A generator that depends on the seed and on every part of its name, and on nothing else.
+    """Make a generator from a seed and a name.
 
-    ``generator(1, "replay")`` and ``generator(1, "evaluate", 20_000)`` never share a stream, whatever the order they
-    are made in.
+    Its numbers depend on the seed and on every part of the name, not on other generators or on the order of their
+    construction. For example, ``generator(1, "replay")`` and ``generator(1, "evaluate", 20_000)`` are independent.
+
+    Args:
+        seed: seed of the run, at least 0.
+        name: strings and non-negative integers.
     """
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in name]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *words])))
 
 
 def integer(seed: int, *name: str | int) -> int:
-    """A 31-bit seed for libraries that want a number (simulators, torch)."""
+    """An integer seed in [0, 2^31), for simulators and PyTorch. The arguments are those of :func:`generator`."""
     return int(generator(seed, *name).integers(2**31))
 
 
 class Generators:
-    """The named generators of one run: made on first use, saved and restored together."""
+    """The named generators of one run. They are created on first use, and saved and restored together."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._made: dict[str, np.random.Generator] = {}
+        self._generators: dict[str, np.random.Generator] = {}
 
     def __getitem__(self, name: str) -> np.random.Generator:
-        if name not in self._made:
-            self._made[name] = generator(self.seed, name)
-        return self._made[name]
+        if name not in self._generators:
+            self._generators[name] = generator(self.seed, name)
+        return self._generators[name]
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: made.bit_generator.state for name, made in self._made.items()}
+        """Name -> state of the NumPy bit generator."""
+        return {name: generator.bit_generator.state for name, generator in self._generators.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state from :meth:`state_dict`. Generators that it does not contain keep their state."""
         for name, value in state.items():
             self[name].bit_generator.state = value

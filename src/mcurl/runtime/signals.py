@@ -1,4 +1,7 @@
-"""Ctrl-C as a request, and so the end of a terminal or a kill: the run is saved first. A second one quits at once."""
+"""Stop training on a signal: Ctrl-C, ``kill``, or a closed terminal.
+
+The first signal requests a stop, so that the run is saved before exit. The second signal raises KeyboardInterrupt.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,18 @@ from dataclasses import dataclass
 from types import FrameType
 
 
-def signals() -> list[signal.Signals]:
-    """Ctrl-C, `kill`, and a terminal that goes away, unless `nohup` says that this is nothing to stop for."""
+def stop_signals() -> list[signal.Signals]:
+    """The signals that stop a run: SIGINT, SIGTERM, and SIGHUP unless it is ignored (``nohup``)."""
     hang_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGINT, signal.SIGTERM, *hang_up]
 
 
-class Interrupted(Exception):  # noqa: N818 - nothing went wrong
-    """Training stopped at the user's wish, everything saved."""
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """The user stopped the run by a signal, and the run is saved.
+
+    Attributes:
+        signal_number: number of the signal.
+    """
 
     def __init__(self, signal_number: int = signal.SIGINT) -> None:
         super().__init__(f"stopped by signal {signal_number}")
@@ -28,60 +35,66 @@ class Interrupted(Exception):  # noqa: N818 - nothing went wrong
 
 @dataclass
 class Stop:
-    """Whether the user asked to stop; the training loop and evaluations look at it between two steps."""
+    """Request to stop. The training loop and evaluations check it between two steps."""
 
     signal_number: int = 0
+    """Number of the first signal; 0: no signal so far."""
 
     @property
     def requested(self) -> bool:
+        """Whether a signal arrived."""
         return self.signal_number != 0
 
     def check(self) -> None:
-        """Raises Interrupted where it was requested."""
+        """Raise Interrupted if a stop was requested."""
         if self.requested:
             raise Interrupted(self.signal_number)
 
 
 @contextmanager
-def until_saved() -> Iterator[None]:
-    """Before there is anything to save, a kill is like Ctrl-C: what was begun is taken back."""
+def signals_as_keyboard_interrupt() -> Iterator[None]:
+    """A context manager in which every stop signal raises KeyboardInterrupt.
+
+    It covers the time before training starts, when there is nothing to save. Outside the main thread, where Python
+    cannot handle signals, it has no effect.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def quit_now(number: int, frame: FrameType | None) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, quit_now) for number in signals()}
+    previous = {number: signal.signal(number, interrupt) for number in stop_signals()}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[Stop]:
-    """Turn the first of the signals into a request; a second one raises KeyboardInterrupt at once.
+    """A context manager in which the first stop signal sets the request, and the second raises KeyboardInterrupt.
 
-    Outside the main thread, where Python takes no signals, nothing is ever requested.
+    Outside the main thread, where Python cannot handle signals, no stop is ever requested.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def request_stop(number: int, frame: FrameType | None) -> None:
         if stop.requested:
             raise KeyboardInterrupt
         stop.signal_number = number
-        # The signal may have come in the middle of another line to standard error, or standard error may be gone.
+        # The signal may interrupt another write to standard error, or standard error may be closed.
         with contextlib.suppress(RuntimeError, OSError):
-            print("stopping and saving; once more quits at once", file=sys.stderr, flush=True)
+            print("Saving before exit. Press Ctrl-C again to quit without saving.", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, ask) for number in signals()}
+    previous = {number: signal.signal(number, request_stop) for number in stop_signals()}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Threads of the processor: how many there are, and how they wait. Imports no PyTorch."""
+"""CPU threads: their number, and how they wait. This module does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import os
 
 
 def available_cores() -> int:
-    """Cores that this process may use, at most OMP_NUM_THREADS where that is set."""
+    """Number of CPU cores that this process may use, at most OMP_NUM_THREADS if that is set."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(limit)) if limit.isdecimal() and int(limit) > 0 else cores
 
 
 def limit_openmp_spinning() -> None:
-    """Let threads that wait for each other sleep soon.
+    """Let OpenMP threads sleep soon while they wait for each other.
 
-    By default they spin for milliseconds, and an update beside other busy processes takes 20 times as long. OpenMP
-    reads this once, when PyTorch is imported; what the user has set stays.
+    By default they spin for milliseconds. If other processes use the cores too, an update then takes 20 times as long.
+    OpenMP reads the environment variable GOMP_SPINCOUNT once, so this must be called before PyTorch is imported. Values
+    of the user (OMP_WAIT_POLICY or GOMP_SPINCOUNT) are not changed.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
