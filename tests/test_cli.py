@@ -140,9 +140,9 @@ def test_version_and_nothing(capsys: Capture) -> None:
         ("train toy/reach --set mcurl.negatives=sequences", "did you mean sequence?"),
         ("train toy/reach --method curl --set mcurl.mask_rate=.3", "mcurl.mask_rate has no effect here"),
         ("train toy/reach --preset no.toml", "there is no preset 'no.toml'"),
-        ("resume nothing", "nothing is no run"),
+        ("resume nothing", "nothing is not a run folder"),
         ("resume", "resume: the following arguments are required: RUN"),
-        ("evaluate nothing", "nothing is no run"),
+        ("evaluate nothing", "nothing is not a run folder"),
         ("evaluate nothing --episodes 0", "a whole number from 1, not '0'"),
         ("report", "report: name run folders to gather, or --plot DIR"),
         ("report --plot plots", "results has no results"),
@@ -163,10 +163,10 @@ def test_an_environment_without_images_leaves_nothing(capsys: Capture) -> None:
 
 def test_an_existing_run_is_left_alone(capsys: Capture, finished: Path) -> None:
     line = refused(capsys, "train", "toy/reach")
-    assert f"{finished} exists already: go on with `mcurl resume {finished}`, or give another --seed or --out" in line
+    assert f"{finished} exists already: use `mcurl resume {finished}`, or another --seed or --out" in line
 
 
-def test_resuming_what_is_complete_or_is_no_run(capsys: Capture, finished: Path) -> None:
+def test_resuming_what_is_complete_or_not_a_run(capsys: Capture, finished: Path) -> None:
     assert "is complete with 100 env steps: use a larger --env-steps to go on" in refused(
         capsys, "resume", str(finished)
     )

@@ -33,12 +33,12 @@ def train(options: argparse.Namespace) -> int:
 
 def _train_parallel(options: argparse.Namespace) -> int:
     """Every seed's settings and folder are checked before any of them starts."""
-    from mcurl.run.folder import Run, folder_of
+    from mcurl.run.folder import Run, run_folder
     from mcurl.runtime.parallel import ParallelRuns
     from mcurl.runtime.threads import available_cores
 
     for seed in options.seed:
-        Run.refuse_existing(folder_of(options.out, _resolve(options, seed).to_json()))
+        Run.refuse_existing(run_folder(options.out, _resolve(options, seed).to_json()))
     at_once = min(options.at_once or available_cores(), len(options.seed))
     threads = options.threads or max(available_cores() // at_once, 1)
     arguments = [options.task]
@@ -92,7 +92,7 @@ def _watch(
     go_on = f"go on with: mcurl resume {run.folder}"
     try:
         with signals_as_keyboard_interrupt(), Display(env_steps, title, str(run.folder)) as display:
-            display.recall(past or {})
+            display.load_evaluations(past or {})
             work(make_sinks(run, display, run.sinks))
     except Interrupted as stopped:
         print(f"stopped at {run.latest_checkpoint().env_steps:,} env steps, everything saved; {go_on}")

@@ -20,7 +20,7 @@ from mcurl.envs.threaded import Outcome, ThreadedEnv
 from mcurl.errors import UserError
 from mcurl.evaluate import evaluate_policy, score_line
 from mcurl.replay import prune
-from mcurl.run.folder import KEPT, Run
+from mcurl.run.folder import RECENT_CHECKPOINTS, Run
 from mcurl.run.logger import Logger, NotFinite, Sink, SpeedMeter
 from mcurl.runtime import seeding
 from mcurl.runtime.cuda_graphs import CudaGraphStep
@@ -67,7 +67,7 @@ def resume(run: Run, sinks: Sequence[Sink], env_steps: int | None = None) -> Non
             raise UserError(f"{checkpoint.folder} does not fit {path}, which was changed since: {reason}") from error
         run.rewind(checkpoint)
         logger.rewind(checkpoint.env_steps)
-        run.note_resume(env_steps)
+        run.record_resume(env_steps)
         logger.message(f"resumed at {trainer.clock.env_steps:,} env steps")
         if run.env_steps != settings.env_steps:
             horizon = f"schedules keep the horizon of {settings.env_steps:,} that the run began with"
@@ -275,9 +275,9 @@ class Trainer:
         policy = self.agent.policy_state() if final else None
         self.run.checkpoint(self.clock.env_steps, {**self.state_dict(), "replay": replay}, policy=policy)
         # Overwritten rows stay on disk as long as a kept checkpoint needs them.
-        self._oldest_rows = [*self._oldest_rows, replay["oldest"]][-KEPT:]
+        self._oldest_rows = [*self._oldest_rows, replay["oldest"]][-RECENT_CHECKPOINTS:]
         prune(self.run.replay_folder, min(self._oldest_rows))
-        self.run.note_compute(compute_metadata(self.compute))
+        self.run.record_compute(compute_metadata(self.compute))
         if speed := self._speed.lap(self.clock.env_steps):
             self.logger.speed(self.clock.env_steps, speed)
         self.logger.flush()

@@ -127,7 +127,7 @@ def test_a_dumb_terminal_gets_lines(clock: Clock, monkeypatch: pytest.MonkeyPatc
     assert "╭" not in out.getvalue()
 
 
-def test_drawing_is_rare(clock: Clock) -> None:
+def test_refreshes_are_rare(clock: Clock) -> None:
     display, out = live(clock)
     with display:
         for step in range(1000):
@@ -139,7 +139,7 @@ def test_drawing_is_rare(clock: Clock) -> None:
 def test_earlier_evaluations_count_for_the_best(clock: Clock) -> None:
     display, out = plain(clock)
     with display:
-        display.recall({10: [9.0, 11.0], 20: [1.0]})
+        display.load_evaluations({10: [9.0, 11.0], 20: [1.0]})
         assert out.getvalue() == ""
         display.evaluation(30, [3.0])
     assert "3.0 ± 0.0 at 30 · 1 episodes · best 10.0 at 10" in out.getvalue()
@@ -150,10 +150,10 @@ def test_speed_looks_back_one_window(clock: Clock) -> None:
     assert speed.rate is None
     for second in range(100):
         clock.now += 1
-        speed.at(second if second < 50 else 50 + (second - 50) * 4)
+        speed.update(second if second < 50 else 50 + (second - 50) * 4)
     assert speed.rate == pytest.approx(4)
     clock.now += 1
-    speed.at(0)  # A counter that fell: nothing can be told.
+    speed.update(0)  # A decreased counter has no rate.
     assert speed.rate is None
 
 
@@ -161,7 +161,7 @@ def test_speed_keeps_few_points(clock: Clock) -> None:
     speed = Speed(300, clock)
     for step in range(20_000):
         clock.now += 0.01
-        speed.at(step)
+        speed.update(step)
     assert speed.rate == pytest.approx(100)
     assert len(speed.points) < 120
 
@@ -197,7 +197,7 @@ def test_nobody_reads_and_returns_that_are_no_numbers(
     with display:
         display.message("begun")
         train(display, clock)
-        display.recall({0: [math.nan, 1.0]})
+        display.load_evaluations({0: [math.nan, 1.0]})
         display.evaluation(500, [math.nan, math.inf])
     assert gone.refused
     assert all(math.isnan(spread) for _, _, spread in display.evaluations[-2:])

@@ -17,7 +17,7 @@ import torch
 
 from mcurl.errors import UserError
 from mcurl.run import provenance
-from mcurl.run.folder import Run, folder_of
+from mcurl.run.folder import Run, run_folder
 from mcurl.runtime.signals import stop_on_signal
 
 SETTINGS = {
@@ -60,12 +60,12 @@ def test_a_run_says_what_it_was_made_with(tmp_path: Path) -> None:
             "gpu",
             "command",
             "started_at",
-        } <= run.about.keys()
-        assert run.about["torch"] == torch.__version__
-        run.note_resume()
-        run.note_resume(extend_to=2000)
+        } <= run.metadata.keys()
+        assert run.metadata["torch"] == torch.__version__
+        run.record_resume()
+        run.record_resume(extend_to=2000)
         assert run.env_steps == 2000
-        assert len(run.about["resumed"]) == 2
+        assert len(run.metadata["resumed"]) == 2
         assert run.settings["env_steps"] == 1000
 
 
@@ -74,9 +74,8 @@ def test_a_run_says_what_it_was_made_with(tmp_path: Path) -> None:
     [("toy/catch", "toy-catch"), ("gym/ALE/Pong-v5", "gym-ALE-Pong-v5"), ("gym/a b:../c", "gym-a-b-..-c")],
 )
 def test_any_task_makes_one_folder_name(task: str, name: str) -> None:
-    assert (
-        folder_of(Path("runs"), {"task": task, "method": "rl-only", "seed": 3}) == Path("runs") / name / "rl-only-seed3"
-    )
+    settings = {"task": task, "method": "rl-only", "seed": 3}
+    assert run_folder(Path("runs"), settings) == Path("runs") / name / "rl-only-seed3"
 
 
 def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -84,7 +83,7 @@ def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
         run.checkpoint(10, {})
     before = tree_of(tmp_path)
     with pytest.raises(
-        UserError, match=r"exists already: go on with `mcurl resume .*mcurl-seed1`, or give another --seed or --out"
+        UserError, match=r"exists already: use `mcurl resume .*mcurl-seed1`, or another --seed or --out"
     ) as error:
         make(tmp_path)
     one_line(error)
@@ -92,8 +91,8 @@ def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     make(tmp_path, seed=2).close()
 
 
-def test_a_folder_that_is_no_run_is_refused_too(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, SETTINGS)
+def test_a_folder_that_is_not_a_run_is_refused_too(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, SETTINGS)
     folder.mkdir(parents=True)
     (folder / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="exists already, without a checkpoint"):
@@ -103,25 +102,25 @@ def test_a_folder_that_is_no_run_is_refused_too(tmp_path: Path) -> None:
 
 def test_an_out_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make") as error:
+    with pytest.raises(UserError, match="cannot create") as error:
         make(tmp_path / "file")
     one_line(error)
 
 
-def test_opening_what_is_no_run_names_the_nearest(tmp_path: Path) -> None:
+def test_opening_another_folder_suggests_runs(tmp_path: Path) -> None:
     make(tmp_path / "runs").close()
-    with pytest.raises(UserError, match=r"is no run: did you mean .*/dmc-cartpole-swingup/mcurl-seed1\?"):
+    with pytest.raises(UserError, match=r"is not a run folder: did you mean .*/dmc-cartpole-swingup/mcurl-seed1\?"):
         Run.open(tmp_path / "runs/dmc-cartpole-swingup/mcrl-sed1")
     with pytest.raises(UserError, match="mcurl-seed1"):
         Run.open(tmp_path / "runs")
     (tmp_path / "empty" / "deep" / "er" / "still").mkdir(parents=True)
-    with pytest.raises(UserError, match="there is no run near it"):
+    with pytest.raises(UserError, match="there are no runs nearby"):
         Run.open(tmp_path / "empty/deep/er/still")
     foreign = tmp_path / "other"
     foreign.mkdir()
     (foreign / "settings.json").write_text("{}")
     (foreign / "run.json").write_text("not json")
-    with pytest.raises(UserError, match="is no run"):
+    with pytest.raises(UserError, match="is not a run folder"):
         Run.open(foreign)
 
 
@@ -179,7 +178,7 @@ def test_a_log_that_lost_lines_is_refused_and_nothing_is_cut(tmp_path: Path) -> 
         run.log_evaluation(2, [1.0])
         os.truncate(run.folder / "metrics.jsonl", 3)
         before = tree_of(run.folder)
-        with pytest.raises(UserError, match="changed from outside"):
+        with pytest.raises(UserError, match="another program changed it"):
             run.rewind(made)
         assert tree_of(run.folder) == before
 
@@ -199,7 +198,7 @@ def test_a_damaged_checkpoint_names_the_one_before(tmp_path: Path) -> None:
         newest = run.latest_checkpoint().folder
         assert (newest / "state.safetensors").stat().st_mode == (newest / "state.json").stat().st_mode
         (newest / "state.safetensors").write_bytes(b"x")
-        with pytest.raises(UserError, match=f"does not match; move {newest} away to go on from 10 env steps"):
+        with pytest.raises(UserError, match=f"does not match; move {newest} away to resume from 10 env steps"):
             run.latest_checkpoint().load()
 
 
@@ -273,7 +272,7 @@ def test_one_process_trains(tmp_path: Path) -> None:
 
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     make(tmp_path).close()
-    folder = folder_of(tmp_path, SETTINGS)
+    folder = run_folder(tmp_path, SETTINGS)
     code = "from mcurl.run.folder import Run; from pathlib import Path; "
     code += f"r = Run.open(Path({str(folder)!r}), train=True); print('has it', flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -391,11 +391,11 @@ def test_a_run_remembers_its_sinks(tmp_path: Path) -> None:
         assert (run.folder / "run.json").read_bytes() == before
         assert run.sinks == []
         run.add_sinks(["tensorboard"])
-        run.note_resume()
+        run.record_resume()
         run.add_sinks(["tensorboard"])
         assert run.sinks == ["tensorboard"]
-        assert run.about["log"] == ["tensorboard"]
-        assert len(run.about["resumed"]) == 1
+        assert run.metadata["log"] == ["tensorboard"]
+        assert len(run.metadata["resumed"]) == 1
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""A run on disk and on the screen: its folder, checkpoints, logs, display, and what it was made with."""
+"""A run on disk and on the screen: run folder, checkpoints, logs, display and provenance."""

@@ -1,8 +1,8 @@
-"""A tree of tensors and plain values ↔ ``state.safetensors`` + ``state.json``. Nothing in the files can be executed.
+"""Saves and loads trees of tensors and plain values, as ``state.safetensors`` and ``state.json``.
 
-``state.json`` holds the tree with its plain values; where a tensor or an array stands, it names an entry of
-``state.safetensors``. A string-keyed dict is a JSON object; every other thing that JSON cannot say exactly is a JSON
-array that begins with its kind:
+Loading never executes code from the files. ``state.json`` contains the tree and its plain values. A tensor or an array
+is the name of an entry in ``state.safetensors``. A dict with string keys is a JSON object. Every other value that JSON
+cannot represent exactly is a JSON array that begins with its kind:
 
     ["list", a, b]   ["tuple", a, b]   ["map", [key, value], ...]   ["int", "0x..."]   ["float", "inf"]
     ["tensor", name]   ["array", name, dtype, shape]   ["scalar", name, dtype, []]
@@ -30,21 +30,22 @@ from mcurl.errors import UserError
 FORMAT = "mcurl-tree"
 VERSION = 1
 _PLAIN_INT = 2**53
-"""Integers up to here are the same in every JSON reader; larger ones are written as text."""
+"""Integers below this are exact in every JSON reader; larger ones are written as text."""
 _ARRAY_KINDS = "biufcSU"
-"""NumPy kinds that are plain bytes of a known layout: no Python objects, no records."""
+"""NumPy kinds with a fixed layout of bytes: no Python objects, no records."""
 
 
 def save_tree(folder: Path, tree: Any) -> None:
-    """Write a tree into an existing folder, and see it on the disk.
+    """Write a tree into a folder, and sync the files to disk.
 
     Args:
-        tree: nested dicts (string or int keys), lists and tuples; leaves are tensors of any device and layout, NumPy
-            arrays and scalars, int of any size, float, bool, str, None.
+        folder: an existing folder.
+        tree: nested dicts (string or int keys), lists and tuples. Leaves are dense tensors on any device and with any
+            strides, NumPy arrays and scalars, int of any size, float, bool, str or None.
 
     Raises:
-        TypeError: a leaf or a key of another kind; the message names its place.
-        OSError: the disk is full, or the like.
+        TypeError: a leaf or a key has an unsupported type. The message contains its path in the tree.
+        OSError: the files cannot be written, for example because the disk is full.
     """
     writer = _Writer()
     node = writer.node(tree, "")
@@ -53,7 +54,7 @@ def save_tree(folder: Path, tree: Any) -> None:
         save_tensors(writer.tensors, path)
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {_one_line(error)}") from error
-    path.chmod(folder.stat().st_mode & 0o666)  # safetensors makes it for its owner alone
+    path.chmod(folder.stat().st_mode & 0o666)  # safetensors creates files that only their owner can read
     sync(path)
     document = {
         "format": FORMAT,
@@ -67,10 +68,10 @@ def save_tree(folder: Path, tree: Any) -> None:
 
 
 def load_tree(folder: Path) -> Any:
-    """The tree that :func:`save_tree` wrote, with the same types; tensors are on the CPU.
+    """Load a tree that :func:`save_tree` wrote, with the same types. Tensors are on the CPU.
 
     Raises:
-        UserError: the files are missing, damaged, or not ours.
+        UserError: the files are missing, damaged, or of another format.
     """
     document = _read_document(folder / "state.json")
     tensors = _read_tensors(folder / "state.safetensors", document["tensors"])
@@ -81,11 +82,11 @@ def load_tree(folder: Path) -> Any:
 
 
 def write_atomically(final: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder so that a kill at any moment leaves either the old one or the new one.
+    """Write a folder atomically: if the process is killed, either the old or the new folder exists.
 
     Args:
-        final: the folder's place. An old one there is replaced.
-        write: is given an empty folder and fills it; what it writes is synced here.
+        final: path of the folder. An existing folder is replaced.
+        write: called with the path of an empty folder, and writes files into it. They are synced afterwards.
     """
     recover(final)
     new, old = _sibling(final, "new"), _sibling(final, "old")
@@ -99,7 +100,7 @@ def write_atomically(final: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(new, ignore_errors=True)
         raise
     if final.exists():
-        final.rename(old)  # From here to the next line there is no folder at `final`: recover() knows.
+        final.rename(old)  # Until the next line, `final` does not exist. recover() handles a kill at this point.
     new.rename(final)
     sync(final.parent)
     if old.exists():
@@ -107,7 +108,7 @@ def write_atomically(final: Path, write: Callable[[Path], None]) -> None:
 
 
 def recover(final: Path) -> None:
-    """Settle what a kill inside :func:`write_atomically` left beside ``final``."""
+    """Clean up after a kill in :func:`write_atomically`: restore or remove the old folder."""
     old = _sibling(final, "old")
     if not old.exists():
         return
@@ -118,7 +119,7 @@ def recover(final: Path) -> None:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a small text file so that a kill at any moment leaves either the old one or the new one."""
+    """Write a text file atomically: if the process is killed, either the old or the new file exists."""
     new = _sibling(path, "new")
     _write_and_sync(new, text.encode())
     os.replace(new, path)
@@ -126,7 +127,7 @@ def write_file(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """See a file's content, or a folder's list of names, on the disk."""
+    """Sync a file's content, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -135,7 +136,7 @@ def sync(path: Path) -> None:
 
 
 class _Writer:
-    """Turns a tree into JSON values and collects its tensors."""
+    """Converts a tree to JSON values and collects its tensors."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
@@ -150,7 +151,7 @@ class _Writer:
         if kind is float:
             return value if math.isfinite(value) else ["float", repr(value)]
         if isinstance(value, torch.Tensor):
-            return ["tensor", self._keep(place, self._plain(value, place))]
+            return ["tensor", self._add(place, self._contiguous(value, place))]
         if isinstance(value, np.ndarray | np.generic):
             return self._array(value, place)
         if isinstance(value, dict):
@@ -179,11 +180,10 @@ class _Writer:
             else torch.zeros(0, dtype=torch.uint8)
         )
         kind = "array" if isinstance(value, np.ndarray) else "scalar"
-        return [kind, self._keep(place, data), value.dtype.str, list(value.shape)]
+        return [kind, self._add(place, data), value.dtype.str, list(value.shape)]
 
-    def _plain(self, tensor: torch.Tensor, place: str) -> torch.Tensor:
-        """The tensor, or a copy, in plain order and with a storage to itself: safetensors refuses tied and
-        non-contiguous tensors."""
+    def _contiguous(self, tensor: torch.Tensor, place: str) -> torch.Tensor:
+        """The tensor, or a copy of it, contiguous and with its own storage, as safetensors requires."""
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype == torch.complex128:
             raise TypeError(f"a tensor of {tensor.dtype}, {tensor.layout} at {place or 'the root'} cannot be saved")
         tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
@@ -193,9 +193,9 @@ class _Writer:
         self._storages.add(storage.data_ptr())
         return tensor
 
-    def _keep(self, place: str, tensor: torch.Tensor) -> str:
+    def _add(self, place: str, tensor: torch.Tensor) -> str:
         name = place.lstrip("/") or "root"
-        while name in self.tensors:  # {"a/b": x, "a": {"b": y}} and {1: x, "1": y} are legal trees.
+        while name in self.tensors:  # {"a/b": x, "a": {"b": y}} and {1: x, "1": y} are valid trees
             name += "'"
         self.tensors[name] = tensor
         return name
@@ -238,9 +238,9 @@ def _read_document(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged or not a state of mcurl: {_one_line(error)}") from error
+        raise UserError(f"{path} is damaged or not an mcurl checkpoint: {_one_line(error)}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise UserError(f"{path} is not a state of mcurl")
+        raise UserError(f"{path} is not an mcurl checkpoint")
     if (version := document.get("version")) != VERSION:
         raise UserError(f"{path} was written by another version of mcurl (format {version}, this one reads {VERSION})")
     if (
@@ -267,12 +267,12 @@ def _read_tensors(path: Path, expected: dict[str, Any]) -> dict[str, torch.Tenso
 
 
 def _crc32_of(path: Path) -> int:
-    """In pieces: a state is large."""
-    found = 0
+    """Checksum of a large file, read in blocks."""
+    checksum = 0
     with path.open("rb") as file:
-        while piece := file.read(2**20):
-            found = zlib.crc32(piece, found)
-    return found
+        while block := file.read(2**20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def _crc32(node: Any) -> int:

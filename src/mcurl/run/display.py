@@ -1,5 +1,7 @@
-"""The live picture of a run: a panel on a terminal, plain lines everywhere else. Where nobody reads any more, training
-goes on all the same."""
+"""The progress display of a run: a live panel on a terminal, plain lines otherwise.
+
+Training continues if the terminal or pipe is closed.
+"""
 
 from __future__ import annotations
 
@@ -19,35 +21,39 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-RECENT = 10
-"""Training episodes whose mean is shown."""
-METRICS = 12
-"""Metrics that find a place on the panel, or in a line."""
+RECENT_EPISODES = 10
+"""Number of latest training episodes whose mean return is shown."""
+MAX_METRICS = 12
+"""Largest number of metrics on the panel or in a line."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class Speed:
-    """Rate of a counter over a sliding window of seconds."""
+    """The rate of a counter over a sliding window.
+
+    Args:
+        window: length of the window in seconds.
+        clock: returns the time in seconds.
+    """
 
     def __init__(self, window: float, clock: Callable[[], float]) -> None:
         self.window, self.clock = window, clock
         self.points: deque[tuple[float, float]] = deque()
         self.newest = (0.0, 0.0)
 
-    def at(self, count: float) -> None:
-        """Note the counter's value now."""
+    def update(self, count: float) -> None:
+        """Record the current value of the counter."""
         now = self.clock()
         self.newest = now, count
-        if (
-            not self.points or now >= self.points[-1][0] + self.window / 100
-        ):  # However often it is called, some hundred points are kept.
+        # About a hundred points are stored, however often it is called.
+        if not self.points or now >= self.points[-1][0] + self.window / 100:
             self.points.append(self.newest)
         while len(self.points) > 1 and self.points[1][0] <= now - self.window:
             self.points.popleft()
 
     @property
     def rate(self) -> float | None:
-        """Counts per second; None until it can be told."""
+        """Counts per second; None if the counter has not increased."""
         if not self.points:
             return None
         (first, low), (last, high) = self.points[0], self.newest
@@ -55,8 +61,7 @@ class Speed:
 
 
 class IgnoreBrokenPipe:
-    """A text file whose reader may go away, a closed pipe or terminal: what is written then is lost, and nothing else
-    happens."""
+    """A text file that ignores errors of a closed pipe or terminal. The text is lost then."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -75,16 +80,17 @@ class IgnoreBrokenPipe:
 
 
 class Display:
-    """What a run is doing. Use it as a context manager; every method costs next to nothing and may be called at every
-    step.
+    """The progress display of a run. Use it as a context manager.
+
+    All methods are cheap enough to be called at every step.
 
     Args:
-        total_env_steps: the budget.
-        title: shown in the frame, such as ``"mcurl · dmc/cartpole-swingup · seed 1"``.
-        subtitle: shown below, such as the run folder.
-        console: where to draw; standard output if None.
-        every: seconds between two plain lines where the console is no terminal.
-        clock: seconds, for tests.
+        total_env_steps: budget in simulator steps.
+        title: title of the panel, such as ``"mcurl · dmc/cartpole-swingup · seed 1"``.
+        subtitle: subtitle of the panel, such as the run folder.
+        console: output; None: standard output.
+        every: seconds between two progress lines, if the console is not a terminal.
+        clock: returns the time in seconds; tests replace it.
     """
 
     def __init__(
@@ -98,23 +104,20 @@ class Display:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.title, self.subtitle = total_env_steps, title, subtitle
-        self.console, self.every, self.clock = (
-            console or Console(file=cast(TextIO, IgnoreBrokenPipe(sys.stdout)), highlight=False),
-            every,
-            clock,
-        )
+        self.console = console or Console(file=cast(TextIO, IgnoreBrokenPipe(sys.stdout)), highlight=False)
+        self.every, self.clock = every, clock
         self.env_steps = 0
         self.metrics: dict[str, float] = {}
-        self.returns: deque[float] = deque(maxlen=RECENT)
+        self.returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.episodes = 0
         self.evaluations: list[tuple[int, float, float]] = []
         self.activity = ""
-        self._began, self._started = clock(), False
+        self._start_time, self._started = clock(), False
         self._speed, self._long_speed, self._updates = Speed(20, clock), Speed(300, clock), Speed(20, clock)
         live = self.console.is_terminal and not self.console.is_dumb_terminal
-        # Drawn by hand from the training loop: a thread of its own would take turns with it.
+        # The training loop refreshes the panel, because a refresh thread would compete with it for the interpreter.
         self._live = Live(console=self.console, auto_refresh=False, get_renderable=self.panel) if live else None
-        self._drawn = -math.inf if live else clock()
+        self._last_refresh = -math.inf if live else clock()
 
     def __enter__(self) -> Self:
         return self
@@ -127,29 +130,29 @@ class Display:
             self._line(self._progress_line())
 
     def update(self, env_steps: int, metrics: Mapping[str, float] | None = None, updates: int | None = None) -> None:
-        """Note where the run is.
+        """Update the counters and metrics.
 
         Args:
-            env_steps: simulator steps taken.
-            metrics: named numbers, shown until the next ones of the same name; may be left out between two logs.
-            updates: gradient updates so far, for their rate.
+            env_steps: simulator steps so far.
+            metrics: name -> value of new metrics. Each is shown until its next value.
+            updates: updates so far; None: unchanged.
         """
         self.env_steps = env_steps
         self.metrics.update(metrics or {})
         for speed in (self._speed, self._long_speed):
-            speed.at(env_steps)
+            speed.update(env_steps)
         if updates is not None:
-            self._updates.at(updates)
-        self._draw()
+            self._updates.update(updates)
+        self._refresh()
 
     def episode(self, value: float) -> None:
-        """A training episode ended with this return."""
+        """Add the return of a training episode."""
         self.returns.append(value)
         self.episodes += 1
-        self._draw()
+        self._refresh()
 
     def evaluation(self, env_steps: int, returns: Iterable[float]) -> None:
-        """An evaluation gave these returns."""
+        """Add the returns of an evaluation, one for each episode."""
         self._start()
         values = [float(value) for value in returns]
         self.evaluations.append((env_steps, fmean(values), _spread(values)))
@@ -157,23 +160,26 @@ class Display:
         if not self._live:
             parts = [self._evaluation_text().plain, f"{len(values)} episodes", self._best_text().plain]
             self._line(f"{'evaluation':<12}{' · '.join(parts)}")
-        self._draw(now=True)
+        self._refresh(now=True)
 
-    def recall(self, evaluations: Mapping[int, Iterable[float]]) -> None:
-        """Earlier evaluations of the same run, by env steps, without a line for each."""
+    def load_evaluations(self, evaluations: Mapping[int, Iterable[float]]) -> None:
+        """Add the evaluations before a resume, without printing a line for each.
+
+        Args:
+            evaluations: env steps -> returns.
+        """
         for env_steps, returns in evaluations.items():
             values = list(returns)
             self.evaluations.append((env_steps, fmean(values), _spread(values)))
 
     def status(self, activity: str) -> None:
-        """What goes on beside training, such as ``"evaluating, 3 of 10"``; an empty string when it is over. Shown on a
-        terminal only."""
+        """Show an activity, such as ``"evaluating, 3 of 10"``, on the panel; an empty string removes it."""
         if activity != self.activity:
             self.activity = activity
-            self._draw(now=True)
+            self._refresh(now=True)
 
     def message(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line, above the panel on a terminal."""
         self._start()
         if self._live:
             self.console.print(Text(text))
@@ -181,11 +187,11 @@ class Display:
             self._line(text)
 
     def panel(self) -> RenderableType:
-        """The whole picture."""
+        """Build the panel."""
         parts: list[RenderableType] = [self._progress(), Text(), self._results()]
         if self.metrics:
             parts += [Text(), self._metrics()]
-        parts += [Text(), self._foot()]
+        parts += [Text(), self._footer()]
         return Panel(
             Group(*parts),
             title=Text(f" {self.title} ", style="bold"),
@@ -194,13 +200,12 @@ class Display:
             subtitle_align="left",
             border_style="cyan",
             padding=(1, 2),
-            width=min(
-                self.console.width - 3, 100
-            ),  # Room for the terminal's own ^C, which would otherwise wrap into a line more.
+            # Three columns are free for the terminal's ^C, which would otherwise start a new line.
+            width=min(self.console.width - 3, 100),
         )
 
     def _start(self) -> None:
-        """At the first thing to show, so that an error in the preparations stands alone."""
+        """Start the display at the first output, so that errors before it appear alone."""
         if self._started:
             return
         self._started = True
@@ -209,14 +214,14 @@ class Display:
         else:
             self._line(" · ".join(part for part in (self.title, f"{self.total:,} env steps", self.subtitle) if part))
 
-    def _draw(self, now: bool = False) -> None:
+    def _refresh(self, now: bool = False) -> None:
         self._start()
         if self._live:
-            if now or self.clock() - self._drawn >= 0.25:
-                self._drawn = self.clock()
+            if now or self.clock() - self._last_refresh >= 0.25:
+                self._last_refresh = self.clock()
                 self._live.refresh()
-        elif self.env_steps and self.clock() - self._drawn >= self.every:
-            self._drawn = self.clock()
+        elif self.env_steps and self.clock() - self._last_refresh >= self.every:
+            self._last_refresh = self.clock()
             self._line(self._progress_line())
 
     def _line(self, text: str) -> None:
@@ -225,9 +230,9 @@ class Display:
 
     def _progress_line(self) -> str:
         share = f"{self.env_steps:,}/{self.total:,} ({self.env_steps / self.total:.0%})"
-        shown = [f"return {fmean(self.returns):.1f}"] if self.returns else []
-        shown += [f"{name} {_number(value)}" for name, value in list(self.metrics.items())[:METRICS]]
-        return f"{'env steps':<12}{share} · " + " · ".join([*shown, *self._rates(), self._left()])
+        parts = [f"return {fmean(self.returns):.1f}"] if self.returns else []
+        parts += [f"{name} {_number(value)}" for name, value in list(self.metrics.items())[:MAX_METRICS]]
+        return f"{'env steps':<12}{share} · " + " · ".join([*parts, *self._rates(), self._time_left()])
 
     def _progress(self) -> RenderableType:
         grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
@@ -273,18 +278,18 @@ class Display:
         return Text.assemble("best ", (f"{mean:.1f}", "bold"), (f" at {at:,}", "dim"))
 
     def _metrics(self) -> RenderableType:
-        """Names and values in as many pairs of columns as fit."""
+        """Names and values of metrics, in up to three pairs of columns."""
         pairs = 3 if self.console.width >= 90 else 2 if self.console.width >= 60 else 1
         grid = Table.grid(padding=(0, 3, 0, 0))
         for _ in range(pairs):
             grid.add_column(style="dim", no_wrap=True)
             grid.add_column(justify="right", no_wrap=True, min_width=9)
-        items = list(self.metrics.items())[:METRICS]
+        items = list(self.metrics.items())[:MAX_METRICS]
         for row in range(0, len(items), pairs):
             grid.add_row(*(cell for name, value in items[row : row + pairs] for cell in (Text(name), _coloured(value))))
         return grid
 
-    def _foot(self) -> RenderableType:
+    def _footer(self) -> RenderableType:
         grid = Table.grid(expand=True)
         grid.add_column(no_wrap=True)
         grid.add_column(justify="right", no_wrap=True)
@@ -293,14 +298,14 @@ class Display:
             if self.activity
             else Text(" · ".join(self._rates()) or "starting", "dim")
         )
-        grid.add_row(left, Text(f"{_duration(self.clock() - self._began)} elapsed · {self._left()}", "dim"))
+        grid.add_row(left, Text(f"{_duration(self.clock() - self._start_time)} elapsed · {self._time_left()}", "dim"))
         return grid
 
     def _rates(self) -> list[str]:
         named = (("env steps/s", self._speed.rate), ("updates/s", self._updates.rate))
         return [f"{rate:,.{1 if rate < 100 else 0}f} {name}" for name, rate in named if rate is not None]
 
-    def _left(self) -> str:
+    def _time_left(self) -> str:
         if self.env_steps >= self.total:
             return "done"
         rate = self._long_speed.rate
@@ -308,7 +313,7 @@ class Display:
 
 
 def sparkline(values: Iterable[float]) -> str:
-    """Values as a row of blocks, the lowest to the highest.
+    """A line chart of finite values in block characters; empty for fewer than two values.
 
     >>> sparkline([1, 2, 4])
     '▁▃█'
@@ -321,7 +326,7 @@ def sparkline(values: Iterable[float]) -> str:
 
 
 def _spread(values: list[float]) -> float:
-    """Standard deviation; nan where a value is not finite."""
+    """Population standard deviation; nan if a value is not finite."""
     return pstdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
@@ -334,7 +339,8 @@ def _number(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """
+    """Format a duration.
+
     >>> _duration(59), _duration(3700), _duration(200_000)
     ('0:59', '1:01:40', '2 d 7 h')
     """

@@ -1,15 +1,15 @@
-"""The run folder: what was set, what was measured, and where to go on. A run is never overwritten or deleted.
+"""The run folder: settings, logs and checkpoints of a run. A run is never overwritten or deleted.
 
 <out>/<suite>-<task>/<method>-seed<k>/
-    settings.json       every setting, resolved
-    run.json            versions, commit, machine, command line; one entry more for every resume
-    metrics.jsonl       one object a line, no wall-clock: the same seed gives the same file
+    settings.json       all resolved settings
+    run.json            versions, commit, machine, command line; one more entry for each resume
+    metrics.jsonl       one JSON object per line, without times: the same seed gives the same file
     evaluations.csv     env_steps,episode,return
-    speed.jsonl         what depends on the wall-clock
-    tensorboard/        a view of the logs, where it was asked for
-    checkpoints/<env_steps>/   the newest two and every final one
-    replay/             files of the replay, which only grow
-    lock                held by the process that trains
+    speed.jsonl         wall-clock times
+    tensorboard/        TensorBoard event files, with --log tensorboard
+    checkpoints/<env_steps>/   the two latest checkpoints and all final ones
+    replay/             files of the replay, to which new frames are appended
+    lock                locked by the process that trains
 """
 
 from __future__ import annotations
@@ -31,71 +31,81 @@ from mcurl.run.names import run_name
 from mcurl.run.provenance import run_metadata
 
 FORMAT = "mcurl-run"
-KEPT = 2
-"""Checkpoints that are kept beside the final ones: the newest may be the victim of a failing disk."""
-_REWOUND = ("metrics.jsonl", "evaluations.csv")
-"""Logs whose lines after a checkpoint are written again, identically, by the run that goes on from it."""
+RECENT_CHECKPOINTS = 2
+"""Number of latest checkpoints to keep, in addition to final ones. The latest may be damaged by a disk failure."""
+_DETERMINISTIC_LOGS = ("metrics.jsonl", "evaluations.csv")
+"""Logs that :meth:`Run.rewind` truncates; a resumed run writes the same lines again."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One saved moment of a run."""
+    """A checkpoint of a run."""
 
     folder: Path
+    """``checkpoints/<env_steps>`` in the run folder."""
 
     @property
     def env_steps(self) -> int:
+        """Simulator steps at the checkpoint."""
         return int(self.folder.name)
 
     @property
     def final(self) -> bool:
-        """Saved at the end of a training, with the policy's weights apart in ``policy/``."""
+        """Whether it was saved at the end of training, with the policy's weights in ``policy/``."""
         return (self.folder / "policy").is_dir()
 
     def load(self) -> Any:
-        """The tree that was given to :meth:`Run.checkpoint`. Raises UserError where it is damaged, with the way out if
-        there is an earlier one."""
+        """Load the tree that was passed to :meth:`Run.checkpoint`.
+
+        Raises:
+            UserError: the checkpoint is damaged. If there is an earlier one, the message says how to use it.
+        """
         try:
             return load_tree(self.folder)
         except UserError as error:
             earlier = [other.name for other in self.folder.parent.glob("[0-9]*") if other.name < self.folder.name]
-            way_out = f"; move {self.folder} away to go on from {int(max(earlier)):,} env steps" if earlier else ""
-            raise UserError(f"{error}{way_out}") from error
+            hint = f"; move {self.folder} away to resume from {int(max(earlier)):,} env steps" if earlier else ""
+            raise UserError(f"{error}{hint}") from error
 
     def load_policy(self) -> Any:
-        """The policy's weights alone; of a final checkpoint only."""
+        """Load the policy's weights of a final checkpoint. Raises UserError for other checkpoints."""
         return load_tree(self.folder / "policy")
 
     def log_bytes(self) -> dict[str, int]:
-        """Length of each log at that moment, in bytes."""
+        """Name -> length in bytes of each log at the checkpoint."""
         return dict(_read(self.folder / "logs.json"))
 
 
 class Run:
-    """An open run folder. Use it as a context manager: leaving it closes the logs and lets go of the lock."""
+    """An open run folder. Use it as a context manager, which closes the logs and releases the lock at exit.
+
+    Args:
+        folder: path of an existing run folder; :meth:`create` and :meth:`open` check it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._logs: dict[str, Any] = {}
         self._lock: Any = None
-        self._made: list[Path] = []
+        self._created: list[Path] = []
 
     @classmethod
     def create(cls, out: Path, settings: Mapping[str, Any], *, label: str = "") -> Self:
-        """Make the folder of a new run, locked for training.
+        """Create the folder of a new run, and lock it for training.
 
         Args:
-            out: folder of all runs; made where it does not exist.
-            settings: every setting as JSON values; ``task``, ``method``, ``agent`` and ``seed`` name the folder.
+            out: folder of all runs; it is created if it does not exist.
+            settings: all settings as JSON values. The name of the folder contains ``task``, ``method``, ``agent`` and
+                ``seed``.
             label: name in tables and plots.
 
         Raises:
-            UserError: the folder exists, or cannot be made.
+            UserError: the folder exists, or cannot be created.
         """
-        folder = folder_of(out, settings)
+        folder = run_folder(out, settings)
         cls.refuse_existing(folder)
-        made = [place for place in (folder, *folder.parents) if not place.exists()]
-        about = _json({"format": FORMAT, "label": label, **run_metadata(), "resumed": []})
+        created = [path for path in (folder, *folder.parents) if not path.exists()]
+        metadata = _json({"format": FORMAT, "label": label, **run_metadata(), "resumed": []})
         try:
             folder.mkdir(parents=True)
             for name in ("checkpoints", "replay"):
@@ -103,12 +113,12 @@ class Run:
             (folder / "metrics.jsonl").touch()
             (folder / "evaluations.csv").write_text("env_steps,episode,return\n")
             write_file(folder / "settings.json", _json(settings))
-            write_file(folder / "run.json", about)
+            write_file(folder / "run.json", metadata)
         except OSError as error:
-            raise UserError(f"cannot make {folder}: {error.strerror}") from error
+            raise UserError(f"cannot create {folder}: {error.strerror}") from error
         run = cls(folder)
-        run._made = made
-        run._take_lock()
+        run._created = created
+        run._acquire_lock()
         return run
 
     @classmethod
@@ -116,30 +126,30 @@ class Run:
         """Open a run.
 
         Args:
-            train: take the lock and settle what a kill left; without it nothing in the folder is touched.
+            path: path of the run folder.
+            train: lock the folder for training, and clean up after a killed process. Otherwise nothing in the folder
+                is changed.
 
         Raises:
-            UserError: ``path`` is no run (the nearest one is named), or another process trains in it.
+            UserError: ``path`` is not a run folder, or another process trains this run.
         """
         if not _is_run(path):
-            raise UserError(f"{path} is no run: {_nearest_runs(path)}")
+            raise UserError(f"{path} is not a run folder: {_suggest_runs(path)}")
         run = cls(path)
         if train:
-            run._take_lock()
+            run._acquire_lock()
             for name in {re.sub(r"^\.|\.old$", "", old.name) for old in (path / "checkpoints").glob(".*.old")}:
                 recover(path / "checkpoints" / name)
         return run
 
     @staticmethod
     def refuse_existing(folder: Path) -> None:
-        """Raise UserError, with the ways to go on, where something stands at ``folder``."""
+        """Raise UserError if ``folder`` exists. The message says how to resume its run, or how to avoid it."""
         if not folder.exists():
             return
         if _is_run(folder) and Run(folder).checkpoints():
-            raise UserError(
-                f"{folder} exists already: go on with `mcurl resume {folder}`, or give another --seed or --out"
-            )
-        raise UserError(f"{folder} exists already, without a checkpoint: move it away, or give another --seed or --out")
+            raise UserError(f"{folder} exists already: use `mcurl resume {folder}`, or another --seed or --out")
+        raise UserError(f"{folder} exists already, without a checkpoint: move it away, or use another --seed or --out")
 
     def __enter__(self) -> Self:
         return self
@@ -148,70 +158,74 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Close the logs and let go of the lock."""
+        """Close the logs and release the lock."""
         for log in (*self._logs.values(), *([self._lock] if self._lock else [])):
             log.close()
         self._logs, self._lock = {}, None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings as JSON values, as they were given to :meth:`create`. Raises UserError where they are none of a
-        run."""
-        found = _read(self.folder / "settings.json")
-        if missing := {"task", "method", "seed", "env_steps"} - found.keys():
+        """The settings as JSON values, as they were passed to :meth:`create`. Raises UserError if they are damaged."""
+        settings = _read(self.folder / "settings.json")
+        if missing := {"task", "method", "seed", "env_steps"} - settings.keys():
             raise UserError(f"{self.folder / 'settings.json'} is damaged: {min(missing)} is missing")
-        return found
+        return settings
 
     @property
     def env_steps(self) -> int:
-        """The run's budget in simulator steps: that of its settings, or what it was extended to since. Schedules read
-        the settings, not this."""
-        return int(self.about.get("extended_to") or self.settings["env_steps"])
+        """The budget in simulator steps: of the settings, or of the last extension.
+
+        Schedules do not use it. Their horizon is the budget of the settings.
+        """
+        return int(self.metadata.get("extended_to") or self.settings["env_steps"])
 
     @property
-    def about(self) -> dict[str, Any]:
-        """What ``run.json`` says: versions, commit, machine, command line, resumes."""
+    def metadata(self) -> dict[str, Any]:
+        """The contents of ``run.json``: versions, commit, machine, command line, resumes."""
         return _read(self.folder / "run.json")
 
     @property
     def replay_folder(self) -> Path:
-        """For the replay's own files, which only grow."""
+        """The folder of the replay's files."""
         return self.folder / "replay"
 
-    def note_resume(self, extend_to: int | None = None) -> None:
-        """Add a line about this process to ``run.json``; with ``extend_to`` the budget grows to so many simulator
-        steps."""
-        about = self.about
-        about.setdefault("resumed", []).append(run_metadata())
-        if extend_to is not None:
-            about["extended_to"] = extend_to
-        write_file(self.folder / "run.json", _json(about))
+    def record_resume(self, extend_to: int | None = None) -> None:
+        """Add the metadata of this process to ``run.json``.
 
-    def note_compute(self, values: Mapping[str, Any]) -> None:
-        """Note in ``run.json`` what the run computes with: threads in effect, accelerated layers that served, ..."""
-        about = self.about
-        if about.get("compute") != values:
-            write_file(self.folder / "run.json", _json(about | {"compute": dict(values)}))
+        Args:
+            extend_to: new budget in simulator steps; None: the budget is not changed.
+        """
+        metadata = self.metadata
+        metadata.setdefault("resumed", []).append(run_metadata())
+        if extend_to is not None:
+            metadata["extended_to"] = extend_to
+        write_file(self.folder / "run.json", _json(metadata))
+
+    def record_compute(self, values: Mapping[str, Any]) -> None:
+        """Write to ``run.json`` what the run computes with, see :func:`mcurl.runtime.device.compute_metadata`."""
+        metadata = self.metadata
+        if metadata.get("compute") != values:
+            write_file(self.folder / "run.json", _json(metadata | {"compute": dict(values)}))
 
     @property
     def sinks(self) -> list[str]:
-        """Names of the sinks that the run has beside its own files, for ``logger.make_sinks``."""
-        return list(self.about.get("log", []))
+        """Names of the run's additional sinks, for :func:`mcurl.run.logger.make_sinks`."""
+        return list(self.metadata.get("log", []))
 
     def add_sinks(self, names: Iterable[str]) -> None:
-        """Note in ``run.json`` that the run has these sinks too, from now on and after every resume."""
-        about = self.about
-        before = about.get("log", [])
-        about["log"] = list(dict.fromkeys([*before, *names]))
-        if about["log"] != before:
-            write_file(self.folder / "run.json", _json(about))
+        """Add sinks to ``run.json``, so that the run uses them now and after each resume."""
+        metadata = self.metadata
+        previous = metadata.get("log", [])
+        metadata["log"] = list(dict.fromkeys([*previous, *names]))
+        if metadata["log"] != previous:
+            write_file(self.folder / "run.json", _json(metadata))
 
     def log(self, env_steps: int, metrics: Mapping[str, float]) -> None:
-        """Add a line to ``metrics.jsonl``. Floats are exact; nothing here may depend on the wall-clock."""
+        """Add a line to ``metrics.jsonl``. Floats are exact. The values must not depend on wall-clock time."""
         self._write("metrics.jsonl", json.dumps({"env_steps": env_steps, **metrics}))
 
     def log_speed(self, env_steps: int, values: Mapping[str, float]) -> None:
-        """Add a line to ``speed.jsonl``: seconds, rates, memory."""
+        """Add a line to ``speed.jsonl``."""
         self._write("speed.jsonl", json.dumps({"env_steps": env_steps, **values}))
 
     def log_evaluation(self, env_steps: int, returns: Iterable[float]) -> None:
@@ -221,51 +235,49 @@ class Run:
         )
 
     def metrics(self) -> list[tuple[int, dict[str, float]]]:
-        """Env steps and values of each line of ``metrics.jsonl``, as logged so far. Raises UserError where a line is
-        damaged."""
-        found = []
+        """Env steps and values of each line of ``metrics.jsonl``. Raises UserError if a line is damaged."""
+        metrics = []
         for number, line in enumerate(self._whole_lines("metrics.jsonl"), 1):
             try:
                 values = json.loads(line)
-                found.append((int(values.pop("env_steps")), values))
+                metrics.append((int(values.pop("env_steps")), values))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{self.folder / 'metrics.jsonl'} is damaged in line {number}: {error}") from error
-        return found
+        return metrics
 
     def evaluations(self, until: int | None = None) -> dict[int, list[float]]:
-        """Env steps -> returns, as logged so far; up to ``until`` simulator steps."""
-        found: dict[int, list[float]] = {}
+        """Env steps -> returns of the evaluations so far, or up to ``until`` simulator steps."""
+        evaluations: dict[int, list[float]] = {}
         for line in self._whole_lines("evaluations.csv")[1:]:
             env_steps, _, value = line.split(",")
             if until is None or int(env_steps) <= until:
-                found.setdefault(int(env_steps), []).append(float(value))
-        return found
+                evaluations.setdefault(int(env_steps), []).append(float(value))
+        return evaluations
 
     def discard_if_empty(self) -> None:
-        """Take back a run that this object made and that came to nothing: its folder goes, unless anything was logged
-        or saved in it."""
+        """Delete the run folder if this object created it, and nothing was logged or saved in it."""
         if (
-            self._made
+            self._created
             and not self.checkpoints()
             and (self.folder / "metrics.jsonl").stat().st_size == 0
             and not self.evaluations()
         ):
             shutil.rmtree(self.folder)
-            with contextlib.suppress(OSError):  # Another run is beside it.
-                for parent in self._made[1:]:
+            with contextlib.suppress(OSError):  # the parent folder contains another run
+                for parent in self._created[1:]:
                     parent.rmdir()
 
     def checkpoint(self, env_steps: int, tree: Any, policy: Any = None) -> Checkpoint:
-        """Save a moment: at a kill, the run has either this checkpoint or the one before. Older ones are removed once
-        it is in place.
+        """Save a checkpoint, and delete older ones.
+
+        If the process is killed meanwhile, the previous checkpoint remains.
 
         Args:
-            env_steps: simulator steps taken; names the folder. One that exists is replaced.
-            tree: for ``checkpoint.save_tree``. What the replay wrote must be on the disk before.
-            policy: the policy's weights; given at the end of a training, and makes the checkpoint one that is kept for
-                ever.
+            env_steps: simulator steps so far; the name of the folder. An existing checkpoint is replaced.
+            tree: see :func:`mcurl.run.checkpoint.save_tree`. The files of the replay must be synced before.
+            policy: the policy's weights, in the same form. A checkpoint with a policy is final, and is never deleted.
         """
-        lengths = {name: self._sync(name) for name in _REWOUND}
+        lengths = {name: self._sync(name) for name in _DETERMINISTIC_LOGS}
         self._sync("speed.jsonl")
 
         def write(folder: Path) -> None:
@@ -275,48 +287,50 @@ class Run:
                 (folder / "policy").mkdir()
                 save_tree(folder / "policy", policy)
 
-        made = Checkpoint(self.folder / "checkpoints" / f"{env_steps:09d}")
-        write_atomically(made.folder, write)
+        checkpoint = Checkpoint(self.folder / "checkpoints" / f"{env_steps:09d}")
+        write_atomically(checkpoint.folder, write)
         self._remove_older()
-        return made
+        return checkpoint
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Whole checkpoints, the oldest first."""
+        """The complete checkpoints, oldest first."""
         return [Checkpoint(folder) for folder in self._checkpoint_folders() if (folder / "state.json").exists()]
 
     def latest_checkpoint(self) -> Checkpoint:
-        """The newest. Raises UserError where there is none yet."""
-        found = self.checkpoints()
-        if not found:
+        """The latest complete checkpoint. Raises UserError if there is none yet."""
+        checkpoints = self.checkpoints()
+        if not checkpoints:
             raise UserError(
-                f"{self.folder} has no checkpoint yet: wait for its first one or, if it was stopped before, "
-                "train anew with another --seed or --out"
+                f"{self.folder} has no checkpoint yet: wait for the first one or, if the run was stopped before it, "
+                "start a new run with another --seed or --out"
             )
-        return found[-1]
+        return checkpoints[-1]
 
     def rewind(self, checkpoint: Checkpoint) -> None:
-        """Cut the logs back to the moment of a checkpoint, before training goes on from it. Raises UserError where a
-        log lost lines since."""
+        """Truncate the logs to their length at a checkpoint, before training continues from it.
+
+        Raises:
+            UserError: a log is shorter than at the checkpoint. No log is changed.
+        """
         for name, length in checkpoint.log_bytes().items():
             path = self.folder / name
             if not path.exists() or path.stat().st_size < length:
                 raise UserError(
                     f"{path} is shorter than at the checkpoint of {checkpoint.env_steps} env steps ({length} bytes): "
-                    "it was changed from outside"
+                    "another program changed it"
                 )
         for name, length in checkpoint.log_bytes().items():
             os.truncate(self.folder / name, length)
 
     def _write(self, name: str, *lines: str) -> None:
         if name not in self._logs:
-            self._logs[name] = (self.folder / name).open(
-                "a", buffering=1
-            )  # Whole lines reach the file, so that it can be followed.
+            # Line buffering, so that readers of the log see complete lines.
+            self._logs[name] = (self.folder / name).open("a", buffering=1)
         for line in lines:
             self._logs[name].write(line + "\n")
 
     def _whole_lines(self, name: str) -> list[str]:
-        """Lines of a log, without the half that a kill may have left; none where there is no such log."""
+        """The complete lines of a log, which may end in an incomplete one after a kill; empty if there is no log."""
         path = self.folder / name
         return path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
 
@@ -331,13 +345,15 @@ class Run:
         return sorted(path for path in (self.folder / "checkpoints").glob("*") if path.name.isdigit())
 
     def _remove_older(self) -> None:
-        newest = {checkpoint.folder for checkpoint in self.checkpoints()[-KEPT:]}
+        newest = {checkpoint.folder for checkpoint in self.checkpoints()[-RECENT_CHECKPOINTS:]}
         for folder in self._checkpoint_folders():
             if folder not in newest and not Checkpoint(folder).final:
-                (folder / "state.json").unlink(missing_ok=True)  # First: half a removed checkpoint is none.
+                # Delete this file first: a checkpoint without it does not count.
+                (folder / "state.json").unlink(missing_ok=True)
                 shutil.rmtree(folder)
 
-    def _take_lock(self) -> None:
+    def _acquire_lock(self) -> None:
+        """Lock the folder for training. Raises UserError if another process holds the lock."""
         self._lock = (self.folder / "lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -353,10 +369,10 @@ class Run:
         self._lock.flush()
 
 
-def folder_of(out: Path, settings: Mapping[str, Any]) -> Path:
-    """``<out>/<suite>-<task>/<method>-seed<k>``, whatever characters the names have.
+def run_folder(out: Path, settings: Mapping[str, Any]) -> Path:
+    """Path of a run's folder: ``<out>/<suite>-<task>/<method>-seed<k>``, with only the characters of file names.
 
-    >>> str(folder_of(Path("runs"), {"task": "dmc/cartpole-swingup", "method": "mcurl", "seed": 1}))
+    >>> str(run_folder(Path("runs"), {"task": "dmc/cartpole-swingup", "method": "mcurl", "seed": 1}))
     'runs/dmc-cartpole-swingup/mcurl-seed1'
     """
     task = re.sub(r"[^\w.-]+", "-", settings["task"])
@@ -364,25 +380,25 @@ def folder_of(out: Path, settings: Mapping[str, Any]) -> Path:
 
 
 def _is_run(path: Path) -> bool:
-    """Both files, and ours: other programs have a ``settings.json`` too."""
+    """Whether a path is a run folder. The format in ``run.json`` excludes folders of other programs."""
     try:
         return (path / "settings.json").is_file() and _read(path / "run.json").get("format") == FORMAT
     except UserError:
         return False
 
 
-def _nearest_runs(path: Path) -> str:
-    """The nearest run in the first parent that has any; a folder above runs lists them."""
-    for place in (path, *path.parents[:3]):
-        found = [
+def _suggest_runs(path: Path) -> str:
+    """Suggest runs below ``path``, or below its first parent that contains runs."""
+    for folder in (path, *path.parents[:3]):
+        runs = [
             run.parent
             for depth in ("*", "*/*", "*/*/*")
-            for run in place.glob(f"{depth}/run.json")
+            for run in folder.glob(f"{depth}/run.json")
             if _is_run(run.parent)
         ]
-        if found:
-            return suggest(str(path), [str(run) for run in found], max_choices=4)
-    return "there is no run near it"
+        if runs:
+            return suggest(str(path), [str(run) for run in runs], max_choices=4)
+    return "there are no runs nearby"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -393,7 +409,7 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: it holds no object")
+        raise UserError(f"{path} is damaged: it is not a JSON object")
     return value
 
 

@@ -1,7 +1,7 @@
-"""What a run reports, and where it goes: one logger, and the sinks that it forwards to.
+"""The logger of a run, and its outputs (sinks): run folder, display, TensorBoard, and user-defined sinks.
 
-The run folder's own files come first, always. The display comes next, then TensorBoard and the sinks of a user. A sink
-derives from :class:`Sink` and overrides what it wants to hear.
+The logger calls the run folder's sink first, then the display, then the others. A user-defined sink is a subclass of
+:class:`Sink` that overrides some of its methods.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from mcurl.run.folder import Run
 
 EVENT_SUFFIX = ".mcurl"
-"""Ends the name of every event file that is written here. Event files without it belong to someone else."""
+"""Suffix of the event files that this module writes, and may delete."""
 
 
 class NotFinite(ArithmeticError):  # noqa: N818
-    """The mean of a metric is infinite or not a number."""
+    """The mean of a metric is infinite or NaN."""
 
     def __init__(self, name: str, value: float) -> None:
         super().__init__(f"{name} is {value}")
@@ -36,46 +36,52 @@ class NotFinite(ArithmeticError):  # noqa: N818
 
 
 class Sink:
-    """Base class of the logger's outputs. Every method does nothing until a subclass overrides it.
+    """Base class of the logger's outputs. All methods do nothing by default.
 
-    ``env_steps`` are simulator steps, action repeat included. An exception that a sink raises ends the training; the
-    run folder is intact, and the run goes on from its last checkpoint.
+    ``env_steps`` counts simulator steps since the start of the run, action repeat included. An exception from a sink
+    ends training. The run folder stays valid, and the run can be resumed from its latest checkpoint.
     """
 
     def metrics(self, env_steps: int, values: Mapping[str, float]) -> None:
-        """Means of the metrics since the last call, by name."""
+        """Receive the means of the metrics since the last call, by name."""
 
     def episode(self, env_steps: int, return_: float, length: int) -> None:
-        """A training episode ended: its undiscounted return, and its length in agent steps."""
+        """Receive a training episode: its undiscounted return, and its length in agent steps."""
 
     def evaluation(self, env_steps: int, returns: Sequence[float]) -> None:
-        """An evaluation gave these returns, one for each episode."""
+        """Receive the undiscounted returns of an evaluation, one for each episode."""
 
     def speed(self, env_steps: int, values: Mapping[str, float]) -> None:
-        """Figures of the wall clock, at every checkpoint: see :class:`SpeedMeter`."""
+        """Receive wall-clock times at each checkpoint, see :class:`SpeedMeter`."""
 
     def progress(self, env_steps: int, updates: int) -> None:
-        """An agent step ended, with so many updates since the run began. Called at every step: must cost next to
-        nothing."""
+        """Receive the counters after each agent step. This method must be fast.
+
+        Args:
+            env_steps: simulator steps.
+            updates: updates since the start of the run.
+        """
 
     def message(self, text: str) -> None:
-        """One line for a person."""
+        """Receive a message for the user, one line."""
 
     def rewind(self, env_steps: int) -> None:
-        """Training goes on from a checkpoint at ``env_steps``: forget what came after it. The run folder's logs end
-        there already."""
+        """Discard the data after a checkpoint at ``env_steps``, from which training continues.
+
+        The logs in the run folder are truncated before.
+        """
 
     def flush(self) -> None:
-        """Write what is still in memory. Called at every checkpoint."""
+        """Write buffered data. Called at each checkpoint."""
 
     def close(self) -> None:
-        """Let go of files and threads. Called once, also after an error."""
+        """Release files and threads. Called once, also after an exception."""
 
 
 class RunFolderSink(Sink):
     """Writes ``metrics.jsonl``, ``evaluations.csv`` and ``speed.jsonl``.
 
-    The run keeps these files: ``Run.checkpoint`` syncs them, ``Run.rewind`` cuts them, ``Run.close`` closes them.
+    The run owns these files: ``Run.checkpoint`` syncs, ``Run.rewind`` truncates and ``Run.close`` closes them.
     """
 
     def __init__(self, run: Run) -> None:
@@ -95,7 +101,7 @@ class RunFolderSink(Sink):
 
 
 class DisplaySink(Sink):
-    """Shows a run on the terminal. Whoever made the display opens and closes it."""
+    """Shows a run on the terminal. The caller enters and exits the display."""
 
     def __init__(self, display: Display) -> None:
         self.display = display
@@ -117,19 +123,20 @@ class DisplaySink(Sink):
 
 
 class TensorBoardSink(Sink):
-    """Writes ``tensorboard/`` in the run folder: every metric by its name, ``evaluation/return`` (the mean) and
-    ``evaluation/return_std`` (population), over env steps, as float32.
+    """Writes TensorBoard event files to ``tensorboard/`` in the run folder.
 
-    The event files are a view of ``metrics.jsonl`` and ``evaluations.csv``. Opening the sink replaces its earlier event
-    files by what these two logs hold, and so does :meth:`rewind`. So no point is there twice, none is left from
-    training that a resume took back, and the sink may be added to a run that began without it. What is replayed carries
-    the time of the replay. Files that others put into the folder stay.
+    The scalars are the metrics by name, ``evaluation/return`` (mean) and ``evaluation/return_std`` (population standard
+    deviation), over env steps, as float32.
+
+    The constructor and :meth:`rewind` write the event files anew from ``metrics.jsonl`` and ``evaluations.csv``. So no
+    point occurs twice, no point remains from steps that a resume repeats, and the sink can be added to a run later. The
+    wall time of these points is the time of writing. Files of other programs in the folder are not changed.
 
     Args:
-        run_folder: its logs are read, and ``tensorboard/`` is made in it.
+        run_folder: the run folder.
 
     Raises:
-        UserError: the package tensorboard is missing, or a log is damaged.
+        UserError: the package tensorboard is not installed, or a log is damaged.
     """
 
     def __init__(self, run_folder: Path) -> None:
@@ -138,12 +145,12 @@ class TensorBoardSink(Sink):
 
     @staticmethod
     def require() -> type[SummaryWriter]:
-        """Raise UserError, with the way to install it, where the package is missing."""
+        """Return the writer class of TensorBoard. Raises UserError if the package is not installed."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UserError(
-                f"TensorBoard logs need the package tensorboard ({error}): pip install 'mcurl[tensorboard]'"
+                f"TensorBoard logging needs the package tensorboard ({error}): pip install 'mcurl[tensorboard]'"
             ) from error
         return SummaryWriter
 
@@ -172,7 +179,10 @@ class TensorBoardSink(Sink):
         from mcurl.run.folder import Run
 
         writer_class, run = self.require(), Run(self.run_folder)
-        metrics, evaluations = run.metrics(), run.evaluations()  # Read first: a damaged log leaves the old files.
+        metrics, evaluations = (
+            run.metrics(),
+            run.evaluations(),
+        )  # before old files are deleted, because a log may be damaged
         for path in self.folder.glob(f"events.out.tfevents.*{EVENT_SUFFIX}"):
             path.unlink()
         self._writer = writer_class(str(self.folder), flush_secs=30, filename_suffix=EVENT_SUFFIX)
@@ -185,11 +195,11 @@ class TensorBoardSink(Sink):
 
 
 SINKS: Mapping[str, type[TensorBoardSink]] = {"tensorboard": TensorBoardSink}
-"""Sinks that a run can be asked to have, by name (``--log``)."""
+"""Name -> class of the sinks that ``--log`` adds."""
 
 
 def check_sinks(names: Iterable[str]) -> None:
-    """Raise UserError where a name is unknown, with the nearest one, or where a sink's package is missing."""
+    """Raise UserError if a name is not in :data:`SINKS`, or the package of a sink is not installed."""
     for name in names:
         if name not in SINKS:
             raise UserError(f"unknown log {name!r}: {suggest(name, SINKS)}")
@@ -197,31 +207,31 @@ def check_sinks(names: Iterable[str]) -> None:
 
 
 def make_sinks(run: Run, display: Display | None, names: Iterable[str] = ()) -> list[Sink]:
-    """The sinks of a run.
+    """Make the sinks of a run.
 
     Args:
-        run: open for training.
-        display: None where nobody watches.
-        names: further sinks, keys of :data:`SINKS`, such as ``run.sinks``; each is made once.
+        run: a run, opened for training.
+        display: progress display, if any.
+        names: keys of :data:`SINKS`; repeated names are ignored.
 
     Raises:
-        UserError: a name is unknown, or a sink's package is missing.
+        UserError: a name is unknown, or the package of a sink is not installed.
     """
     names = list(dict.fromkeys(names))
     check_sinks(names)
-    shown: list[Sink] = [DisplaySink(display)] if display else []
-    return [RunFolderSink(run), *shown, *(SINKS[name](run.folder) for name in names)]
+    displays: list[Sink] = [DisplaySink(display)] if display else []
+    return [RunFolderSink(run), *displays, *(SINKS[name](run.folder) for name in names)]
 
 
 class Logger:
-    """Running means of named scalars, and the sinks that get them.
+    """Averages metrics over updates, and forwards everything to the sinks.
 
-    Every call reaches the run folder first, then the display, then the other sinks as they were given. Where a sink
-    raises, the sinks after it are not called; :meth:`close` closes all.
+    Each call reaches the run folder first, then the display, then the other sinks in order. If a sink raises an
+    exception, the sinks after it are not called.
 
     Args:
-        sinks: where everything goes.
-        every: updates between two calls of ``Sink.metrics``.
+        sinks: the outputs.
+        every: number of updates that metrics are averaged over.
     """
 
     def __init__(self, sinks: Iterable[Sink], every: int = 100) -> None:
@@ -230,21 +240,21 @@ class Logger:
         self._counts: dict[str, int] = {}
 
     def add(self, metrics: Mapping[str, Tensor], updates: int, env_steps: int) -> None:
-        """Add the metrics of one update to the means; every ``every`` updates the sinks get the means.
+        """Add the metrics of one update. Every ``every`` updates the sinks receive their means.
 
         The sums stay on the device of the tensors until then.
 
         Args:
-            metrics: scalars by name, which may be overwritten after the call.
-            updates: updates since the run began, this one included.
-            env_steps: simulator steps since the run began.
+            metrics: name -> scalar tensor. It may be overwritten after the call.
+            updates: updates since the start of the run, this one included.
+            env_steps: simulator steps since the start of the run.
 
         Raises:
-            NotFinite: a mean is not finite. No sink has seen the means.
+            NotFinite: a mean is not finite. No sink receives the means then.
         """
         for name, value in metrics.items():
             value = value.detach().float()
-            # Not in place: sums of a checkpoint come back on the host.
+            # Not in place: sums that were loaded from a checkpoint are on the host.
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
             self._counts[name] = self._counts.get(name, 0) + 1
         if updates % self.every == 0:
@@ -256,8 +266,8 @@ class Logger:
                 sink.metrics(env_steps, means)
 
     def pop_means(self) -> dict[str, float]:
-        """The means since the last call, with one transfer from the device; they begin anew."""
-        import torch  # Here: the command line reads SINKS, and answers a mistake at once.
+        """Return the means since the last call, and reset them. There is one transfer from the device."""
+        import torch  # here, because the command line imports this module for its error messages
 
         if not self._sums:
             return {}
@@ -267,11 +277,14 @@ class Logger:
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        """The means that no sink has seen yet, as sums and counts."""
+        """Sums and counts of the metrics since the last means."""
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state from :meth:`state_dict`."""
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+
+    # Forwarding, see Sink
 
     def episode(self, env_steps: int, return_: float, length: int) -> None:
         for sink in self.sinks:
@@ -295,7 +308,7 @@ class Logger:
             sink.message(text)
 
     def rewind(self, env_steps: int) -> None:
-        """Call it after ``Run.rewind``."""
+        """Must be called after ``Run.rewind``."""
         for sink in self.sinks:
             sink.rewind(env_steps)
 
@@ -304,17 +317,17 @@ class Logger:
             sink.flush()
 
     def close(self) -> None:
-        """Close every sink, also where one raises; its exception comes through afterwards."""
+        """Close all sinks. An exception of a sink is raised after the others are closed."""
         with ExitStack() as stack:
             for sink in reversed(self.sinks):
                 stack.callback(sink.close)
 
 
 class SpeedMeter:
-    """Wall-clock time between checkpoints, evaluations and saving included.
+    """Measures wall-clock time between checkpoints, evaluations and saving included.
 
     Args:
-        clock: seconds, for tests.
+        clock: returns the time in seconds; tests replace it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -322,13 +335,16 @@ class SpeedMeter:
         self.start(0)
 
     def start(self, env_steps: int) -> None:
-        """A lap begins now, at so many simulator steps."""
-        self._began, self._from = self.clock(), env_steps
+        """Start a lap at ``env_steps`` simulator steps."""
+        self._start_time, self._start_steps = self.clock(), env_steps
 
     def lap(self, env_steps: int) -> dict[str, float]:
-        """``seconds``, ``env_steps_per_second`` and ``hours_per_100k_env_steps`` of the lap that ends now; empty where
-        it has no step. The next lap begins."""
-        seconds, steps = self.clock() - self._began, env_steps - self._from
+        """End the lap at ``env_steps`` simulator steps, and start the next one.
+
+        Returns:
+            ``seconds``, ``env_steps_per_second`` and ``hours_per_100k_env_steps`` of the lap; empty if it has no steps.
+        """
+        seconds, steps = self.clock() - self._start_time, env_steps - self._start_steps
         self.start(env_steps)
         if not steps:
             return {}

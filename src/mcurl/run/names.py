@@ -1,4 +1,4 @@
-"""What a run is called, from its settings as JSON values."""
+"""Names of runs, from their settings as JSON values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def run_name(settings: Mapping[str, Any]) -> str:
-    """The method, after the agent where it is the user's own, in characters that a file name takes.
+    """The method's name, after the name of a user-defined agent, with only the characters of file names.
 
     >>> run_name({"method": "mcurl", "agent": "sac"}), run_name({"method": "rl-only", "agent": "mine:Toy"})
     ('mcurl', 'mine-Toy-rl-only')

@@ -1,4 +1,4 @@
-"""What a result was made with: versions, commit, machine, command line."""
+"""Provenance of a result: versions, commit, machine, command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def run_metadata() -> dict[str, Any]:
-    """Plain values about this process, for ``run.json``. What cannot be found out is None."""
+    """Metadata of this process for ``run.json``, as JSON values. Unknown values are None."""
     import torch
 
     from mcurl import __version__
@@ -32,11 +32,12 @@ def run_metadata() -> dict[str, Any]:
 
 
 def _commit(package: Path) -> dict[str, Any]:
-    """The commit of the checkout that the package is imported from, and whether its files differ from it; None where it
-    was installed from a wheel."""
-    if (
-        _git(package, "ls-files", "--error-unmatch", "__init__.py") is None
-    ):  # A virtual environment inside somebody's checkout is not that checkout.
+    """The commit of the checkout that the package is imported from, and whether its files were changed.
+
+    Both are None if the package was installed from a wheel.
+    """
+    # A virtual environment may lie in the checkout of another project, which does not track the package.
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return {"commit": None, "dirty": None}
     commit, status = _git(package, "rev-parse", "HEAD"), _git(package, "status", "--porcelain", "--", ".")
     return {"commit": commit, "dirty": None if status is None else status != ""}
@@ -44,7 +45,7 @@ def _commit(package: Path) -> dict[str, Any]:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
@@ -54,7 +55,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None
 
 
 def _processor() -> str | None:
