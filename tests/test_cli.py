@@ -264,7 +264,7 @@ def test_report_gathers_runs_and_draws_what_is_there(capsys: Capture, finished: 
     assert main(["report", "runs"]) == 0
     assert capsys.readouterr() == (
         "results/toy/mcurl/reach.csv\n",
-        "mcurl: left out: runs/begun has no evaluation yet\n",
+        "mcurl: skipped: runs/begun has no evaluation yet\n",
     )
     assert "letters, digits, dots and dashes" in refused(capsys, "report", "runs", "--label", "../evil")
     assert main(["report", "--plot", "plots"]) == 0

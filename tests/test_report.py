@@ -48,7 +48,7 @@ def test_half_a_line_that_a_kill_left_does_not_count(tmp_path: Path) -> None:
             file.write(half)
     assert read_run(folder) == whole
     (folder / "settings.json").write_text("{}")
-    with pytest.raises(UserError, match="is not a run folder, or damaged"):
+    with pytest.raises(UserError, match="is not a run folder, or it is damaged"):
         read_run(folder)
 
 
@@ -129,13 +129,13 @@ def test_a_table_sets_scores_at_the_budget_beside_published_ones(tmp_path: Path)
         "80000,7,3,10",
     )
     heading, _, line = markdown(tmp_path, "dmc").splitlines()
-    assert heading.startswith("| task | M-CURL here | CURL, its paper |")
+    assert heading.startswith("| task | M-CURL, this package | CURL, CURL paper |")
     assert line.startswith("| cartpole-swingup | 25.0 ± 7.1 (2 seeds) | 582 ± 146 (10 seeds) | 551 ± 104 (10 seeds) |")
     write_scores(tmp_path, "atari100k/rl-only/Krull.csv", "0,1598,1,10", "400000,2131.75,1,100")
     write_scores(tmp_path, "atari100k/curl/Krull.csv", "360000,9000,1,10")
     write_scores(tmp_path, "atari100k/curl/Pong.csv", "0,-21,1,10")
     heading, _, *lines = markdown(tmp_path, "atari100k").splitlines()
-    assert heading.startswith("| task | RL alone here | M-CURL, the paper |")
+    assert heading.startswith("| task | RL alone, this package | M-CURL, M-CURL paper |")
     assert lines == ["| Krull | 2132 (1 seed, 0.50) | 2929 | 4230 | 2852 | 3049 | 3257 | 1598 |"]
 
 

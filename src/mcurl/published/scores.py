@@ -1,5 +1,4 @@
-"""What others published at the budget at which we compare: for each benchmark its sources, each with a score for every
-task that it covers."""
+"""Published scores at the budget of a benchmark, by source and task."""
 
 from __future__ import annotations
 
@@ -10,15 +9,20 @@ from typing import NamedTuple
 from mcurl.published import FOLDER, atari_random_and_human, table1
 
 BUDGET = {"atari100k": 400_000, "dmc": 100_000}
-"""Env steps at which methods are compared (Atari: frames, 100k agent steps of four)."""
+"""Benchmark -> env steps at which methods are compared. On Atari these are frames, 4 per agent step."""
+CURL_SEEDS = 10
+"""Number of seeds of the scores in the CURL paper."""
 
 
 class Score(NamedTuple):
-    """A mean, and what is known of the seeds behind it: their standard deviation and their number."""
+    """A score over seeds."""
 
     mean: float
+    """Mean over seeds."""
     std: float | None = None
+    """Standard deviation over seeds, if known."""
     seeds: int | None = None
+    """Number of seeds, if known."""
 
     def __str__(self) -> str:
         digits = 1 if abs(self.mean) < 100 else 0
@@ -28,35 +32,37 @@ class Score(NamedTuple):
 
 
 def seeds(count: int) -> str:
+    """``"1 seed"``, ``"2 seeds"``, ..."""
     return f"{count} seed{'s' if count > 1 else ''}"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Scores of one method from one place."""
+    """The scores of one method in one publication."""
 
     name: str
-    """Method and place, for people."""
+    """Method and publication, for tables and plots."""
     method: str | None
-    """Our name for the method; None for what is not a method here (a random player)."""
+    """Name of the method in this package; None for a random policy."""
     scores: dict[str, Score] = field(repr=False)
-    """By task, as its place spells it."""
+    """Task -> score. Words in the name of a task are separated by underscores."""
 
     def score(self, task: str) -> Score | None:
-        """Of a task without its suite, in our spelling; None where there is none."""
+        """The score of a task, whose name has no suite; None if there is none."""
         return self.scores.get(task.replace("-", "_"))
 
 
 def sources(benchmark: str) -> list[Source]:
-    """What is published for a benchmark; empty where nothing is."""
+    """The sources of a benchmark; empty if there are none."""
     return {"atari100k": _atari, "dmc": _dmc}.get(benchmark, list)()
 
 
 def _atari() -> list[Source]:
-    """The paper's Table 1, and means of final scores over 100 runs (Agarwal et al., 2021)."""
+    """Table 1 of the M-CURL paper, and means of final scores over 100 runs (Agarwal et al., 2021)."""
 
     def paper(name: str, method: str, column: str) -> Source:
-        return Source(f"{name}, the paper", method, {game: Score(scores[column]) for game, scores in table1().items()})
+        scores = {game: Score(row[column]) for game, row in table1().items()}
+        return Source(f"{name}, M-CURL paper", method, scores)
 
     def final(name: str, method: str, column: str) -> Source:
         rows = _rows("atari100k_published_per_game.csv")
@@ -95,17 +101,13 @@ def _dmc() -> list[Source]:
 
     return [
         Source(
-            "CURL, its paper",
+            "CURL, CURL paper",
             "curl",
             {row["task"]: Score(float(row["mean"]), float(row["std"]), CURL_SEEDS) for row in tables},
         ),
-        rerun("CURL, a later rerun", "curl", "curl"),
-        rerun("SAC, a rerun", "rl-only-nocrop", "sac"),
+        rerun("CURL, later rerun", "curl", "curl"),
+        rerun("SAC, rerun", "rl-only-nocrop", "sac"),
     ]
-
-
-CURL_SEEDS = 10
-"""Behind CURL's own table."""
 
 
 def _at_100k(row: dict[str, str]) -> bool:

@@ -1,1 +1,1 @@
-"""Run folders -> scores and curves. Reads files only."""
+"""Reports of finished runs: scores, tables and plots. Only files are read."""

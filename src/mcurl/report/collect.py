@@ -1,7 +1,7 @@
-"""Scores of runs in one long format: ``results/<benchmark>/<method>/<task>.csv``, one line for each seed and
-evaluation, and beside it how they were made.
+"""Scores of runs as CSV files, ``results/<benchmark>/<method>/<task>.csv``, one row for each seed and evaluation.
 
-The benchmark is the suite, or ``atari100k`` for Atari with that benchmark's budget.
+A JSON file of the same name contains the provenance of each seed. The benchmark is the suite, or ``atari100k`` for
+Atari with the budget of that benchmark.
 """
 
 from __future__ import annotations
@@ -27,20 +27,23 @@ COLUMNS = ("env_steps", "return", "seed", "episodes")
 
 @dataclass(frozen=True)
 class Curve:
-    """Mean evaluation returns of one run."""
+    """The learning curve of one run: mean evaluation returns."""
 
     task: str
+    """``suite/name``."""
     method: str
+    """Name of the method, or the label that replaces it."""
     seed: int
     points: dict[int, float]
-    """env_steps -> mean return."""
+    """Env steps -> mean return."""
     episodes: dict[int, int]
-    """env_steps -> episodes that the mean is over."""
+    """Env steps -> number of episodes."""
     provenance: dict[str, Any]
     """Label, settings, commit, versions, machine, and hours per 100k env steps."""
 
     @property
     def benchmark(self) -> str:
+        """The suite, or ``atari100k`` for Atari with a budget of 400k frames."""
         suite = self.task.partition("/")[0]
         return (
             "atari100k"
@@ -55,76 +58,99 @@ class Curve:
 
 
 def read_run(folder: Path, label: str | None = None) -> Curve:
-    """The curve of a run folder, under its method's name or another. Raises UserError where it is none, or has no
-    evaluation yet."""
+    """Read the learning curve of a run folder.
+
+    Args:
+        folder: a run folder.
+        label: replaces the name of the method; None: no change.
+
+    Raises:
+        UserError: the folder is not a run folder, is damaged, or has no evaluation yet.
+    """
     returns: dict[int, list[float]] = defaultdict(list)
     try:
         settings = json.loads((folder / "settings.json").read_text())
-        about = json.loads((folder / "run.json").read_text())
+        metadata = json.loads((folder / "run.json").read_text())
         for row in csv.DictReader(_whole_lines(folder / "evaluations.csv")):
             returns[int(row["env_steps"])].append(float(row["return"]))
         task, method, seed = settings["task"], label or run_name(settings), int(settings["seed"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is not a run folder, or damaged: {type(error).__name__} {error}") from error
+        raise UserError(f"{folder} is not a run folder, or it is damaged: {type(error).__name__} {error}") from error
     if not returns:
         raise UserError(f"{folder} has no evaluation yet")
     points = {step: fmean(values) for step, values in sorted(returns.items())}
     episodes = {step: len(values) for step, values in sorted(returns.items())}
     provenance = {
-        key: about.get(key) for key in ("commit", "dirty", "mcurl", "torch", "cpu", "gpu", "cores", "compute")
+        key: metadata.get(key) for key in ("commit", "dirty", "mcurl", "torch", "cpu", "gpu", "cores", "compute")
     }
-    provenance |= {"label": label or about.get("label") or method, "settings": settings}
+    provenance |= {"label": label or metadata.get("label") or method, "settings": settings}
     provenance |= {"hours_per_100k_env_steps": hours_per_100k(folder)}
     return Curve(task, method, seed, points, episodes, provenance)
 
 
-def read_runs(places: Iterable[Path], label: str | None = None) -> list[Curve]:
-    """The curves of all runs at or below the given places; those that have none are named on standard error. Raises
-    UserError where none has."""
-    found, folders = [], find_runs(places)
+def read_runs(paths: Iterable[Path], label: str | None = None) -> list[Curve]:
+    """Read the learning curves of all run folders at or below some paths.
+
+    A run without evaluations is skipped, with a message on standard error.
+
+    Args:
+        paths: run folders, or folders that contain run folders.
+        label: replaces the names of the methods; None: no change.
+
+    Raises:
+        UserError: there is no run folder, or no run has an evaluation.
+    """
+    curves, folders = [], find_runs(paths)
     for folder in folders:
         try:
-            found.append(read_run(folder, label))
+            curves.append(read_run(folder, label))
         except UserError as error:
             if len(folders) == 1:
                 raise
-            print(f"mcurl: left out: {error}", file=sys.stderr)
-    if folders and not found:
-        raise UserError("none of these runs can be reported")
-    return found
+            print(f"mcurl: skipped: {error}", file=sys.stderr)
+    if folders and not curves:
+        raise UserError("none of these runs has results to report")
+    return curves
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """Without the half of a line that a kill may have left at the end."""
+    """The complete lines of a log, which may end in an incomplete one after a kill."""
     return path.read_text().rpartition("\n")[0].splitlines()
 
 
 def hours_per_100k(folder: Path) -> float | None:
-    """Wall-clock hours per 100k env steps of a run, evaluations and checkpoints included; None before the first
-    checkpoint."""
+    """Wall-clock hours per 100k env steps of a run, evaluations and checkpoints included.
+
+    Returns:
+        Hours; None before the first checkpoint.
+    """
     path = folder / "speed.jsonl"
     lines = []
     for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):  # a kill in the middle of a line
+        with contextlib.suppress(ValueError):  # an incomplete line after a kill
             lines.append(json.loads(line))
     steps = sum(line["seconds"] * line["env_steps_per_second"] for line in lines)
     return sum(line["seconds"] for line in lines) / steps * 100_000 / 3600 if steps else None
 
 
-def find_runs(places: Iterable[Path]) -> list[Path]:
-    """Every run folder at or below the given places. Raises UserError where there is none."""
-    found: list[Path] = []
-    for place in places:
-        below = sorted(path.parent for path in place.glob("**/run.json"))
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """The run folders at or below some paths. Raises UserError if there is none at or below one of them."""
+    folders: list[Path] = []
+    for path in paths:
+        below = sorted(file.parent for file in path.glob("**/run.json"))
         if not below:
-            raise UserError(f"there is no run in {place}")
-        found += below
-    return found
+            raise UserError(f"there are no run folders in {path}")
+        folders += below
+    return folders
 
 
 def save(curves: Iterable[Curve], results: Path) -> list[Path]:
-    """Add runs to the results; a seed that is there already is replaced. Returns the files written."""
-    written = []
+    """Add curves to the results. A curve replaces an earlier one of the same task, method and seed.
+
+    Returns:
+        The CSV file of each curve.
+    """
+    paths = []
     for curve in curves:
         path = results / curve.benchmark / curve.method / f"{curve.name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,41 +163,42 @@ def save(curves: Iterable[Curve], results: Path) -> list[Path]:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(sorted(rows, key=lambda row: (int(row["seed"]), int(row["env_steps"]))))
-        note = path.with_suffix(".json")
-        seeds = json.loads(note.read_text()) if note.exists() else {}
-        note.write_text(json.dumps(seeds | {f"seed {curve.seed}": curve.provenance}, indent=1, sort_keys=True) + "\n")
-        written.append(path)
-    return written
+        provenance = path.with_suffix(".json")
+        seeds = json.loads(provenance.read_text()) if provenance.exists() else {}
+        text = json.dumps(seeds | {f"seed {curve.seed}": curve.provenance}, indent=1, sort_keys=True)
+        provenance.write_text(text + "\n")
+        paths.append(path)
+    return paths
 
 
 def load(results: Path, benchmark: str, name: str) -> dict[str, dict[int, dict[int, float]]]:
-    """``method -> seed -> env_steps -> return`` of one task."""
-    found: dict[str, dict[int, dict[int, float]]] = {}
+    """The results of one task: method -> seed -> env steps -> mean return."""
+    curves: dict[str, dict[int, dict[int, float]]] = {}
     for path in sorted((results / benchmark).glob(f"*/{name}.csv")):
         seeds: dict[int, dict[int, float]] = defaultdict(dict)
         for row in _read_rows(path):
             seeds[int(row["seed"])][int(row["env_steps"])] = float(row["return"])
-        found[path.parent.name] = dict(seeds)
-    return found
+        curves[path.parent.name] = dict(seeds)
+    return curves
 
 
-def label_of(results: Path, benchmark: str, method: str, name: str) -> str:
-    """The name of a method in tables and plots: a built-in one's own, else what its first run says."""
+def method_label(results: Path, benchmark: str, method: str, name: str) -> str:
+    """The name of a method in tables and plots: of a built-in method, else from the provenance of its first run."""
     if method in methods():
         return methods()[method].label
-    note = results / benchmark / method / f"{name}.json"
-    seeds: dict[str, Any] = json.loads(note.read_text()) if note.exists() else {}
+    path = results / benchmark / method / f"{name}.json"
+    seeds: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for provenance in seeds.values():
         return str(provenance.get("label", method))
     return method
 
 
 def tasks(results: Path) -> list[tuple[str, str]]:
-    """Benchmark and name of every task that has results. Raises UserError where none has."""
-    found = sorted({(path.parts[-3], path.stem) for path in results.glob("*/*/*.csv")})
-    if not found:
+    """Benchmark and name of each task with results. Raises UserError if there are no results."""
+    names = sorted({(path.parts[-3], path.stem) for path in results.glob("*/*/*.csv")})
+    if not names:
         raise UserError(f"{results} has no results")
-    return found
+    return names
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Learning curves: our seeds, each as a line, their mean on top, and what others published as a mark."""
+"""Plots of learning curves: a thin line for each seed, a thick line for the mean, markers for published scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from mcurl.config.tasks import methods as methods_by_name
 from mcurl.errors import UserError
 from mcurl.published.scores import BUDGET, seeds, sources
-from mcurl.report.collect import label_of, load
+from mcurl.report.collect import load, method_label
 
 COLOURS = {
     "mcurl": "#c8102e",
@@ -26,9 +26,13 @@ MARKERS = "Dosv"
 
 
 def plot(results: Path, benchmark: str, name: str, target: Path) -> None:
-    """Plot one task's curves into ``target`` (png, svg or pdf).
+    """Plot the learning curves of one task. The axis of returns starts at 0 unless a return is negative.
 
-    The axis of returns begins at 0 where no return is below it.
+    Args:
+        results: folder of the results.
+        benchmark: a folder of ``results``, such as ``"dmc"``.
+        name: the task without its suite.
+        target: path of the figure, a png, svg or pdf file.
 
     Raises:
         UserError: there are no results of the task, or matplotlib is not installed.
@@ -39,12 +43,12 @@ def plot(results: Path, benchmark: str, name: str, target: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("plots need matplotlib: pip install 'mcurl[report]'") from None
+        raise UserError("plotting needs matplotlib: pip install 'mcurl[report]'") from None
     figure = Figure(figsize=(8.4, 4.0), dpi=150, layout="constrained")
     axes = figure.subplots()
     others = cycle(OTHER_COLOURS)
-    for method in in_order(curves):
-        label = label_of(results, benchmark, method, name)
+    for method in sort_methods(curves):
+        label = method_label(results, benchmark, method, name)
         _plot_method(axes, label, curves[method], COLOURS.get(method) or next(others))
     _plot_published(axes, benchmark, name)
     axes.set_title(f"{benchmark}/{name}")
@@ -59,8 +63,8 @@ def plot(results: Path, benchmark: str, name: str, target: Path) -> None:
     figure.savefig(target)
 
 
-def in_order(methods: Iterable[str]) -> list[str]:
-    """The paper's methods first, in its order; others by name."""
+def sort_methods(methods: Iterable[str]) -> list[str]:
+    """Sort names of methods: built-in methods first, in the order of ``methods.toml``, then others by name."""
     names = list(methods_by_name())
     return sorted(methods, key=lambda method: (names.index(method) if method in names else len(names), method))
 
@@ -75,9 +79,7 @@ def _plot_method(axes: Any, label: str, curves: dict[int, dict[int, float]], col
 
 
 def _plot_published(axes: Any, benchmark: str, name: str) -> None:
-    """A mark for each source, side by side behind the budget, in its method's colour, with the standard deviation over
-    seeds where it is known.
-    """
+    """Plot a marker for each published score, to the right of the budget, with its standard deviation if known."""
     scores = [(source, score) for source in sources(benchmark) if source.method and (score := source.score(name))]
     for i, (source, score) in enumerate(scores):
         assert source.method is not None
