@@ -1,4 +1,4 @@
-"""The benchmark measures what a run does: the textbook's update is the same update."""
+"""The benchmark measures what a run does: the textbook version is the same update."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from mcurl import native
 from mcurl.bench import command
 from mcurl.bench.timing import Timing, measure
-from mcurl.bench.update import Learner, operations, time_update, time_without
+from mcurl.bench.update import Learner, operations, time_ablations, time_update
 from mcurl.errors import UserError
 from mcurl.objectives.masked import MCurl
 from mcurl.runtime.device import Compute
@@ -39,8 +39,10 @@ print("the same")
 
 @pytest.mark.parametrize(("suite", "method"), [("dmc", "curl"), ("atari", "curl")])
 def test_the_textbook_computes_the_same_losses(suite: str, method: str) -> None:
-    """In a process of its own, which the textbook changes for the rest of it. (M-CURL draws crops for what is encoded,
-    so its numbers differ.)"""
+    """In a separate process, because the textbook version stays on.
+
+    M-CURL samples crops only for encoded positions, so its numbers would differ.
+    """
     done = subprocess.run(
         [sys.executable, "-c", SAME.format(suite=suite, method=method)], capture_output=True, text=True
     )
@@ -95,7 +97,7 @@ def test_operations_to_leave_out_are_named() -> None:
     rest |= {"precision": "fp32", "plain": False, "target": None, "plot_dir": Path()}
     with pytest.raises(UserError, match="--without is for update, not for render"):
         command.run(["render"], without=["amx.head"], **rest)
-    with pytest.raises(UserError, match=r"no native operation 'amx\.haed': did you mean amx\.head\?"):
+    with pytest.raises(UserError, match=r"unknown native operation 'amx\.haed': did you mean amx\.head\?"):
         command.run(["update"], without=["amx.haed"], **rest)
     assert operations("frames") == {"frames"}
     assert operations("amx") == native.AMX
@@ -104,9 +106,9 @@ def test_operations_to_leave_out_are_named() -> None:
 def test_what_an_operation_gains_alone() -> None:
     """Each name is left out by itself, and everything serves again afterwards."""
     compute = Compute(torch.device("cpu"), torch.bfloat16, graphs=False)
-    full, head, everything = time_without("atari", "curl", compute, ["amx.head", "all"], repeats=2)
+    full, head, everything = time_ablations("atari", "curl", compute, ["amx.head", "all"], repeats=2)
     assert [full.name, head.name, everything.name] == [
-        "atari curl in turn",
+        "atari curl, interleaved",
         "atari curl without amx.head",
         "atari curl without all",
     ]

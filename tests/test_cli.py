@@ -115,11 +115,11 @@ def test_version_and_nothing(capsys: Capture) -> None:
         ("trian toy/reach", "unknown command 'trian': did you mean train?"),
         ("--verson", "did you mean --version?"),
         ("train", "train: the following arguments are required: TASK"),
-        ("train toy/reach --sede 1", "unexpected --sede: did you mean --seed?"),
-        ("train toy/reach toy/catch", "unexpected 'toy/catch'"),
-        ("train toy/reach --seed x", "a whole number from 0, not 'x'"),
+        ("train toy/reach --sede 1", "unknown option --sede: did you mean --seed?"),
+        ("train toy/reach toy/catch", "unexpected argument 'toy/catch'"),
+        ("train toy/reach --seed x", "expected an integer from 0, not 'x'"),
         ("train toy/reach --seed -1", "--seed"),
-        ("train toy/reach --threads 0", "a whole number from 1, not '0'"),
+        ("train toy/reach --threads 0", "expected an integer from 1, not '0'"),
         ("train toy/reach --env-steps many", "env_steps is a whole number such as 400_000, 100k or 1e5, not 'many'"),
         ("train toy/reech", "did you mean reach?"),
         ("train tyo/reach", "did you mean toy?"),
@@ -143,8 +143,8 @@ def test_version_and_nothing(capsys: Capture) -> None:
         ("resume nothing", "nothing is not a run folder"),
         ("resume", "resume: the following arguments are required: RUN"),
         ("evaluate nothing", "nothing is not a run folder"),
-        ("evaluate nothing --episodes 0", "a whole number from 1, not '0'"),
-        ("report", "report: name run folders to gather, or --plot DIR"),
+        ("evaluate nothing --episodes 0", "expected an integer from 1, not '0'"),
+        ("report", "report: pass run folders to add to the results, or --plot DIR"),
         ("report --plot plots", "results has no results"),
         ("table dmc", "results has no results"),
         ("settings toy/reach --method no", "unknown method 'no'"),
@@ -167,7 +167,7 @@ def test_an_existing_run_is_left_alone(capsys: Capture, finished: Path) -> None:
 
 
 def test_resuming_what_is_complete_or_not_a_run(capsys: Capture, finished: Path) -> None:
-    assert "is complete with 100 env steps: use a larger --env-steps to go on" in refused(
+    assert "is complete with 100 env steps: use a larger --env-steps to continue" in refused(
         capsys, "resume", str(finished)
     )
     assert "has 100 env steps already: --env-steps must be above 50" in refused(
@@ -200,15 +200,13 @@ def test_resume_extends_and_knows_the_past(capsys: Capture, finished: Path, monk
     assert seen == [(finished, 1000, 1000, [(100, 1.5, 0.5)])]
 
 
-def test_a_stop_says_how_to_go_on(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_says_how_to_resume(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*arguments: Any) -> None:
         raise Interrupted(signal.SIGINT)
 
     monkeypatch.setattr(train, "resume", stopped)
     assert main(["resume", str(finished), "--env-steps", "1k"]) == 130
-    assert (
-        f"stopped at 100 env steps, everything saved; go on with: mcurl resume {finished}\n" in capsys.readouterr().out
-    )
+    assert f"stopped and saved at 100 env steps; resume with: mcurl resume {finished}\n" in capsys.readouterr().out
 
 
 def test_a_second_stop_quits_at_once(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +217,7 @@ def test_a_second_stop_quits_at_once(capsys: Capture, finished: Path, monkeypatc
     monkeypatch.setattr(train, "train", stopped)
     assert main(["resume", str(finished), "--env-steps", "1k"]) == 130
     assert (
-        f"stopped without saving; saved up to 100 env steps, go on with: mcurl resume {finished}"
+        f"stopped without saving; the latest checkpoint is at 100 env steps; resume with: mcurl resume {finished}"
         in capsys.readouterr().out
     )
     assert main(["train", "toy/reach", "--seed", "2"]) == 130
@@ -250,11 +248,11 @@ def test_evaluate_prints_the_score(capsys: Capture, finished: Path, monkeypatch:
     assert seen == [(finished, 3, 7), (finished, 100, None)]
     out = capsys.readouterr().out
     assert "mcurl on toy/reach, seed 1, after 100 env steps" in out
-    assert "3 episodes: mean 3.00 ± 2.16, from 1.00 to 6.00" in out
+    assert "3 episodes: mean return 3.00 ± 2.16, from 1.00 to 6.00" in out
     assert everything(finished) == before
 
 
-def test_report_gathers_runs_and_draws_what_is_there(capsys: Capture, finished: Path) -> None:
+def test_report_adds_runs_and_plots_results(capsys: Capture, finished: Path) -> None:
     pytest.importorskip("matplotlib")
     capsys.readouterr()
     assert main(["report", "runs"]) == 0
@@ -319,7 +317,7 @@ def test_train_resume_and_evaluate_for_real(capsys: Capture) -> None:
     folder = Path("runs/toy-reach/mcurl-seed1")
     out = capsys.readouterr().out
     assert "evaluation" in out
-    assert f"finished; play more episodes with: mcurl evaluate {folder}" in out
+    assert f"finished; evaluate more episodes with: mcurl evaluate {folder}" in out
     assert json.loads((folder / "settings.json").read_text())["sac"]["batch_size"] == 4
     about = json.loads((folder / "run.json").read_text())
     assert about["label"] == "M-CURL"
@@ -472,7 +470,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals) -> None:
+def test_a_signal_saves_and_says_how_to_resume(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "mcurl", "train", "toy/reach", "--env-steps", "1e6", *TINY, "evaluation.every=0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
@@ -485,7 +483,7 @@ def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals) -> None:
     assert process.returncode == 128 + number, err
     saved = Run.open(folder).latest_checkpoint().env_steps
     assert saved > 0
-    assert out.endswith(f"stopped at {saved:,} env steps, everything saved; go on with: mcurl resume {folder}\n")
+    assert out.endswith(f"stopped and saved at {saved:,} env steps; resume with: mcurl resume {folder}\n")
     assert err.strip() == "Saving before exit. Press Ctrl-C again to quit without saving."
 
 
@@ -533,7 +531,7 @@ def test_what_goes_wrong_in_mid_run_says_what_is_saved(
     monkeypatch.setattr(train, "resume", full)
     assert main(["resume", str(finished), "--env-steps", "1k"]) == 2
     first, second = capsys.readouterr().err.splitlines()
-    assert first == f"mcurl: saved up to 100 env steps; go on with: mcurl resume {finished}"
+    assert first == f"mcurl: the latest checkpoint is at 100 env steps; resume with: mcurl resume {finished}"
     assert "No space left" in second
 
 
@@ -562,8 +560,8 @@ def test_a_seed_that_was_killed_is_no_success(tmp_path: Path, monkeypatch: pytes
 def test_of_several_seeds_none_starts_after_a_mistake(capsys: Capture) -> None:
     (Path("runs") / "toy-reach" / "mcurl-seed2").mkdir(parents=True)
     assert "mcurl-seed2 exists already" in refused(capsys, "train", "toy/reach", "--seed", "1,2")
-    assert "each seed once, not '1,1'" in refused(capsys, "train", "toy/reach", "--seed", "1,1")
-    assert "a whole number from 0, not 'x'" in refused(capsys, "train", "toy/reach", "--seed", "1,x")
+    assert "expected distinct seeds, not '1,1'" in refused(capsys, "train", "toy/reach", "--seed", "1,1")
+    assert "expected an integer from 0, not 'x'" in refused(capsys, "train", "toy/reach", "--seed", "1,x")
     assert "batch_size" in refused(capsys, "train", "toy/reach", "--seed", "3,4", "--set", "sac.batch_siz=3")
 
 
@@ -595,10 +593,7 @@ def test_ctrl_c_saves_every_seed() -> None:
         out = ended(process)[0]
     assert process.returncode == 130
     for seed, folder in enumerate(folders, 1):
-        assert (
-            f"seed {seed} | stopped at {Run.open(folder).latest_checkpoint().env_steps:,} env steps, everything saved"
-            in out
-        )
+        assert f"seed {seed} | stopped and saved at {Run.open(folder).latest_checkpoint().env_steps:,} env steps" in out
 
 
 @pytest.mark.parametrize(

@@ -1,2 +1,4 @@
-"""Timings of the parts of a run, each against the textbook's way of doing it, so that every speed-up is a ratio taken
-on one machine."""
+"""Benchmarks of the parts of a run.
+
+The reference of an update is its textbook version, timed on the same machine in the same run of the command.
+"""

@@ -1,4 +1,4 @@
-"""`mcurl bench`: what to time, as a table and as JSON."""
+"""The command ``mcurl bench``: times the parts of a run, and prints a table or writes JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
@@ -15,17 +16,31 @@ from rich.table import Table
 
 from mcurl.bench import parts
 from mcurl.bench.memory import time_memory
-from mcurl.bench.profile import picture, shares
+from mcurl.bench.profile import plot, time_by_group
 from mcurl.bench.runs import time_runs
-from mcurl.bench.timing import Timing, ceilings
-from mcurl.bench.update import operations, resolve, time_update, time_without
+from mcurl.bench.timing import Timing, time_peak_throughput
+from mcurl.bench.update import operations, resolve, time_ablations, time_update
 from mcurl.errors import UserError
 from mcurl.run import provenance
 from mcurl.runtime.device import Compute, ComputeSettings, prepare
 from mcurl.runtime.threads import available_cores
 
 PARTS = ("update", "run", "memory", "replay", "render", "env", "checkpoint", "profile")
-TAKE_SETTINGS = ("update", "profile")
+"""Names of the parts that can be timed."""
+PARTS_WITH_SETTINGS = ("update", "profile")
+"""Parts to which ``--set`` applies."""
+
+
+@dataclass
+class Results:
+    """The results of one benchmark."""
+
+    timings: list[Timing] = field(default_factory=list)
+    """Timings, in the order of the table."""
+    ratios: dict[str, float] = field(default_factory=dict)
+    """Name of a timing -> its time relative to the timing that it is compared with."""
+    peaks: dict[str, float] = field(default_factory=dict)
+    """Name of a timing -> peak of resident memory in GB."""
 
 
 def run(
@@ -40,98 +55,52 @@ def run(
     plain: bool,
     without: list[str],
     target: Path | None,
-    draw: Path,
+    plot_dir: Path,
 ) -> None:
-    """Time the named parts and print a table.
+    """Time parts of a run and print a table.
 
     Args:
-        plain: beside each update the textbook's, in a process of its own.
-        without: beside each update one without each of these accelerated operations.
+        what: names of :data:`PARTS`.
+        suites: ``"dmc"`` or ``"atari"``.
+        methods: names of methods; all combinations with ``suites`` are timed.
+        overrides: ``section.name=value``, for :data:`PARTS_WITH_SETTINGS` only.
+        threads: CPU threads; 0: all cores.
+        precision: as the setting ``compute.precision``.
+        repeats: number of repetitions of each timing.
+        plain: also time the textbook version of each update, in a separate process.
+        without: also time each update without each of these accelerated operations.
+        target: JSON file for the results, if any.
+        plot_dir: folder of the figures of ``profile``.
 
     Raises:
-        UserError: ``overrides`` or ``without`` are given for a part that takes none, or name nothing that there is.
+        UserError: ``overrides`` or ``without`` do not apply to a part or are invalid, or a folder is not writable.
     """
-    fixed = [part for part in what if part not in TAKE_SETTINGS]
-    if overrides and fixed:
-        raise UserError(f"bench: --set is for {' and '.join(TAKE_SETTINGS)}, not for {', '.join(fixed)}")
-    if without and "update" not in what:
-        raise UserError(f"bench: --without is for update, not for {', '.join(what)}")
-    for name in without:
-        operations(name)
     pairs = list(product(suites, methods))
-    for suite, method in pairs if overrides else ():
-        resolve(suite, method, overrides)  # before any time is spent
-    for folder in ([target.parent] if target else []) + ([draw] if "profile" in what else []):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise UserError(f"bench: {folder} may not be written")
+    _check(what, pairs, overrides, without, ([target.parent] if target else []) + [plot_dir] * ("profile" in what))
     compute = prepare(ComputeSettings(threads=threads, precision=precision))  # type: ignore[arg-type]
-    timings: list[Timing] = []
-    ratios: dict[str, float] = {}
-    peaks: dict[str, float] = {}
+    results = Results()
     if "update" in what:
-        timings += ceilings(compute.device)
+        results.timings += time_peak_throughput(compute.device)
         for suite, method in pairs:
-            ours = time_update(suite, method, compute, overrides=overrides, repeats=repeats)
-            timings.append(ours)
-            if plain:
-                slow = _apart(suite, method, overrides, threads, repeats)
-                timings.append(slow)
-                ratios[slow.name] = slow.milliseconds / ours.milliseconds
-            if without:
-                full, *others = time_without(suite, method, compute, without, overrides=overrides, repeats=repeats)
-                timings += [full, *others]
-                ratios |= {other.name: other.milliseconds / full.milliseconds for other in others}
+            _time_updates(results, suite, method, compute, overrides, threads, repeats, plain, without)
     for suite, method in pairs if "memory" in what else ():
-        full, peak = time_memory(suite, method, threads)
-        timings.append(full)
-        peaks[full.name] = peak
+        timing, results.peaks[timing.name] = time_memory(suite, method, threads)
+        results.timings.append(timing)
     for suite, method in pairs if "run" in what else ():
-        alone, together = time_runs(suite, method, threads, repeats)
-        timings += [alone, together]
-        ratios[together.name] = together.milliseconds / alone.milliseconds
-    if "replay" in what:
-        timings += parts.time_replay(compute, repeats)
-    if "render" in what:
-        timings += parts.time_render(repeats)
-    if "env" in what:
-        timings += parts.time_env(repeats)
-    if "checkpoint" in what:
-        timings += parts.time_checkpoint(compute, max(repeats // 4, 2))
-    if timings:
-        _show(timings, ratios, peaks, compute)
+        single, parallel = time_runs(suite, method, threads, repeats)
+        results.timings += [single, parallel]
+        results.ratios[parallel.name] = parallel.milliseconds / single.milliseconds
+    _time_parts(results, what, compute, repeats)
+    if results.timings:
+        _print(results, compute)
     for suite, method in pairs if "profile" in what else ():
-        _profile(suite, method, overrides, compute, draw)
+        _profile(suite, method, overrides, compute, plot_dir)
     if target is not None:
-        about = provenance.run_metadata() | {
-            "compute": compute.name,
-            "timings": [t.to_json() for t in timings],
-            "times_slower": ratios,
-            "peak_gigabytes": peaks,
-        }
-        target.write_text(json.dumps(about, indent=1, default=str) + "\n")
-
-
-def _profile(suite: str, method: str, overrides: list[str], compute: Compute, folder: Path) -> None:
-    parts_of_it = shares(suite, method, compute, overrides=overrides)
-    for group, milliseconds in parts_of_it.items():
-        print(f"{group:32} {milliseconds:8.1f} ms")
-    target = folder / f"profile-{suite}-{method}.png"
-    picture(parts_of_it, f"one {suite} {method} update, {compute.name}", target)
-    print(target)
-
-
-def _apart(suite: str, method: str, overrides: list[str], threads: int, repeats: int) -> Timing:
-    """The textbook's update in a fresh process, whose allocator is as it comes."""
-    call = f"textbook({suite!r}, {method!r}, {overrides!r}, {threads}, {repeats})"
-    code = f"from mcurl.bench.command import textbook; {call}"
-    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    values = json.loads(answer.stdout.splitlines()[-1])
-    return Timing(**{name: values[name] for name in Timing.__dataclass_fields__})
+        _write(results, compute, target)
 
 
 def textbook(suite: str, method: str, overrides: list[str], threads: int, repeats: int) -> None:
-    """Print the textbook's timing as JSON: float32 on the processor, or on the GPU where there is one."""
+    """Time the textbook update in this process, in float32 and on the GPU if there is one; print the timing as JSON."""
     torch.set_num_threads(threads or available_cores())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     timing = time_update(
@@ -145,22 +114,103 @@ def textbook(suite: str, method: str, overrides: list[str], threads: int, repeat
     print(json.dumps(timing.to_json()))
 
 
-def _show(timings: list[Timing], ratios: dict[str, float], peaks: dict[str, float], compute: Compute) -> None:
+def _check(
+    what: list[str], pairs: list[tuple[str, str]], overrides: list[str], without: list[str], folders: list[Path]
+) -> None:
+    """Check the arguments before anything is timed, and create the output folders. Raises UserError."""
+    others = [part for part in what if part not in PARTS_WITH_SETTINGS]
+    if overrides and others:
+        raise UserError(f"bench: --set is for {' and '.join(PARTS_WITH_SETTINGS)}, not for {', '.join(others)}")
+    if without and "update" not in what:
+        raise UserError(f"bench: --without is for update, not for {', '.join(what)}")
+    for name in without:
+        operations(name)
+    for suite, method in pairs if overrides else ():
+        resolve(suite, method, overrides)
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"bench: {folder} is not writable")
+
+
+def _time_updates(
+    results: Results,
+    suite: str,
+    method: str,
+    compute: Compute,
+    overrides: list[str],
+    threads: int,
+    repeats: int,
+    plain: bool,
+    without: list[str],
+) -> None:
+    fast = time_update(suite, method, compute, overrides=overrides, repeats=repeats)
+    results.timings.append(fast)
+    if plain:
+        slow = _time_textbook(suite, method, overrides, threads, repeats)
+        results.timings.append(slow)
+        results.ratios[slow.name] = slow.milliseconds / fast.milliseconds
+    if without:
+        full, *ablations = time_ablations(suite, method, compute, without, overrides=overrides, repeats=repeats)
+        results.timings += [full, *ablations]
+        results.ratios |= {ablation.name: ablation.milliseconds / full.milliseconds for ablation in ablations}
+
+
+def _time_textbook(suite: str, method: str, overrides: list[str], threads: int, repeats: int) -> Timing:
+    """Time the textbook update in a new process, which has the default memory allocator."""
+    call = f"textbook({suite!r}, {method!r}, {overrides!r}, {threads}, {repeats})"
+    code = f"from mcurl.bench.command import textbook; {call}"
+    process = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    values = json.loads(process.stdout.splitlines()[-1])
+    return Timing(**{name: values[name] for name in Timing.__dataclass_fields__})
+
+
+def _time_parts(results: Results, what: list[str], compute: Compute, repeats: int) -> None:
+    if "replay" in what:
+        results.timings += parts.time_replay(compute, repeats)
+    if "render" in what:
+        results.timings += parts.time_render(repeats)
+    if "env" in what:
+        results.timings += parts.time_env(repeats)
+    if "checkpoint" in what:
+        results.timings += parts.time_checkpoint(compute, max(repeats // 4, 2))
+
+
+def _profile(suite: str, method: str, overrides: list[str], compute: Compute, folder: Path) -> None:
+    groups = time_by_group(suite, method, compute, overrides=overrides)
+    for group, milliseconds in groups.items():
+        print(f"{group:32} {milliseconds:8.1f} ms")
+    target = folder / f"profile-{suite}-{method}.png"
+    plot(groups, f"one {suite} {method} update, {compute.name}", target)
+    print(target)
+
+
+def _print(results: Results, compute: Compute) -> None:
     table = Table(title=f"{compute.name}, PyTorch {torch.__version__}")
-    table.add_column("what")
-    for column in ("median ms", "quartiles ms", "GFLOP/s", "GB/s", "times slower", "peak GB"):
+    table.add_column("part")
+    for column in ("median ms", "quartiles ms", "GFLOP/s", "GB/s", "relative time", "peak GB"):
         table.add_column(column, justify="right")
-    for t in timings:
-        ratio = f"{ratios[t.name]:.2f}" if t.name in ratios else ""
+    for timing in results.timings:
+        name = timing.name
         table.add_row(
-            t.name,
-            f"{t.milliseconds:.2f}",
-            f"{t.low:.2f} to {t.high:.2f}",
-            f"{t.gflops:.0f}" if t.gflop else "",
-            f"{t.gigabytes_per_second:.1f}" if t.megabytes else "",
-            ratio,
-            f"{peaks[t.name]:.2f}" if t.name in peaks else "",
+            name,
+            f"{timing.milliseconds:.2f}",
+            f"{timing.low:.2f} to {timing.high:.2f}",
+            f"{timing.gflops:.0f}" if timing.gflop else "",
+            f"{timing.gigabytes_per_second:.1f}" if timing.megabytes else "",
+            f"{results.ratios[name]:.2f}" if name in results.ratios else "",
+            f"{results.peaks[name]:.2f}" if name in results.peaks else "",
         )
     console = Console()
-    console.width = max(console.width, 120)  # whole rows, also where the output is no terminal
+    console.width = max(console.width, 120)  # complete rows, even if the output is not a terminal
     console.print(table)
+
+
+def _write(results: Results, compute: Compute, target: Path) -> None:
+    document = provenance.run_metadata() | {
+        "compute": compute.name,
+        "timings": [timing.to_json() for timing in results.timings],
+        "times_slower": results.ratios,
+        "peak_gigabytes": results.peaks,
+    }
+    target.write_text(json.dumps(document, indent=1, default=str) + "\n")

@@ -1,4 +1,4 @@
-"""The other parts of a run: gathering, drawing, stepping, saving."""
+"""Timings of the other parts of a run: replay, rendering, environment steps, checkpoints."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from mcurl.replay import PaddedCrop, RandomCrop
 from mcurl.run.checkpoint import load_tree, save_tree
 from mcurl.runtime.device import Compute
 
-RENDERED = ("cartpole-swingup", "cheetah-run", "finger-spin", "walker-walk", "reacher-easy")
+RENDERED_TASKS = ("cartpole-swingup", "cheetah-run", "finger-spin", "walker-walk", "reacher-easy")
+"""DMControl tasks whose rendering is timed."""
 
 
 def time_replay(compute: Compute, repeats: int) -> list[Timing]:
-    """Gather and augment 512 stacks (DMControl) and 256 (Atari)."""
-    found = []
+    """Time gathering and augmenting stacks: 512 of DMControl, 256 of Atari."""
+    timings = []
     for suite, n, augmentation in (("dmc", 512, RandomCrop(84)), ("atari", 256, PaddedCrop(80, 4, 84))):
         replay = Learner(suite, "rl-only", compute).replay
         rng = np.random.default_rng(0)
@@ -31,16 +32,16 @@ def time_replay(compute: Compute, repeats: int) -> list[Timing]:
         def gather(replay=replay, rows=rows, window=window, out=out) -> None:  # type: ignore[no-untyped-def]
             replay.gather_stacks(rows, window, out=out)
 
-        found.append(
-            measure(f"{n} {suite} stacks, gathered and cropped", gather, repeats=repeats, megabytes=out.nbytes / 1e6)
+        timings.append(
+            measure(f"{n} {suite} stacks, gather and crop", gather, repeats=repeats, megabytes=out.nbytes / 1e6)
         )
-    return found
+    return timings
 
 
 def time_render(repeats: int) -> list[Timing]:
-    """One agent step of DMControl tasks with each shadow map; nearly all of it is the picture."""
-    found = []
-    for task in RENDERED:
+    """Time one agent step of DMControl tasks with each size of the shadow map. Most of the time is rendering."""
+    timings = []
+    for task in RENDERED_TASKS:
         for shadows in ("full", "1024", "512", "off"):
             env = build_env(config.resolve(f"dmc/{task}", "rl-only", overrides=[f"env.shadows={shadows}"]), 0)
             env.reset(seed=0)
@@ -49,14 +50,14 @@ def time_render(repeats: int) -> list[Timing]:
             def step(env=env, action=action) -> None:  # type: ignore[no-untyped-def]
                 env.step(action)
 
-            found.append(measure(f"{task}, shadows {shadows}", step, repeats=repeats))
+            timings.append(measure(f"{task}, shadows {shadows}", step, repeats=repeats))
             env.close()
-    return found
+    return timings
 
 
 def time_env(repeats: int) -> list[Timing]:
-    """One agent step of each suite's example."""
-    found = []
+    """Time one agent step of a task of each suite, with random actions."""
+    timings = []
     for task in TASKS.values():
         env = build_env(config.resolve(task, "rl-only"), 0)
         env.reset(seed=0)
@@ -66,42 +67,48 @@ def time_env(repeats: int) -> list[Timing]:
             if terminated or truncated:
                 env.reset()
 
-        found.append(measure(f"{task}, one agent step", step, repeats=10 * repeats))
+        timings.append(measure(f"{task}, one agent step", step, repeats=10 * repeats))
         env.close()
-    return found
+    return timings
 
 
 def time_checkpoint(compute: Compute, repeats: int) -> list[Timing]:
-    """Save and load an agent's state; append 500 rows to the replay's files."""
+    """Time saving and loading an M-CURL agent, and adding 500 frames to the replay and its files."""
     learner = Learner("dmc", "mcurl", compute)
     agent, replay = learner.agent, learner.replay
-    found = []
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    timings = []
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
         state = agent.state_dict()
         (folder / "agent").mkdir()
-        found.append(
+        timings.append(
             measure("save an M-CURL agent", lambda: save_tree(folder / "agent", state), warm_up=1, repeats=repeats)
         )
         size = sum(path.stat().st_size for path in (folder / "agent").iterdir())
-        found.append(
-            measure("load it", lambda: load_tree(folder / "agent"), warm_up=1, repeats=repeats, megabytes=size / 1e6)
+        timings.append(
+            measure(
+                "load an M-CURL agent",
+                lambda: load_tree(folder / "agent"),
+                warm_up=1,
+                repeats=repeats,
+                megabytes=size / 1e6,
+            )
         )
         frame = np.zeros(replay.frame_shape, np.uint8)
 
-        def grow() -> None:
+        def add_episode() -> None:
             replay.begin(frame)
             for step in range(500):
                 replay.append(np.zeros(1, np.float32), 0.0, frame, False, step == 499)
             replay.save_files(folder / "replay")
 
-        found.append(
+        timings.append(
             measure(
-                "store 500 frames and append them to the files",
-                grow,
+                "add 500 frames to the replay and its files",
+                add_episode,
                 warm_up=1,
                 repeats=repeats,
                 megabytes=500 * frame.nbytes / 1e6,
             )
         )
-    return found
+    return timings

@@ -1,4 +1,4 @@
-"""Where the time of an update goes: the profiler's operations in a few groups, as shares and as a picture."""
+"""Profile of an update: time of the profiler's operations by group, as numbers and as a bar chart."""
 
 from __future__ import annotations
 
@@ -42,56 +42,69 @@ GROUPS = {
         "compiled Adam",
     ),
 }
-GATHER, OTHER = "sampling the batch", "everything else"
+"""Name of each group -> names of its operations in PyTorch's profiler."""
+SAMPLING, OTHER = "sampling the batch", "everything else"
+"""Names of the remaining groups."""
 
 
-def shares(
+def time_by_group(
     suite: str, method: str, compute: Compute, *, overrides: list[str] | None = None, updates: int = 6
 ) -> dict[str, float]:
-    """Milliseconds of one update by group, the largest first; the processor's own time of each operation."""
+    """CPU time of one update by group.
+
+    Args:
+        suite: ``"dmc"`` or ``"atari"``.
+        method: name of a method.
+        compute: device and precision.
+        overrides: ``section.name=value``.
+        updates: number of updates to average over.
+
+    Returns:
+        Group -> milliseconds per update, largest first. The time of an operation excludes the operations that it calls.
+    """
     learner = Learner(suite, method, compute, overrides=overrides or ())
     spent: dict[str, float] = defaultdict(float)
 
-    def one() -> None:
+    def update() -> None:
         start = time.perf_counter()
         batch = learner.sample()
-        spent[GATHER] += (time.perf_counter() - start) * 1e3
+        spent[SAMPLING] += (time.perf_counter() - start) * 1e3
         learner.learn(batch)
 
     for _ in range(4):
-        one()
+        update()
     spent.clear()
-    with _named_adam(), profile(activities=[ProfilerActivity.CPU]) as profiled:
+    with _named_adam(), profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(updates):
-            one()
-    named = {operation: group for group, operations in GROUPS.items() for operation in operations}
-    for row in profiled.key_averages():
-        spent[named.get(row.key, OTHER)] += row.self_cpu_time_total / 1e3
+            update()
+    group_of = {operation: group for group, operations in GROUPS.items() for operation in operations}
+    for row in profiler.key_averages():
+        spent[group_of.get(row.key, OTHER)] += row.self_cpu_time_total / 1e3
     return {group: value / updates for group, value in sorted(spent.items(), key=lambda item: -item[1])}
 
 
 @contextmanager
 def _named_adam() -> Iterator[None]:
-    """The compiled Adam is no operation of PyTorch's: give it a name that the profiler sees."""
+    """A context manager in which the profiler records the compiled Adam, which is not a PyTorch operation."""
     step = adam.step
 
-    def named(*arguments: Any, **keywords: Any) -> Tensor:
+    def recorded_step(*arguments: Any, **keywords: Any) -> Tensor:
         with record_function("compiled Adam"):
             return step(*arguments, **keywords)
 
-    adam.step = named
+    adam.step = recorded_step
     try:
         yield
     finally:
         adam.step = step
 
 
-def picture(parts: dict[str, float], title: str, target: Path) -> None:
-    """Draw the groups as bars. Raises UserError where matplotlib is missing."""
+def plot(parts: dict[str, float], title: str, target: Path) -> None:
+    """Plot a bar chart of the groups, in ms. Raises UserError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("drawing needs matplotlib: pip install 'mcurl[report]'") from None
+        raise UserError("plotting needs matplotlib: pip install 'mcurl[report]'") from None
     figure = Figure(figsize=(7.0, 0.42 * len(parts) + 1.0), dpi=150, layout="constrained")
     axes: Any = figure.subplots()
     total, names = sum(parts.values()), list(reversed(parts))
@@ -102,7 +115,7 @@ def picture(parts: dict[str, float], title: str, target: Path) -> None:
     )
     axes.set_xlim(0, 1.2 * max(parts.values()))
     axes.set_title(title, fontsize=10)
-    axes.set_xlabel("ms of an update")
+    axes.set_xlabel("ms per update")
     axes.spines[["top", "right"]].set_visible(False)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target)

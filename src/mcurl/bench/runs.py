@@ -1,4 +1,4 @@
-"""Whole runs as a user starts them: one alone, and one for each core side by side."""
+"""Timings of complete runs, started by the command line: a single run, and one run per core in parallel."""
 
 from __future__ import annotations
 
@@ -14,37 +14,41 @@ from mcurl.bench.timing import Timing
 from mcurl.bench.update import TASKS
 from mcurl.runtime.threads import available_cores
 
-STRETCH = {"dmc": 80, "atari": 300}
-"""Agent steps between two checkpoints. The first stretch, with what is done once, does not count."""
+INTERVAL = {"dmc": 80, "atari": 300}
+"""Suite -> agent steps between two checkpoints. The first interval does not count, because it includes warm-up."""
 ACTION_REPEAT = {"dmc": 8, "atari": 4}
-SOON = {"dmc": "sac.learning_starts=60", "atari": "rainbow.learning_starts=200"}
+"""Suite -> action repeat of its task."""
+LEARNING_STARTS = {"dmc": "sac.learning_starts=60", "atari": "rainbow.learning_starts=200"}
+"""Suite -> setting with which updates start in the first interval."""
 
 
 def time_runs(suite: str, method: str, threads: int, repeats: int) -> tuple[Timing, Timing]:
-    """Time per agent step of training, everything but evaluation included: of one run, and of as many as there are
-    cores, each step of each counted.
+    """Time training per agent step, without evaluation.
 
-    The second is below the first where runs side by side finish sooner than one after the other.
+    Returns:
+        The timing of a single run, and that of parallel runs, one per core, divided by the number of runs. The second
+        is lower than the first if parallel runs finish sooner than runs one after the other.
     """
     cores = available_cores()
-    alone = _stretches(suite, method, threads, 1, repeats)
-    together = _stretches(suite, method, threads if cores == 1 else 0, cores, repeats)
-    return _timing(f"{suite} {method}, a run", suite, alone, 1), _timing(
-        f"{suite} {method}, {cores} runs at once, per run", suite, together, cores
+    single = _measure(suite, method, threads, 1, repeats)
+    parallel = _measure(suite, method, threads if cores == 1 else 0, cores, repeats)
+    return (
+        _timing(f"{suite} {method}, single run", suite, single, 1),
+        _timing(f"{suite} {method}, {cores} parallel runs, per run", suite, parallel, cores),
     )
 
 
 def _timing(name: str, suite: str, seconds: list[float], runs: int) -> Timing:
-    """``seconds`` of whole stretches, in which so many runs went on; the timing is of one agent step."""
-    steps = [value / runs / STRETCH[suite] for value in seconds]
+    """The timing of one agent step, from the seconds of intervals with ``runs`` parallel runs."""
+    steps = [value / runs / INTERVAL[suite] for value in seconds]
     low, middle, high = statistics.quantiles(steps, n=4) if len(steps) > 1 else steps * 3
     hours = middle / ACTION_REPEAT[suite] * 100_000 / 3600
     return Timing(f"{name}: {hours:.2f} h per 100k env steps", middle * 1e3, low * 1e3, high * 1e3, len(seconds))
 
 
-def _stretches(suite: str, method: str, threads: int, runs: int, repeats: int) -> list[float]:
-    """Seconds between two checkpoints, of every run."""
-    with tempfile.TemporaryDirectory() as scratch:
+def _measure(suite: str, method: str, threads: int, runs: int, repeats: int) -> list[float]:
+    """Seconds between two checkpoints, for all runs."""
+    with tempfile.TemporaryDirectory() as directory:
         seeds = ",".join(map(str, range(1, runs + 1)))
         command = [
             sys.executable,
@@ -57,27 +61,28 @@ def _stretches(suite: str, method: str, threads: int, runs: int, repeats: int) -
             "--seed",
             seeds,
             "--out",
-            scratch,
+            directory,
         ]
         command += ["--threads", str(threads)] if threads else []
         command += [
             "--set",
-            SOON[suite],
-            f"checkpoint.every={STRETCH[suite] * ACTION_REPEAT[suite]}",
+            LEARNING_STARTS[suite],
+            f"checkpoint.every={INTERVAL[suite] * ACTION_REPEAT[suite]}",
             "evaluation.every=0",
             "evaluation.episodes=1",
         ]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
-                return _wait(process, Path(scratch), runs, max(repeats // 10, 1))
+                return _wait_for_intervals(process, Path(directory), runs, max(repeats // 10, 1))
             finally:
                 process.terminate()
 
 
-def _wait(process: subprocess.Popen[bytes], out: Path, runs: int, stretches: int) -> list[float]:
+def _wait_for_intervals(process: subprocess.Popen[bytes], out: Path, runs: int, intervals: int) -> list[float]:
+    """Wait until each run has logged so many intervals, and return their seconds."""
     while process.poll() is None:
         time.sleep(0.5)
-        logs = [path.read_text().splitlines()[1 : 1 + stretches] for path in out.glob("*/*/speed.jsonl")]
-        if sum(len(log) == stretches for log in logs) == runs:
+        logs = [path.read_text().splitlines()[1 : 1 + intervals] for path in out.glob("*/*/speed.jsonl")]
+        if sum(len(log) == intervals for log in logs) == runs:
             return [json.loads(line)["seconds"] for log in logs for line in log]
-    raise RuntimeError(f"a run ended early, with status {process.returncode}")
+    raise RuntimeError(f"a run ended early with exit status {process.returncode}")

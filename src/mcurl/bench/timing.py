@@ -1,4 +1,4 @@
-"""What a timing is: warm-up, repeats, median and spread; and what the machine can do at best."""
+"""Timings: warm-up, repetitions, median and quartiles. Also the peak throughput of the machine."""
 
 from __future__ import annotations
 
@@ -13,59 +13,75 @@ import torch
 
 @dataclass(frozen=True)
 class Timing:
-    """One measured thing."""
+    """The timing of a function."""
 
     name: str
+    """What was timed, for the table."""
     milliseconds: float
-    """Median."""
+    """Median, ms."""
     low: float
     """Lower quartile, ms."""
     high: float
     """Upper quartile, ms."""
     repeats: int
+    """Number of repetitions."""
     gflop: float = 0.0
-    """Floating-point operations of one repeat, in 1e9, where they were counted."""
+    """Floating-point operations of one repetition, in 1e9; 0: not counted."""
     megabytes: float = 0.0
-    """Bytes moved at least, in 1e6, where they were counted."""
+    """Minimum memory traffic of one repetition, in 1e6 bytes; 0: not counted."""
 
     @property
     def gflops(self) -> float:
-        """GFLOP/s."""
+        """Throughput in GFLOP/s."""
         return self.gflop / self.milliseconds * 1e3
 
     @property
     def gigabytes_per_second(self) -> float:
+        """Memory throughput in GB/s."""
         return self.megabytes / self.milliseconds
 
     def to_json(self) -> dict[str, Any]:
+        """All fields and the two throughputs, as JSON values."""
         return asdict(self) | {"gflop_per_second": self.gflops, "gigabytes_per_second": self.gigabytes_per_second}
 
 
 def measure(
     name: str,
-    work: Callable[[], Any],
+    function: Callable[[], Any],
     *,
     warm_up: int = 5,
     repeats: int = 20,
     gflop: float = 0.0,
     megabytes: float = 0.0,
 ) -> Timing:
-    """Time ``work``; on a GPU until the device has finished it."""
-    (timing,) = measure_in_turn({name: work}, warm_up=warm_up, repeats=repeats)
+    """Time a function, including its work on the GPU.
+
+    Args:
+        name: see :class:`Timing`; likewise ``repeats``, ``gflop`` and ``megabytes``.
+        function: called ``warm_up + repeats`` times.
+        warm_up: number of calls before the repetitions.
+    """
+    (timing,) = measure_interleaved({name: function}, warm_up=warm_up, repeats=repeats)
     return replace(timing, gflop=gflop, megabytes=megabytes)
 
 
-def measure_in_turn(works: Mapping[str, Callable[[], Any]], *, warm_up: int = 5, repeats: int = 20) -> list[Timing]:
-    """Time several pieces of work, one repeat of each after the other; on a GPU until the device has finished it."""
-    for work in works.values():
+def measure_interleaved(
+    functions: Mapping[str, Callable[[], Any]], *, warm_up: int = 5, repeats: int = 20
+) -> list[Timing]:
+    """Time several functions in turn, one repetition of each at a time, as :func:`measure` does.
+
+    Args:
+        functions: name -> function.
+    """
+    for function in functions.values():
         for _ in range(warm_up):
-            work()
+            function()
     synchronize()
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
-        for name, work in works.items():
+        for name, function in functions.items():
             start = time.perf_counter()
-            work()
+            function()
             synchronize()
             seconds[name].append(time.perf_counter() - start)
     timings = []
@@ -81,9 +97,8 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def ceilings(device: torch.device) -> list[Timing]:
-    """A large matrix product in both precisions, and a large copy: what the machine can do, measured in the same
-    run."""
+def time_peak_throughput(device: torch.device) -> list[Timing]:
+    """Time large matrix products in float32 and bfloat16, and a large copy, as upper bounds of the throughput."""
     n = 8192 if device.type == "cuda" else 2048
     timings = []
     for dtype in (torch.float32, torch.bfloat16):

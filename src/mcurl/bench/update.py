@@ -1,4 +1,4 @@
-"""One update, sampling from a replay included: as it is, and the textbook's way."""
+"""Timings of one update, including sampling from the replay, and of its textbook version."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mcurl.agents.base import Agent, Clock
 from mcurl.agents.rainbow import Rainbow
 from mcurl.agents.sac import SAC
 from mcurl.batches import sample_batch
-from mcurl.bench.timing import Timing, measure, measure_in_turn
+from mcurl.bench.timing import Timing, measure, measure_interleaved
 from mcurl.build import build_agent, build_replay
 from mcurl.config import resolve as config
 from mcurl.config.resolve import TrainSettings
@@ -30,10 +30,11 @@ from mcurl.runtime.device import Compute
 from mcurl.runtime.seeding import Generators
 
 TASKS = {"dmc": "dmc/cartpole-swingup", "atari": "atari/RoadRunner"}
+"""Suite -> task of the benchmarks."""
 
 
-class Shapes:
-    """What an environment tells of its observations and actions, without one: nothing is simulated in these timings."""
+class EnvSpec:
+    """Replaces an environment: the spaces and attributes that agent and replay need, without a simulator."""
 
     def __init__(self, suite: str) -> None:
         import gymnasium
@@ -46,59 +47,64 @@ class Shapes:
         self.action_space = gymnasium.spaces.Discrete(18) if atari else gymnasium.spaces.Box(-1, 1, (1,), np.float32)
 
     def get_wrapper_attr(self, name: str) -> Any:
+        """As in Gymnasium."""
         return self.attributes[name]
 
 
 def resolve(suite: str, method: str, overrides: Sequence[str]) -> TrainSettings:
-    """The settings of what is timed. Raises UserError where an override is not a setting of it."""
+    """The settings of a benchmark. Raises UserError if an override does not apply."""
     return config.resolve(TASKS[suite], method, overrides=["replay.capacity=6000", *overrides])
 
 
 class Learner:
-    """An agent and a replay of random episodes, as a run has them, without an environment.
+    """The agent of a run and a replay of random episodes, without an environment.
 
     Args:
-        plain: the textbook's update, see :func:`as_the_textbook`.
+        suite: ``"dmc"`` or ``"atari"``.
+        method: name of a method.
+        compute: device and precision.
+        overrides: ``section.name=value``.
+        plain: whether updates are the textbook version, see :func:`use_textbook_version`.
     """
 
     def __init__(
         self, suite: str, method: str, compute: Compute, *, overrides: Sequence[str] = (), plain: bool = False
     ) -> None:
         self.settings = resolve(suite, method, overrides)
-        shapes: Any = Shapes(suite)
+        env: Any = EnvSpec(suite)
         torch.manual_seed(0)
-        self.agent = build_agent(self.settings, shapes, compute)
+        self.agent = build_agent(self.settings, env, compute)
         spec = self.agent.batch_spec
         if plain:
             spec = self.agent.batch_spec = replace(spec, layout="planes")
-        self.replay = build_replay(self.settings, shapes, spec, compute)
+        self.replay = build_replay(self.settings, env, spec, compute)
         self.generators = Generators(0)
         self.updates = 0
         if plain:
-            as_the_textbook(self.agent)
+            use_textbook_version(self.agent)
         elif compute.graphs and hasattr(self.agent, "step"):
             self.agent.step = CudaGraphStep(self.agent.step)
         fill(self.replay, continuous=suite == "dmc")
 
     @property
     def clock(self) -> Clock:
-        """As in a run with one update per agent step."""
+        """The counters of a run with one update per agent step."""
         first = self.agent.schedule.learning_starts
         return Clock(first + self.updates, self.updates, action_repeat=4, horizon=self.settings.env_steps)
 
     def sample(self) -> Batch:
-        """The next update's data."""
+        """Sample the batch of the next update."""
         agent, beta = self.agent, self.agent.priority_beta(self.clock)
         return sample_batch(self.replay, agent.batch_spec, agent.objective, self.generators, beta=beta)
 
     def learn(self, batch: Batch) -> None:
-        """One update."""
+        """Run one update."""
         self.agent.update(batch, self.clock)
         self.updates += 1
 
 
 def fill(replay: Replay, *, continuous: bool, episodes: int = 40, length: int = 125) -> None:
-    """Random frames in whole episodes."""
+    """Add episodes of random frames, actions and rewards to a replay."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (256, *replay.frame_shape), dtype=np.uint8)
     for episode in range(episodes):
@@ -108,13 +114,13 @@ def fill(replay: Replay, *, continuous: bool, episodes: int = 40, length: int = 
             replay.append(action, float(rng.random()), frames[(7 * episode + step) % 256], False, step == length - 1)
 
 
-def as_the_textbook(agent: Agent) -> None:
-    """Undo what makes it fast, in place, for the rest of this process.
+def use_textbook_version(agent: Agent) -> None:
+    """Replace the fast implementation of an agent's update with the textbook version, for the rest of the process.
 
-    Contiguous layouts, convolution and ReLU apart, every observation encoded wherever the algorithm names it, pixels
-    gathered as bytes.
+    Tensors are contiguous, convolutions and ReLUs are separate operations, an observation is encoded at each use, and
+    pixels are gathered as bytes. The agent is changed in place.
     """
-    native.disable(native.ALL, "the textbook's update")
+    native.disable(native.ALL, "the textbook version")
     objective = agent.objective
     if isinstance(objective, MCurl):
         objective.compact = False
@@ -137,7 +143,7 @@ def as_the_textbook(agent: Agent) -> None:
 
 
 def _plain_atari(encoder: Any) -> None:
-    """Two convolutions, as the paper writes them; `patches` only widens the pixels."""
+    """Use two plain convolutions; ``patches`` only converts the pixels to float32."""
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         return F.relu(encoder.conv2(F.relu(encoder.conv1(pixels)))).flatten(1)
@@ -154,16 +160,26 @@ def time_update(
     plain: bool = False,
     repeats: int = 20,
 ) -> Timing:
-    """Sample a batch and learn from it; the mean of two updates in a row, since SAC's actor learns at every second
-    one."""
-    two = _two_updates(suite, method, compute, overrides, plain=plain)
-    # Four pairs to warm up: the fourth is where a GPU records its graphs.
-    gflop = _gflop(two) if compute.device.type == "cpu" else 0.0
+    """Time sampling a batch and updating.
+
+    A repetition is the mean of two consecutive updates, because SAC updates its actor in every second one.
+
+    Args:
+        suite: ``"dmc"`` or ``"atari"``.
+        method: name of a method.
+        compute: device and precision.
+        overrides: ``section.name=value``.
+        plain: whether to time the textbook version, see :func:`use_textbook_version`.
+        repeats: number of updates.
+    """
+    update_twice = _two_updates(suite, method, compute, overrides, plain=plain)
+    # Four pairs of warm-up, because CUDA graphs are captured in the fourth.
+    gflop = _gflop(update_twice) if compute.device.type == "cpu" else 0.0
     name = " ".join([suite, method, *(overrides or []), *(["(textbook)"] if plain else [])])
-    return _half(measure(name, two, warm_up=4, repeats=max(repeats // 2, 2), gflop=gflop))
+    return _half(measure(name, update_twice, warm_up=4, repeats=max(repeats // 2, 2), gflop=gflop))
 
 
-def time_without(
+def time_ablations(
     suite: str,
     method: str,
     compute: Compute,
@@ -172,69 +188,71 @@ def time_without(
     overrides: list[str] | None = None,
     repeats: int = 20,
 ) -> list[Timing]:
-    """What each accelerated operation gains alone: an update with all of them, and one without each of ``names``.
+    """Time an update with all accelerated operations, and without some of them.
 
-    The updates take turns, so that a machine that slows down meanwhile slows all of them.
+    The updates are interleaved, so that changes in the machine's speed affect all of them.
 
     Args:
-        names: operations of :data:`mcurl.native.ALL`, or groups of them; see :func:`operations`.
+        suite, method, compute, overrides, repeats: as for :func:`time_update`.
+        names: names for :func:`operations`.
 
     Returns:
-        The timing of the full set, then one for each name.
+        The timing with all operations, then one for each name without its operations.
     """
-    works: dict[str, Callable[[], None]] = {}
+    functions: dict[str, Callable[[], None]] = {}
     for name in (None, *names):
-        left_out = operations(name) if name else frozenset()
-        with native.without_operations(left_out, "bench --without"):  # the replay's layout depends on it, too
-            two = _two_updates(suite, method, compute, overrides)
+        excluded = operations(name) if name else frozenset()
+        with native.without_operations(excluded, "bench --without"):  # also affects the layout of the replay
+            update_twice = _two_updates(suite, method, compute, overrides)
 
-        def work(two: Callable[[], None] = two, left_out: frozenset[str] = left_out) -> None:
-            with native.without_operations(left_out, "bench --without"):
-                two()
+        def function(update_twice: Callable[[], None] = update_twice, excluded: frozenset[str] = excluded) -> None:
+            with native.without_operations(excluded, "bench --without"):
+                update_twice()
 
         title = " ".join([suite, method, *(overrides or [])])
-        works[f"{title} without {name}" if name else f"{title} in turn"] = work
-    return [_half(pair) for pair in measure_in_turn(works, warm_up=4, repeats=max(repeats // 2, 2))]
+        functions[f"{title} without {name}" if name else f"{title}, interleaved"] = function
+    return [_half(pair) for pair in measure_interleaved(functions, warm_up=4, repeats=max(repeats // 2, 2))]
 
 
 def operations(name: str) -> frozenset[str]:
-    """The accelerated operations of a name: one of :data:`mcurl.native.ALL`, or a group's: ``amx``, ``onednn``,
-    ``all``.
+    """The accelerated operations that a name stands for.
+
+    Args:
+        name: an operation of :data:`mcurl.native.ALL`, or a group: ``"amx"``, ``"onednn"`` or ``"all"``.
 
     Raises:
-        UserError: there is no such operation.
+        UserError: the name is unknown.
     """
     groups = {"all": native.ALL, "amx": native.AMX, "onednn": native.ONEDNN}
     if name in native.ALL:
         return frozenset({name})
     if name not in groups:
-        raise UserError(f"there is no native operation {name!r}: {suggest(name, sorted(native.ALL | set(groups)))}")
+        raise UserError(f"unknown native operation {name!r}: {suggest(name, sorted(native.ALL | set(groups)))}")
     return groups[name]
 
 
 def _two_updates(
     suite: str, method: str, compute: Compute, overrides: list[str] | None, *, plain: bool = False
 ) -> Callable[[], None]:
-    """A new agent's next two updates, data sampled."""
+    """A function that runs two updates of a new agent, including sampling."""
     learner = Learner(suite, method, compute, overrides=overrides or (), plain=plain)
 
-    def two() -> None:
+    def update_twice() -> None:
         for _ in range(2):
             learner.learn(learner.sample())
 
-    return two
+    return update_twice
 
 
 def _half(pair: Timing) -> Timing:
     return Timing(pair.name, pair.milliseconds / 2, pair.low / 2, pair.high / 2, 2 * pair.repeats, pair.gflop / 2)
 
 
-def _gflop(work: Callable[[], None]) -> float:
-    """Floating-point operations, in 1e9. The counter knows PyTorch's products and convolutions only, so while it counts
-    nothing is fused."""
+def _gflop(function: Callable[[], None]) -> float:
+    """Floating-point operations of a function, in 1e9. Fused operations are disabled, as PyTorch cannot count them."""
     with (
         native.without_operations(native.AMX | native.ONEDNN, "operations are counted"),
         FlopCounterMode(display=False) as counter,
     ):
-        work()
+        function()
     return float(counter.get_total_flops()) / 1e9

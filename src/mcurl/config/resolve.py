@@ -237,7 +237,7 @@ def resolve(
         _require_in_use(key, parts, f"--method {method} on {suite}/{name}")
     values |= explicit
     if seed < 0:
-        raise UserError(f"the seed is a whole number from 0, not {seed}")
+        raise UserError(f"the seed must be an integer from 0, not {seed}")
     suite_budget = values.pop("env_steps", ENV_STEPS)
     budget = read_value("env_steps", int, suite_budget if env_steps is None else env_steps)
     _BUDGET.check("env_steps", budget)
