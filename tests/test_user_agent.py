@@ -208,8 +208,11 @@ def test_its_settings_are_settings() -> None:
         ("--agent linear_agent:LinarQ", "linear_agent has no LinarQ: did you mean LinearQ?"),
         ("--agent linear_agent:Bare", "linear_agent:Bare needs Settings"),
         ("--agent linear_agent:partial", "linear_agent:partial is not a subclass of Agent"),
-        ("--agent linear_agnt:LinearQ", "cannot import linear_agnt for its agent"),
-        ("--agent linear_agent:PlainQ --method curl", "PlainQ takes no contrastive objective: use --method rl-only"),
+        ("--agent linear_agnt:LinearQ", "cannot import linear_agnt: No module named"),
+        (
+            "--agent linear_agent:PlainQ --method curl",
+            "PlainQ does not support contrastive objectives: use --method rl-only",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(line: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,7 +128,7 @@ class TensorBoardSink(Sink):
     The scalars are the metrics by name, ``evaluation/return`` (mean) and ``evaluation/return_std`` (population standard
     deviation), over env steps, as float32.
 
-    The constructor and :meth:`rewind` write the event files anew from ``metrics.jsonl`` and ``evaluations.csv``. So no
+    The constructor and :meth:`rewind` rewrite the event files from ``metrics.jsonl`` and ``evaluations.csv``. So no
     point occurs twice, no point remains from steps that a resume repeats, and the sink can be added to a run later. The
     wall time of these points is the time of writing. Files of other programs in the folder are not changed.
 

@@ -60,8 +60,8 @@ class Compute:
     @property
     def name(self) -> str:
         """Description for the user, such as ``"2 threads, bf16"``."""
-        where = torch.cuda.get_device_name() if self.device.type == "cuda" else f"{torch.get_num_threads()} threads"
-        return f"{where}, {self.precision}"
+        device = torch.cuda.get_device_name() if self.device.type == "cuda" else f"{torch.get_num_threads()} threads"
+        return f"{device}, {self.precision}"
 
 
 def prepare(settings: ComputeSettings) -> Compute:
