@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mcurl import native
 from mcurl.native import adam, frames, onednn
-from mcurl.native.amx import dueling, encoder, head, transformer
+from mcurl.native.amx import convolutions, dueling, encoder, head, transformer
 from mcurl.networks.atari import ContrastHead, DataEfficientEncoder
 from mcurl.networks.encoders import Convolutions, PixelEncoder
 from mcurl.networks.noisy import DuelingHead
@@ -26,6 +26,7 @@ from mcurl.networks.transformer import Transformer
 FOLDER = Path(native.__file__).parent
 SOURCES = sorted(FOLDER.rglob("*.c"))
 COMPILED = {"frames": frames, "adam": adam} | {
+    "amx.convolutions": convolutions,
     "amx.dueling": dueling,
     "amx.encoder": encoder,
     "amx.head": head,
@@ -74,7 +75,7 @@ def test_what_compiles_is_used() -> None:
     assert frames.available()
     assert adam.available()
     amx = on_amx()
-    for module in (encoder, transformer, head, dueling):
+    for module in (convolutions, encoder, transformer, head, dueling):
         assert module.available() == amx
     status = native.status()
     assert status.keys() == native.ALL
@@ -87,7 +88,7 @@ def test_what_compiles_is_used() -> None:
 
 def test_it_can_be_switched_off() -> None:
     native.disable(native.AMX, "no AMX, please")
-    assert not any(module.available() for module in (dueling, encoder, head, transformer))
+    assert not any(module.available() for module in (convolutions, dueling, encoder, head, transformer))
     assert native.status()["amx.head"] == "disabled: no AMX, please"
     native.disable({"frames"}, "no C, please")
     assert native.disabled.keys() == native.AMX | {"frames"}
@@ -181,6 +182,8 @@ def run_everything() -> dict[str, list[Tensor]]:
     padded = torch.zeros(3, 8, dtype=torch.bool)
     padded[:, 5:] = True
     backward("amx.transformer", blocks(torch.randn(3, 8, 64), padded), blocks)
+    rounded = PixelEncoder(Convolutions(6, 32, 3, dtype=torch.bfloat16), 20, 10)
+    backward("amx.convolutions", rounded(torch.randint(0, 256, (4, 6, 20, 20), dtype=torch.uint8)), rounded)
     pixels = PixelEncoder(Convolutions(6, 8, 3), 20, 10)
     backward("onednn.conv_relu", pixels(torch.randint(0, 256, (4, 6, 20, 20), dtype=torch.uint8)), pixels)
     return results
@@ -190,8 +193,8 @@ def test_off_is_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     """No accelerated operation runs, and the results are those of the formulas with nothing dispatched at all."""
     native.disable(native.ALL, "compute.native=off")
     off = run_everything()
-    assert native.operations_used() == []
-    for module in (frames, onednn, encoder, head, dueling, transformer):
+    assert native.served() == []
+    for module in (frames, onednn, convolutions, encoder, head, dueling, transformer):
         for name in [name for name in vars(module) if name.startswith("supports")]:
             monkeypatch.setattr(module, name, lambda *_: False)
     monkeypatch.setattr(native, "disabled", {})
@@ -207,12 +210,12 @@ def test_off_is_the_textbook() -> None:
     encoder_, pixels = DataEfficientEncoder((4, 84, 84)), torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
     h = F.relu(encoder_.conv2(F.relu(encoder_.conv1(pixels / 255)))).flatten(1)
     torch.testing.assert_close(encoder_(pixels), h)
-    convolutions = Convolutions(6, 8, 2)
+    module = Convolutions(6, 8, 2)
     x = torch.rand(2, 6, 20, 20) * 255
-    w, b = convolutions.weights, convolutions.biases
+    w, b = module.weights, module.biases
     textbook = F.relu(F.conv2d(F.relu(F.conv2d(x / 255, w[0], b[0], stride=2)), w[1], b[1]))
-    torch.testing.assert_close(convolutions(x), textbook)
-    assert native.operations_used() == []
+    torch.testing.assert_close(module(x), textbook)
+    assert native.served() == []
 
 
 def test_operations_used_are_those_that_ran() -> None:

@@ -23,8 +23,13 @@ GROUPS = {
         "aten::mkldnn_convolution",
         "aten::cudnn_convolution",
         "_AmxEncoder",
+        "_AmxConvolutions",
     ),
-    "convolutions, backward": ("aten::convolution_backward", "_AmxEncoderBackward"),
+    "convolutions, backward": (
+        "aten::convolution_backward",
+        "_AmxEncoderBackward",
+        "_AmxConvolutionsBackward",
+    ),
     "heads and Transformer, forward": ("_AmxTransformer", "_AmxDueling", "_AmxHead"),
     "heads and Transformer, backward": (
         "_AmxTransformerBackward",

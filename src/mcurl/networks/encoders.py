@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcurl.native import onednn
+from mcurl.native import amx, onednn
 
 
 class Convolutions(nn.Module):
@@ -48,6 +48,12 @@ class Convolutions(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = pixels.to(self.dtype, memory_format=self.memory_format)
+        parameters = (*self.weights, *self.biases)
+        if amx.convolutions.supports(x, parameters):
+            return amx.convolutions.apply(x, parameters)
+        return self._layers(x)
+
+    def _layers(self, x: Tensor) -> Tensor:
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             # The first weight absorbs the division by 255, because pixels of 0 to 255 are exact in bfloat16.
             w = (weight / 255 if layer == 0 else weight).to(self.dtype)

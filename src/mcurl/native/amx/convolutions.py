@@ -1,0 +1,181 @@
+"""DMControl's convolutions and the gradients of their parameters on the processor's matrix units (AMX):
+``convolutions.c``.
+
+The plain twin is ``Convolutions._layers``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcurl import native
+from mcurl.native.amx.binding import addresses, layer, workspace
+
+FILTERS = 32
+"""Of each layer; nothing else is compiled."""
+MAX_LAYERS = 16
+
+Parameters = Sequence[Tensor]
+"""``float32``: a weight ``[32, C, 3, 3]`` of each layer, channels-last, then a bias ``[32]`` of each."""
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int64) for name in ("images", "channels", "height", "width", "layers", "lowest", "threads")
+    ]
+
+
+def available() -> bool:
+    """Whether the operation is enabled and built, and this process may use AMX."""
+    return _functions() is not None
+
+
+def supports(pixels: Tensor, parameters: Parameters) -> bool:
+    """Whether :func:`apply` and :func:`forward` take these: ``bfloat16`` on the CPU without a gradient, weights
+    channels-last, 32 filters in each layer, and pixels left after the last."""
+    layers = len(parameters) // 2
+    return (
+        pixels.dtype == torch.bfloat16
+        and pixels.device.type == "cpu"
+        and not pixels.requires_grad
+        and len(pixels) > 0
+        and 1 <= layers <= MAX_LAYERS
+        and min(pixels.shape[2:]) >= 3
+        and min(_side(size, layers) for size in pixels.shape[2:]) >= 1
+        and all(
+            weight.shape == (FILTERS, FILTERS if i else pixels.shape[1], 3, 3)
+            and weight.is_contiguous(memory_format=torch.channels_last)
+            for i, weight in enumerate(parameters[:layers])
+        )
+        and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
+        and available()
+    )
+
+
+def apply(pixels: Tensor, parameters: Parameters) -> Tensor:
+    """The maps of :func:`forward`, differentiable in the parameters.
+
+    Raises:
+        RuntimeError: it does not :func:`supports` such pixels.
+    """
+    differentiable = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
+    return _AmxConvolutions.apply(differentiable, pixels, *parameters)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _AmxConvolutions(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, differentiable: bool, pixels: Tensor, *parameters: Tensor) -> Tensor:
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        maps, saved = forward(pixels, parameters, save=differentiable)
+        if saved is not None:
+            ctx.save_for_backward(pixels, saved, maps, *parameters)
+        return maps
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        pixels, saved, maps, *parameters = ctx.saved_tensors
+        needed = ctx.needs_input_grad[2:]
+        lowest = min(i % (len(needed) // 2) for i, need in enumerate(needed) if need)
+        computed = backward(gradients[0], pixels, saved, maps, parameters, lowest=lowest)
+        return None, None, *(g if need else None for g, need in zip(computed, needed, strict=True))
+
+
+def forward(pixels: Tensor, parameters: Parameters, *, save: bool) -> tuple[Tensor, Tensor | None]:
+    """All layers with ReLU, in torch's own threads: products of bfloat16 with sums in float32, maps rounded to
+    bfloat16.
+
+    Args:
+        pixels: ``bfloat16 [N, C, H, W]``, 0 to 255, copied unless channels-last.
+        parameters: see :data:`Parameters`.
+        save: return what :func:`backward` needs, too.
+
+    Returns:
+        ``bfloat16 [N, 32, h, w]``, channels-last; and the maps of the other layers, or None.
+
+    Raises:
+        RuntimeError: it does not :func:`supports` such pixels.
+    """
+    functions = _checked(pixels, parameters)
+    pixels, shape = pixels.contiguous(memory_format=torch.channels_last), _shape(pixels, parameters)
+    height, width = (_side(size, shape.layers) for size in pixels.shape[2:])
+    maps = torch.empty((len(pixels), height, width, FILTERS), dtype=torch.bfloat16)
+    saved = workspace(functions.saved_size(ctypes.byref(shape)), full=True) if save else None
+    scratch = workspace(functions.forward_workspace(ctypes.byref(shape)), full=True)
+    functions.forward(
+        ctypes.byref(shape),
+        pixels.data_ptr(),
+        _addresses(parameters[: shape.layers]),
+        addresses(parameters[shape.layers :]),
+        None if saved is None else saved.data_ptr(),
+        scratch.data_ptr(),
+        maps.data_ptr(),
+    )
+    native.record("amx.convolutions")
+    return maps.permute(0, 3, 1, 2), saved
+
+
+def backward(
+    gradient: Tensor, pixels: Tensor, saved: Tensor, maps: Tensor, parameters: Parameters, *, lowest: int = 0
+) -> list[Tensor | None]:
+    """The gradients of the parameters from that of the maps.
+
+    Args:
+        gradient: ``bfloat16 [N, 32, h, w]``.
+        pixels, parameters: arguments of :func:`forward`; saved, maps: its results.
+        lowest: the first layer whose gradients are computed; None of those before it.
+
+    Raises:
+        RuntimeError: it does not :func:`supports` such pixels.
+    """
+    functions = _checked(pixels, parameters)
+    pixels, gradient = (x.contiguous(memory_format=torch.channels_last) for x in (pixels, gradient))
+    shape = _shape(pixels, parameters, lowest)
+    layers = shape.layers
+    gradients = [torch.empty_like(p) if i % layers >= lowest else None for i, p in enumerate(parameters)]
+    scratch = workspace(functions.backward_workspace(ctypes.byref(shape)), full=True)
+    functions.backward(
+        ctypes.byref(shape),
+        pixels.data_ptr(),
+        saved.data_ptr(),
+        maps.data_ptr(),
+        gradient.data_ptr(),
+        _addresses(parameters[:layers]),
+        scratch.data_ptr(),
+        _addresses(gradients[:layers]),
+        addresses(gradients[layers:]),
+    )
+    return gradients
+
+
+def _side(pixels: int, layers: int) -> int:
+    return (pixels - 3) // 2 + 1 - 2 * (layers - 1)
+
+
+def _shape(pixels: Tensor, parameters: Parameters, lowest: int = 0) -> _Shape:
+    return _Shape(*pixels.shape, len(parameters) // 2, lowest, torch.get_num_threads())
+
+
+def _addresses(weights: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    """Of channels-last weights."""
+    return addresses([weight if weight is None else weight.permute(0, 2, 3, 1) for weight in weights])
+
+
+def _checked(pixels: Tensor, parameters: Parameters) -> ctypes.CDLL:
+    functions = _functions()
+    if functions is None or not supports(pixels, parameters):
+        raise RuntimeError(
+            f"the compiled convolutions do not support {pixels.dtype} pixels of shape {tuple(pixels.shape)} here, "
+            f"with weights of {[tuple(weight.shape) for weight in parameters[: len(parameters) // 2]]}"
+        )
+    return functions
+
+
+def _functions() -> ctypes.CDLL | None:
+    return layer(
+        "amx.convolutions", ("saved_size", "forward_workspace", "backward_workspace"), forward=6, backward=8
+    )
