@@ -26,147 +26,163 @@
 #define BLOCK_NUMBERS (BLOCK * BLOCK)
 /* Images whose gradients are summed one after the other; the sums of groups are added in order. */
 #define IMAGES 8
-/* Pixels whose gradients are transposed at once, and numbers of a row of the transpose: one more pixel before them. */
-#define STRIP (4 * BLOCK)
-#define STRIP_ROW (STRIP + BLOCK)
 
+/* lowest: the first layer whose gradients are computed. */
 typedef struct {
-    int64_t images, channels, height, width, layers, lowest, threads; /* lowest: first layer with gradients */
+    int64_t images, channels, height, width, layers, lowest, threads;
 } Shape;
 
 /* Sizes */
 
-/* Rows or columns of a layer's output. */
+/* Rows and columns of a layer's output. */
 static inline int64_t side(int64_t pixels, int64_t layer) { return (pixels - 3) / 2 + 1 - 2 * layer; }
+static inline int64_t rows(const Shape *s, int64_t layer) { return side(s->height, layer); }
+static inline int64_t columns(const Shape *s, int64_t layer) { return side(s->width, layer); }
+static inline int64_t map_pixels(const Shape *s, int64_t layer) { return rows(s, layer) * columns(s, layer); }
 
-static inline int64_t map_pixels(const Shape *s, int64_t layer) {
-    return side(s->height, layer) * side(s->width, layer);
-}
-
-/* The first layer reads the three pixels of a row of its window as one row of 3 channels numbers, in blocks of 32. */
+/* Blocks of 32 inputs in a row of a layer's window. The first layer reads the three pixels of a row as one row of
+   3 channels numbers. Other layers read them one by one. */
 static inline int64_t row_blocks(const Shape *s) { return (3 * s->channels + BLOCK - 1) / BLOCK; }
 
 /* Blocks of a layer's weight. */
 static inline int64_t weight_blocks(const Shape *s, int64_t layer) { return layer ? TAPS : 3 * row_blocks(s); }
 
-/* Tiles of sixteen pixels in a row of the first layer's output; the last overlaps the one before. */
-static inline int64_t segments(const Shape *s) { return (side(s->width, 0) + TILE - 1) / TILE; }
-
-/* The first pixel of such a tile. */
-static inline int64_t segment_start(const Shape *s, int64_t segment) {
-    const int64_t last = side(s->width, 0) - TILE, x = segment * TILE;
-    return x <= last ? x : last > 0 ? last : 0;
-}
-
-/* Numbers from an image's first one on that tiles of the first layer read; they may be more than an image has. */
-static inline int64_t read_numbers(const Shape *s) {
-    const int64_t y = 2 * (side(s->height, 0) - 1) + 2, x = 2 * (segment_start(s, segments(s) - 1) + TILE - 1);
-    return (y * s->width + x) * s->channels + row_blocks(s) * BLOCK;
-}
-
-static inline int64_t image_numbers(const Shape *s) { return s->height * s->width * s->channels; }
-
-/* Numbers of the maps that backward needs beside the output, of an image. */
-static inline int64_t saved_numbers(const Shape *s) {
-    int64_t pixels = 0;
-    for (int64_t layer = 0; layer + 1 < s->layers; layer++)
-        pixels += map_pixels(s, layer);
-    return pixels * FILTERS;
-}
-
-/* Pixels of a layer's output that are computed: up to the last valid one, those left out among them. */
-static inline int64_t counted_pixels(const Shape *s, int64_t layer) {
-    return side(s->height, layer) * side(s->width, layer - 1) - 2;
-}
+/* Pixels of a layer's output that are computed, the first layer's excepted: up to the last valid one, those left out
+   among them. */
+static inline int64_t counted_pixels(const Shape *s, int64_t layer) { return rows(s, layer) * columns(s, layer - 1) - 2; }
 
 /* Memory */
 
-/* Takes the next bytes of a workspace; from a workspace at NULL it only counts them. */
-static inline void *take(char **from, int64_t bytes) {
+/* Takes the next numbers of a workspace; from a workspace at NULL it only counts. */
+static inline void *take(char **from, int64_t n, int64_t bytes) {
     char *result = *from;
-    *from += round_up(bytes, TILE_BYTES);
+    *from += round_up(n * bytes, TILE_BYTES);
     return result;
 }
 
-/* What all threads share: packed weights, and where the pixels that are computed go. */
+/* A map. Tiles read up to BLOCK pixels behind it. */
+static inline uint16_t *take_pixels(char **from, int64_t n) {
+    return take(from, (n + BLOCK) * FILTERS, sizeof(uint16_t));
+}
+
+/* First layer's windows
+
+   A window's rows, 3 channels numbers each, are copied to rows of tiles, so that windows count through as pixels do.
+   Rows of windows that begin at even rows of the image are apart from those that begin at odd ones:
+
+       window (y, x)          even [rows + 1][columns][32], odd [rows][columns][32], the latter
+         row 0:  even[y, x]   for each block of 32 inputs
+         row 1:  odd[y, x]
+         row 2:  even[y + 1, x]
+*/
 typedef struct {
-    uint16_t *weights[MAX_LAYERS];
-    int32_t *places[MAX_LAYERS]; /* of computed pixels in the output; of the first layer unused */
-} Packed;
+    uint16_t *even, *odd; /* [blocks][pixels + BLOCK][32] */
+    int64_t even_block, odd_block;
+} Windows;
 
-static void take_packed(const Shape *s, char **from, Packed *packed) {
-    for (int64_t layer = 0; layer < s->layers; layer++)
-        packed->weights[layer] = take(from, weight_blocks(s, layer) * BLOCK_NUMBERS * sizeof(uint16_t));
-    for (int64_t layer = 1; layer < s->layers; layer++)
-        packed->places[layer] = take(from, counted_pixels(s, layer) * sizeof(int32_t));
+static void take_windows(const Shape *s, char **from, Windows *w) {
+    w->even_block = (map_pixels(s, 0) + columns(s, 0) + BLOCK) * BLOCK;
+    w->odd_block = (map_pixels(s, 0) + BLOCK) * BLOCK;
+    w->even = take(from, row_blocks(s) * w->even_block, sizeof(uint16_t));
+    w->odd = take(from, row_blocks(s) * w->odd_block, sizeof(uint16_t));
 }
 
-/* A thread's memory in forward. Tiles read up to BLOCK pixels behind a map. */
-typedef struct {
-    uint16_t *image, *maps[2];
-} Scratch;
-
-static void take_scratch(const Shape *s, char **from, Scratch *scratch) {
-    scratch->image = take(from, read_numbers(s) * sizeof(uint16_t));
-    for (int i = 0; i < 2; i++)
-        scratch->maps[i] = take(from, (map_pixels(s, 0) + BLOCK) * FILTERS * sizeof(uint16_t));
-}
-
-static int64_t scratch_bytes(const Shape *s) {
-    char *end = NULL;
-    Scratch scratch;
-    take_scratch(s, &end, &scratch);
-    return (intptr_t)end;
-}
-
-/* Both sizes are in floats. */
-int64_t saved_size(const Shape *s) { return (s->images * saved_numbers(s) + BLOCK * FILTERS) / 2; }
-
-int64_t forward_workspace(const Shape *s) {
-    char *end = NULL;
-    Packed packed;
-    take_packed(s, &end, &packed);
-    return ((intptr_t)end + s->threads * scratch_bytes(s)) / (int64_t)sizeof(float);
-}
-
-/* Forward */
-
-/* Packs rows of a weight as right operands: of 16 filters, n <= 32 numbers each, every `step` numbers. */
-AMX_TARGET static void pack_inputs(const float *weight, int64_t step, int64_t n, float divisor, uint16_t *to) {
-    const __mmask16 low = (__mmask16)(n < TILE ? (1 << n) - 1 : 0xffff),
-                    high = (__mmask16)(n < TILE ? 0 : (1 << (n - TILE)) - 1);
-    __m512i rows[TILE];
-    for (int64_t f = 0; f < TILE; f++, weight += step) {
-        const __m512 a = _mm512_maskz_loadu_ps(low, weight), b = _mm512_maskz_loadu_ps(high, weight + TILE);
-        rows[f] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_div_ps(b, _mm512_set1_ps(divisor)),
-                                               _mm512_div_ps(a, _mm512_set1_ps(divisor)));
+/* image: bfloat16 [height, width, channels]. */
+AMX_TARGET static void copy_windows(const Shape *s, const uint16_t *image, const Windows *w) {
+    const int64_t n = columns(s, 0), step = 2 * s->channels, row = s->width * s->channels;
+    for (int64_t k = 0; k < row_blocks(s); k++) {
+        const int64_t left = 3 * s->channels - k * BLOCK;
+        const __mmask32 valid = left < BLOCK ? (1u << left) - 1 : 0xffffffff;
+        for (int64_t y = 0; y < 2 * rows(s, 0) + 1; y++) {
+            const uint16_t *from = image + y * row + k * BLOCK;
+            uint16_t *to = (y % 2 ? w->odd + k * w->odd_block : w->even + k * w->even_block) + y / 2 * n * BLOCK;
+            for (int64_t x = 0; x < n; x++)
+                _mm512_storeu_si512(to + x * BLOCK, _mm512_maskz_loadu_epi16(valid, from + x * step));
+        }
     }
-    transpose16(rows);
+}
+
+/* Packed weights, and where pixels go */
+
+/* Packs 16 filters of a weight as right operand: n <= 32 numbers each, every `step` numbers. */
+AMX_TARGET static void pack_inputs(const float *weight, int64_t step, int64_t n, float divisor, uint16_t *to) {
+    const uint32_t valid = n < BLOCK ? (1u << n) - 1 : 0xffffffff;
+    __m512i filters[TILE];
+    for (int64_t f = 0; f < TILE; f++, weight += step) {
+        const __m512 a = _mm512_maskz_loadu_ps((__mmask16)valid, weight),
+                     b = _mm512_maskz_loadu_ps((__mmask16)(valid >> TILE), weight + TILE);
+        filters[f] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_div_ps(b, _mm512_set1_ps(divisor)),
+                                                  _mm512_div_ps(a, _mm512_set1_ps(divisor)));
+    }
+    transpose16(filters);
     for (int64_t p = 0; p < TILE; p++)
-        _mm512_storeu_si512(to + p * BLOCK, rows[p]);
+        _mm512_storeu_si512(to + p * BLOCK, filters[p]);
 }
 
 /* Packs a weight [32, 3, 3, channels]. The division of pixels by 255 is folded into the first layer's. */
 AMX_TARGET static void pack_weight(const Shape *s, int64_t layer, const float *weight, uint16_t *to) {
-    const int64_t blocks = layer ? 1 : row_blocks(s), rows = weight_blocks(s, layer) / blocks,
-                  row = layer ? FILTERS : 3 * s->channels;
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t k = 0; k < blocks; k++, to += BLOCK_NUMBERS) {
-            const int64_t left = row - k * BLOCK, n = left < BLOCK ? left : BLOCK;
-            for (int64_t half = 0; half < 2; half++)
-                pack_inputs(weight + (half * TILE * rows + i) * row + k * BLOCK, rows * row, n, layer ? 1 : 255,
-                            to + half * TILE * BLOCK);
-        }
+    const int64_t blocks = layer ? 1 : row_blocks(s), parts = weight_blocks(s, layer) / blocks,
+                  part = layer ? FILTERS : 3 * s->channels;
+    for (int64_t i = 0; i < parts; i++)
+        for (int64_t k = 0; k < blocks; k++)
+            for (int64_t half = 0; half < FILTERS; half += TILE, to += TILE * BLOCK)
+                pack_inputs(weight + (half * parts + i) * part + k * BLOCK, parts * part,
+                            part - k * BLOCK < BLOCK ? part - k * BLOCK : BLOCK, layer ? 1 : 255, to);
+}
+
+typedef struct {
+    uint16_t *weights[MAX_LAYERS];
+    int32_t *places[MAX_LAYERS]; /* of computed pixels in the output */
+} Packed;
+
+static void take_packed(const Shape *s, char **from, Packed *packed) {
+    for (int64_t layer = 0; layer < s->layers; layer++) {
+        packed->weights[layer] = take(from, weight_blocks(s, layer) * BLOCK_NUMBERS, sizeof(uint16_t));
+        packed->places[layer] = take(from, layer ? counted_pixels(s, layer) : map_pixels(s, 0), sizeof(int32_t));
+    }
 }
 
 static void pack_forward(const Shape *s, const float *const *weights, Packed *packed) {
+    for (int64_t p = 0; p < map_pixels(s, 0); p++)
+        packed->places[0][p] = (int32_t)p;
     for (int64_t layer = 0; layer < s->layers; layer++)
         pack_weight(s, layer, weights[layer], packed->weights[layer]);
     /* A pixel that is left out goes where the next valid one goes, which overwrites it. */
     for (int64_t layer = 1; layer < s->layers; layer++) {
-        const int64_t from = side(s->width, layer - 1), to = from - 2;
+        const int64_t from = columns(s, layer - 1), to = columns(s, layer);
         for (int64_t p = 0; p < counted_pixels(s, layer); p++)
             packed->places[layer][p] = (int32_t)(p / from * to + (p % from < to ? p % from : to));
+    }
+}
+
+/* Forward */
+
+/* Sums of BLOCK pixels, how many of them are valid, and where they go once they are finished: with ReLU, or where a
+   map is not 0. */
+typedef struct {
+    float *sums;
+    int64_t n;
+    const int32_t *places;
+    const uint16_t *map; /* or NULL */
+    uint16_t *to;
+} Finish;
+
+/* ReLU in bfloat16. NaN stays NaN: as integers, negative numbers are up to -128, negative NaNs above. */
+AMX_TARGET static inline __m512i relu(__m512i x) {
+    return _mm512_maskz_mov_epi16(_mm512_cmpgt_epi16_mask(x, _mm512_set1_epi16(-128)), x);
+}
+
+/* A pixel's gradient where the map is not 0. */
+AMX_TARGET static inline __m512i masked(__m512i gradient, const uint16_t *map) {
+    return _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(_mm512_loadu_si512(map), _mm512_set1_epi16(0x7fff)), gradient);
+}
+
+/* Finishes pixels from `from` on, before `to`. */
+AMX_TARGET static inline void finish(const Finish *f, int64_t from, int64_t to) {
+    for (int64_t p = from; p < to && p < f->n; p++) {
+        const float *sums = f->sums + p * FILTERS;
+        const __m512i x = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(sums + TILE), _mm512_loadu_ps(sums));
+        _mm512_storeu_si512(f->to + (int64_t)f->places[p] * FILTERS, f->map ? masked(x, f->map + p * FILTERS) : relu(x));
     }
 }
 
@@ -179,82 +195,94 @@ AMX_TARGET static inline void start_at(const float *bias) {
     _tile_loadd(3, bias + TILE, 0);
 }
 
-/* The sums of BLOCK pixels over nine taps. in: the first of them at the first tap. */
-AMX_TARGET static inline void convolve(const uint16_t *in, int64_t columns, const uint16_t *weight, const float *bias,
-                                       float *sums) {
-    start_at(bias);
-    for (int i = 0; i < 3; i++, in += columns * FILTERS)
-        for (int j = 0; j < 3; j++, weight += BLOCK_NUMBERS)
-            add_product(in + j * FILTERS, in + (j + TILE) * FILTERS, TILE_BYTES, weight, weight + TILE * BLOCK,
-                        TILE_BYTES);
-    store_sums(sums, FILTERS);
+/* Adds BLOCK pixels times a block of a weight. */
+AMX_TARGET static inline void add_pixels(const uint16_t *in, const uint16_t *weight) {
+    add_product(in, in + TILE * FILTERS, TILE_BYTES, weight, weight + TILE * BLOCK, TILE_BYTES);
 }
 
-/* Rounds 32 sums of a pixel to bfloat16. */
-AMX_TARGET static inline __m512i rounded(const float *sums) {
-    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(sums + TILE), _mm512_loadu_ps(sums));
-}
-
-/* ReLU in bfloat16. NaN stays NaN: as integers, negative numbers are up to -128, negative NaNs above. */
-AMX_TARGET static inline __m512i relu(__m512i x) {
-    return _mm512_maskz_mov_epi16(_mm512_cmpgt_epi16_mask(x, _mm512_set1_epi16(-128)), x);
-}
-
-/* image: bfloat16 [height, width, channels], with memory for read_numbers -> out: bfloat16 [rows, columns, 32]. */
-AMX_TARGET static void first_layer(const Shape *s, const uint16_t *image, const uint16_t *weight, const float *bias,
-                                   uint16_t *out) {
-    const int64_t rows = side(s->height, 0), columns = side(s->width, 0), per_row = segments(s),
-                  blocks = row_blocks(s), row = s->width * s->channels, pixel = 2 * s->channels,
-                  valid = columns < TILE ? columns : TILE;
-    float sums[BLOCK * FILTERS] ALIGNED;
-    for (int64_t tile = 0; tile < rows * per_row; tile += 2) {
-        const uint16_t *from[2];
-        uint16_t *to[2];
-        for (int64_t i = 0; i < 2; i++) {
-            const int64_t t = tile + i < rows * per_row ? tile + i : tile, y = t / per_row,
-                          x = segment_start(s, t % per_row);
-            from[i] = image + 2 * y * row + x * pixel;
-            to[i] = out + (y * columns + x) * FILTERS;
-        }
+/* in: bfloat16 [.., columns, 32] -> a map; or, with the weight turned, the gradient of a map. The pixels of a block are
+   finished while the next block is multiplied. */
+AMX_TARGET static inline void convolve(const uint16_t *in, int64_t in_columns, const uint16_t *weight,
+                                       const float *bias, int64_t n, const int32_t *places, const uint16_t *map,
+                                       uint16_t *out) {
+    float sums[2][BLOCK * FILTERS] ALIGNED;
+    Finish last = {.n = 0};
+    for (int64_t p = 0; p < n; p += BLOCK) {
+        float *to = sums[p / BLOCK % 2];
         const uint16_t *w = weight;
         start_at(bias);
-        for (int64_t i = 0; i < 3; i++)
-            for (int64_t k = 0; k < blocks; k++, w += BLOCK_NUMBERS)
-                add_product(from[0] + i * row + k * BLOCK, from[1] + i * row + k * BLOCK, pixel * sizeof *image, w,
-                            w + TILE * BLOCK, TILE_BYTES);
-        store_sums(sums, FILTERS);
-        for (int64_t i = 0; i < 2; i++)
-            for (int64_t p = 0; p < valid; p++)
-                _mm512_storeu_si512(to[i] + p * FILTERS, relu(rounded(sums + (i * TILE + p) * FILTERS)));
+#pragma GCC unroll 9
+        for (int64_t tap = 0; tap < TAPS; tap++, w += BLOCK_NUMBERS) {
+            add_pixels(in + (p + tap / 3 * in_columns + tap % 3) * FILTERS, w);
+            finish(&last, 4 * tap, 4 * tap + 4);
+        }
+        store_sums(to, FILTERS);
+        last = (Finish){to, n - p < BLOCK ? n - p : BLOCK, places + p, map ? map + p * FILTERS : NULL, out};
     }
+    finish(&last, 0, BLOCK);
 }
 
-/* in: bfloat16 [rows + 2, columns + 2, 32] -> out: bfloat16 [rows, columns, 32]. places: of Packed. */
-AMX_TARGET static void next_layer(const uint16_t *in, int64_t columns, int64_t counted, const int32_t *places,
-                                  const uint16_t *weight, const float *bias, uint16_t *out) {
-    float sums[BLOCK * FILTERS] ALIGNED;
-    for (int64_t first = 0; first < counted; first += BLOCK) {
-        const int64_t n = counted - first < BLOCK ? counted - first : BLOCK;
-        convolve(in + first * FILTERS, columns, weight, bias, sums);
-        for (int64_t p = 0; p < n; p++)
-            _mm512_storeu_si512(out + (int64_t)places[first + p] * FILTERS, relu(rounded(sums + p * FILTERS)));
+AMX_TARGET static void first_layer(const Shape *s, const Windows *windows, const Packed *packed, const float *bias,
+                                   uint16_t *out) {
+    const int64_t n = map_pixels(s, 0), row = columns(s, 0) * BLOCK;
+    float sums[2][BLOCK * FILTERS] ALIGNED;
+    Finish last = {.n = 0};
+    for (int64_t p = 0; p < n; p += BLOCK) {
+        float *to = sums[p / BLOCK % 2];
+        const uint16_t *even = windows->even + p * BLOCK, *odd = windows->odd + p * BLOCK, *w = packed->weights[0];
+        const int64_t step = row_blocks(s) * BLOCK_NUMBERS;
+        start_at(bias);
+        for (int64_t k = 0; k < row_blocks(s); k++, w += BLOCK_NUMBERS) {
+            add_pixels(even + k * windows->even_block, w);
+            finish(&last, k * BLOCK, k * BLOCK + 12);
+            add_pixels(odd + k * windows->odd_block, w + step);
+            finish(&last, k * BLOCK + 12, k * BLOCK + 24);
+            add_pixels(even + k * windows->even_block + row, w + 2 * step);
+            finish(&last, k * BLOCK + 24, k * BLOCK + BLOCK);
+        }
+        store_sums(to, FILTERS);
+        last = (Finish){to, n - p < BLOCK ? n - p : BLOCK, packed->places[0] + p, NULL, out};
     }
+    finish(&last, 0, BLOCK);
 }
 
-/* The image, or a copy where tiles would read past the last one. */
-static const uint16_t *readable_image(const Shape *s, const uint16_t *pixels, int64_t image, uint16_t *copy) {
-    const int64_t n = image_numbers(s), readable = (s->images - image) * n, needed = read_numbers(s);
-    if (needed <= readable)
-        return pixels + image * n;
-    memset(copy, 0, (size_t)needed * sizeof *copy);
-    return memcpy(copy, pixels + image * n, (size_t)(n < needed ? n : needed) * sizeof *copy);
+AMX_TARGET static void next_layer(const Shape *s, int64_t layer, const uint16_t *in, const Packed *packed,
+                                  const float *bias, uint16_t *out) {
+    convolve(in, columns(s, layer - 1), packed->weights[layer], bias, counted_pixels(s, layer), packed->places[layer],
+             NULL, out);
+}
+
+/* A thread's memory in forward. */
+typedef struct {
+    Windows windows;
+    uint16_t *maps[2];
+} Scratch;
+
+static void take_scratch(const Shape *s, char **from, Scratch *scratch) {
+    take_windows(s, from, &scratch->windows);
+    for (int i = 0; i < 2; i++)
+        scratch->maps[i] = take_pixels(from, map_pixels(s, 0));
+}
+
+static int64_t scratch_bytes(const Shape *s) {
+    char *end = NULL;
+    Scratch scratch;
+    take_scratch(s, &end, &scratch);
+    return (intptr_t)end;
+}
+
+/* In floats, as all sizes that are asked for. */
+int64_t forward_workspace(const Shape *s) {
+    char *end = NULL;
+    Packed packed;
+    take_packed(s, &end, &packed);
+    return ((intptr_t)end + s->threads * scratch_bytes(s)) / (int64_t)sizeof(float);
 }
 
 /* pixels: bfloat16 [images, height, width, channels]; weights: float [32, 3, 3, channels] and [32, 3, 3, 32];
-   biases: float [32] -> out: bfloat16 [images, rows, columns, 32]. saved: the maps of the other layers, image by
-   image, or NULL. */
+   biases: float [32] -> out: bfloat16 [images, rows, columns, 32]. */
 AMX_TARGET void forward(const Shape *s, const uint16_t *pixels, const float *const *weights,
-                        const float *const *biases, uint16_t *saved, char *workspace, uint16_t *out) {
+                        const float *const *biases, char *workspace, uint16_t *out) {
     Packed packed;
     take_packed(s, &workspace, &packed);
     pack_forward(s, weights, &packed);
@@ -267,19 +295,12 @@ AMX_TARGET void forward(const Shape *s, const uint16_t *pixels, const float *con
         configure_tiles();
 #pragma omp for schedule(static)
         for (int64_t image = 0; image < s->images; image++) {
-            uint16_t *next_saved = saved ? saved + image * saved_numbers(s) : NULL;
-            const uint16_t *in = readable_image(s, pixels, image, scratch.image);
-            for (int64_t layer = 0; layer < s->layers; layer++) {
-                uint16_t *to = layer == last ? out + image * map_pixels(s, last) * FILTERS
-                               : saved       ? next_saved
-                                             : scratch.maps[layer % 2];
-                if (layer == 0)
-                    first_layer(s, in, packed.weights[0], biases[0], to);
-                else
-                    next_layer(in, side(s->width, layer - 1), counted_pixels(s, layer), packed.places[layer],
-                               packed.weights[layer], biases[layer], to);
-                if (saved)
-                    next_saved += map_pixels(s, layer) * FILTERS;
+            uint16_t *image_out = out + image * map_pixels(s, last) * FILTERS, *in = last ? scratch.maps[0] : image_out;
+            copy_windows(s, pixels + image * s->height * s->width * s->channels, &scratch.windows);
+            first_layer(s, &scratch.windows, &packed, biases[0], in);
+            for (int64_t layer = 1; layer < s->layers; layer++) {
+                uint16_t *to = layer < last ? scratch.maps[layer % 2] : image_out;
+                next_layer(s, layer, in, &packed, biases[layer], to);
                 in = to;
             }
         }
@@ -299,22 +320,33 @@ AMX_TARGET void forward(const Shape *s, const uint16_t *pixels, const float *con
            0 0 0 0 0 0 0                      g[p]^T in[p + i columns + j]
            0 0 0 0 0 0 0
 
-   The first layer has no gradient of its input; its gradient lies without zeros. */
+   The first layer has no gradient of its input; its gradient lies without zeros. The other maps are computed again,
+   which is faster than to write them in forward and to read them here. */
 
 /* Zeros before the first pixel of a layer's gradient, in pixels. */
-static inline int64_t border(const Shape *s, int64_t layer) { return layer ? 2 * side(s->width, layer - 1) + 2 : 0; }
+static inline int64_t border(const Shape *s, int64_t layer) { return layer ? 2 * columns(s, layer - 1) + 2 : 0; }
 
 /* Columns in which a layer's gradient lies. */
-static inline int64_t pitch(const Shape *s, int64_t layer) { return side(s->width, layer ? layer - 1 : 0); }
+static inline int64_t pitch(const Shape *s, int64_t layer) { return columns(s, layer ? layer - 1 : 0); }
 
-/* Pixels of a layer's gradient with the zeros in its rows. */
-static inline int64_t gradient_pixels(const Shape *s, int64_t layer) {
-    return side(s->height, layer) * pitch(s, layer);
+/* Pixels of a layer's gradient with the zeros in its rows, and blocks of them. */
+static inline int64_t gradient_pixels(const Shape *s, int64_t layer) { return rows(s, layer) * pitch(s, layer); }
+static inline int64_t gradient_blocks(const Shape *s, int64_t layer) {
+    return (gradient_pixels(s, layer) + BLOCK - 1) / BLOCK;
 }
 
-/* Pairs of pixels of a layer's input that its weight's gradient reads. */
-static inline int64_t input_pairs(const Shape *s, int64_t layer) {
-    return round_up(gradient_pixels(s, layer), BLOCK) / 2 + pitch(s, layer) + 1;
+/* Transposed gradients: strips [32 filters][STRIP_ROW], each of STRIP pixels with those before them. */
+#define STRIP (4 * BLOCK)
+#define STRIP_ROW (STRIP + BLOCK)
+
+/* The first layer's gradient has the most pixels. */
+static inline int64_t strips_numbers(const Shape *s) {
+    return round_up(gradient_blocks(s, 0) * BLOCK, STRIP) / STRIP * FILTERS * STRIP_ROW;
+}
+
+/* Numbers of a layer's input in pairs of pixels: what is multiplied with whole blocks of the gradient. */
+static inline int64_t pairs_numbers(const Shape *s, int64_t layer) {
+    return (gradient_blocks(s, layer) * BLOCK + 2 * pitch(s, layer) + 2) * FILTERS;
 }
 
 /* Sums of a layer: of the gradient of its weight, in blocks, and of its bias. */
@@ -322,10 +354,11 @@ static inline int64_t sum_numbers(const Shape *s, int64_t layer) {
     return weight_blocks(s, layer) * BLOCK_NUMBERS + FILTERS;
 }
 
-static int64_t all_sum_numbers(const Shape *s, int64_t first) {
+/* Of the layers before. */
+static int64_t sums_before(const Shape *s, int64_t layer) {
     int64_t numbers = 0;
-    for (int64_t layer = first; layer < s->layers; layer++)
-        numbers += sum_numbers(s, layer);
+    for (int64_t before = 0; before < layer; before++)
+        numbers += sum_numbers(s, before);
     return numbers;
 }
 
@@ -333,38 +366,36 @@ static inline int64_t groups(const Shape *s) { return (s->images + IMAGES - 1) /
 
 /* What all threads share: packed weights, and the sums of each group of images. */
 typedef struct {
-    uint16_t *weights[MAX_LAYERS];
-    int32_t *offsets; /* of the first layer's windows in an image, in numbers */
-    int32_t *places[MAX_LAYERS]; /* of the pixels of a layer's output in its gradient */
+    Packed forward, turned; /* turned: places are of the layer's output in its gradient */
     float *sums;
 } Shared;
 
 static void take_shared(const Shape *s, char **from, Shared *shared) {
-    for (int64_t layer = 1; layer < s->layers; layer++)
-        shared->weights[layer] = take(from, TAPS * BLOCK_NUMBERS * sizeof(uint16_t));
-    shared->offsets = take(from, map_pixels(s, 0) * sizeof(int32_t));
-    for (int64_t layer = 0; layer < s->layers; layer++)
-        shared->places[layer] = take(from, map_pixels(s, layer) * sizeof(int32_t));
-    shared->sums = take(from, groups(s) * all_sum_numbers(s, 0) * sizeof(float));
+    take_packed(s, from, &shared->forward);
+    for (int64_t layer = 0; layer < s->layers; layer++) {
+        shared->turned.weights[layer] = layer ? take(from, TAPS * BLOCK_NUMBERS, sizeof(uint16_t)) : NULL;
+        shared->turned.places[layer] = take(from, map_pixels(s, layer), sizeof(int32_t));
+    }
+    shared->sums = take(from, groups(s) * sums_before(s, s->layers), sizeof(float));
 }
 
-/* A thread's memory. strips: transposed gradients [32 filters][STRIP_ROW]: in the middle those of STRIP pixels. pairs:
-   pairs of pixels of a layer's input [..][32 channels][2]. */
+/* A thread's memory in backward. */
 typedef struct {
-    uint16_t *image, *gradients[MAX_LAYERS], *strip, *pairs;
+    Windows windows;
+    uint16_t *maps[MAX_LAYERS], *gradients[MAX_LAYERS], *strips, *pairs;
 } Workspace;
 
 static void take_workspace(const Shape *s, char **from, Workspace *own) {
-    int64_t pairs = weight_blocks(s, 0) * STRIP / 2;
-    own->image = take(from, read_numbers(s) * sizeof(uint16_t));
+    int64_t pairs = 2 * row_blocks(s) * pairs_numbers(s, 0);
+    take_windows(s, from, &own->windows);
     for (int64_t layer = 0; layer < s->layers; layer++) {
-        const int64_t pixels = 2 * border(s, layer) + gradient_pixels(s, layer) + BLOCK;
-        own->gradients[layer] = take(from, pixels * FILTERS * sizeof(uint16_t));
-        if (layer && pairs < input_pairs(s, layer))
-            pairs = input_pairs(s, layer);
+        own->maps[layer] = layer + 1 < s->layers ? take_pixels(from, map_pixels(s, layer)) : NULL;
+        own->gradients[layer] = take_pixels(from, 2 * border(s, layer) + gradient_pixels(s, layer));
+        if (layer && pairs < pairs_numbers(s, layer))
+            pairs = pairs_numbers(s, layer);
     }
-    own->strip = take(from, FILTERS * STRIP_ROW * sizeof(uint16_t));
-    own->pairs = take(from, 2 * pairs * FILTERS * sizeof(uint16_t));
+    own->strips = take(from, strips_numbers(s), sizeof(uint16_t));
+    own->pairs = take(from, pairs, sizeof(uint16_t));
 }
 
 static int64_t own_bytes(const Shape *s) {
@@ -393,21 +424,14 @@ AMX_TARGET static void pack_turned(const float *weight, uint16_t *to) {
 }
 
 static void pack_backward(const Shape *s, const float *const *weights, Shared *shared) {
-    const int64_t columns = side(s->width, 0);
-    for (int64_t layer = 1; layer < s->layers; layer++)
-        pack_turned(weights[layer], shared->weights[layer]);
-    for (int64_t p = 0; p < map_pixels(s, 0); p++)
-        shared->offsets[p] = (int32_t)(2 * (p / columns * s->width + p % columns) * s->channels);
+    pack_forward(s, weights, &shared->forward);
     for (int64_t layer = 0; layer < s->layers; layer++) {
-        const int64_t from = side(s->width, layer), to = pitch(s, layer);
+        const int64_t from = columns(s, layer), to = pitch(s, layer);
+        if (layer)
+            pack_turned(weights[layer], shared->turned.weights[layer]);
         for (int64_t p = 0; p < map_pixels(s, layer); p++)
-            shared->places[layer][p] = (int32_t)(border(s, layer) + p / from * to + p % from);
+            shared->turned.places[layer][p] = (int32_t)(border(s, layer) + p / from * to + p % from);
     }
-}
-
-/* A pixel's gradient where the map is not 0. */
-AMX_TARGET static inline __m512i masked(__m512i gradient, const uint16_t *map) {
-    return _mm512_maskz_mov_epi16(_mm512_test_epi16_mask(_mm512_loadu_si512(map), _mm512_set1_epi16(0x7fff)), gradient);
 }
 
 /* The gradient of the last layer's sums from that of its output. */
@@ -418,31 +442,35 @@ AMX_TARGET static void last_gradient(const uint16_t *gradient, const uint16_t *m
                             masked(_mm512_loadu_si512(gradient + p * FILTERS), map + p * FILTERS));
 }
 
-/* The gradient of the sums of the layer before, whose map and places those are. gradient: with its zeros. */
-AMX_TARGET static void previous_gradient(const uint16_t *gradient, int64_t columns, const uint16_t *weight,
-                                         const uint16_t *map, int64_t pixels, const int32_t *places, uint16_t *to) {
+/* The gradient of the sums of the layer before. */
+AMX_TARGET static void previous_gradient(const Shape *s, int64_t layer, const Packed *turned, const Workspace *own) {
     static const float no_bias[FILTERS];
-    float sums[BLOCK * FILTERS] ALIGNED;
-    for (int64_t first = 0; first < pixels; first += BLOCK) {
-        const int64_t n = pixels - first < BLOCK ? pixels - first : BLOCK;
-        convolve(gradient + first * FILTERS, columns, weight, no_bias, sums);
-        for (int64_t p = 0; p < n; p++)
-            _mm512_storeu_si512(to + (int64_t)places[first + p] * FILTERS,
-                                masked(rounded(sums + p * FILTERS), map + (first + p) * FILTERS));
+    convolve(own->gradients[layer], pitch(s, layer), turned->weights[layer], no_bias, map_pixels(s, layer - 1),
+             turned->places[layer - 1], own->maps[layer - 1], own->gradients[layer - 1]);
+}
+
+/* The lane of a channel in two vectors of interleaved pixels, see pair_pixels. */
+static inline int64_t lane_of(int64_t channel) { return channel / 8 * 4 + channel % 4 + channel % 8 / 4 * TILE; }
+
+/* Interleaves pixels two by two. Interleaving works within 128 bits, so that the lanes of the two vectors are not in
+   the order of channels. */
+AMX_TARGET static inline void pair_pixels(const uint16_t *from, int64_t pixels, uint16_t *to) {
+    for (int64_t p = 0; p < pixels; p += 2) {
+        const __m512i a = _mm512_loadu_si512(from + p * FILTERS),
+                      b = p + 1 < pixels ? _mm512_loadu_si512(from + (p + 1) * FILTERS) : _mm512_setzero_si512();
+        _mm512_storeu_si512(to + p * FILTERS, _mm512_unpacklo_epi16(a, b));
+        _mm512_storeu_si512(to + (p + 1) * FILTERS, _mm512_unpackhi_epi16(a, b));
     }
 }
 
-/* The channel of the first of two interleaved halves at lane i: interleaving works within 128 bits. The second half has
-   the channel 4 behind. */
-static inline int64_t interleaved(int64_t lane) { return lane / 4 * 8 + lane % 4; }
-
-/* Two pixels' channels in pairs: two vectors, see interleaved. */
-AMX_TARGET static inline void pair_pixels(__m512i a, __m512i b, uint16_t *to) {
-    _mm512_storeu_si512(to, _mm512_unpacklo_epi16(a, b));
-    _mm512_storeu_si512(to + BLOCK, _mm512_unpackhi_epi16(a, b));
+/* Pixels in pairs, followed by zeros up to n numbers. */
+AMX_TARGET static void pack_pairs(const uint16_t *from, int64_t pixels, int64_t n, uint16_t *to) {
+    pair_pixels(from, pixels, to);
+    const int64_t end = round_up(pixels, 2) * FILTERS;
+    memset(to + end, 0, (size_t)(n - end) * sizeof *to);
 }
 
-/* Transposes BLOCK pixels of a gradient into rows of STRIP_ROW; adds them to total [2][16 lanes], see interleaved. */
+/* Transposes BLOCK pixels of a gradient into rows of STRIP_ROW; adds them to total [2][16 lanes]. */
 AMX_TARGET static inline void transpose_gradient(const uint16_t *gradient, uint16_t *to, float *total) {
     const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
     for (int half = 0; half < 2; half++, to += 4 * STRIP_ROW) {
@@ -457,149 +485,173 @@ AMX_TARGET static inline void transpose_gradient(const uint16_t *gradient, uint1
         _mm512_storeu_ps(total + half * TILE, sum);
         transpose16(pairs);
         for (int64_t c = 0; c < TILE; c++)
-            _mm512_storeu_si512(to + interleaved(c) * STRIP_ROW, pairs[c]);
+            _mm512_storeu_si512(to + (c / 4 * 8 + c % 4) * STRIP_ROW, pairs[c]);
     }
 }
 
-/* Transposes the next strip of a gradient, n blocks of pixels. The pixel before them remains before them. */
-AMX_TARGET static void next_strip(const uint16_t *gradient, int64_t n, int first, uint16_t *strip, float *total) {
-    for (int64_t f = 0; f < FILTERS; f++)
-        strip[f * STRIP_ROW + BLOCK - 1] = first ? 0 : strip[f * STRIP_ROW + BLOCK + STRIP - 1];
-    for (int64_t block = 0; block < n; block++)
-        transpose_gradient(gradient + block * BLOCK * FILTERS, strip + (block + 1) * BLOCK, total);
+/* Block b of all strips. */
+static inline int64_t strip_offset(int64_t b) {
+    return b * BLOCK / STRIP * FILTERS * STRIP_ROW + (b * BLOCK % STRIP + BLOCK);
 }
 
-/* sums [32 filters, 32 lanes] += strip pairs, over n blocks of pixels. shift: 1 to take the pixels from one before. */
-AMX_TARGET static inline void accumulate(const uint16_t *strip, int64_t shift, const uint16_t *pairs, int64_t n,
-                                         float *sums) {
-    load_sums(sums, FILTERS);
-    strip += BLOCK - shift;
-    for (int64_t block = 0; block < n; block++, strip += BLOCK, pairs += BLOCK * FILTERS)
-        add_product(strip, strip + TILE * STRIP_ROW, STRIP_ROW * sizeof *strip, pairs, pairs + BLOCK,
-                    2 * FILTERS * sizeof *pairs);
-    store_sums(sums, FILTERS);
-}
-
-/* Adds an image's part of the gradients of a layer's weight and bias. in: the map before, of so many pixels. gradient:
-   from the first pixel behind the border on. pixels: of the gradient. */
-AMX_TARGET static void next_layer_sums(const uint16_t *in, int64_t in_pixels, const uint16_t *gradient, int64_t pixels,
-                                       int64_t columns, uint16_t *strip, uint16_t *pairs, float *sums) {
-    float *total = sums + TAPS * BLOCK_NUMBERS;
-    int64_t paired = 0;
-    for (int64_t first = 0; first < pixels; first += STRIP) {
-        const int64_t left = (pixels - first + BLOCK - 1) / BLOCK, n = left < STRIP / BLOCK ? left : STRIP / BLOCK,
-                      end = (first + n * BLOCK) / 2 + columns + 1;
-        next_strip(gradient + first * FILTERS, n, first == 0, strip, total);
-        for (; paired < end; paired++) {
-            const uint16_t *at = in + 2 * paired * FILTERS;
-            const __m512i a = 2 * paired < in_pixels ? _mm512_loadu_si512(at) : _mm512_setzero_si512(),
-                          b = 2 * paired + 1 < in_pixels ? _mm512_loadu_si512(at + FILTERS) : _mm512_setzero_si512();
-            pair_pixels(a, b, pairs + 2 * paired * FILTERS);
-        }
-        for (int64_t tap = 0; tap < TAPS; tap++) {
-            /* Pairs begin at even pixels: an odd shift of the input is an even one and a shift of the gradient. */
-            const int64_t offset = tap / 3 * columns + tap % 3, shift = offset % 2;
-            accumulate(strip, shift, pairs + (first + offset - shift) * FILTERS, n, sums + tap * BLOCK_NUMBERS);
-        }
+/* Transposes a gradient of n blocks. */
+AMX_TARGET static void transpose_strips(const uint16_t *gradient, int64_t n, uint16_t *strips, float *total) {
+    for (int64_t b = 0; b < n; b++) {
+        uint16_t *to = strips + strip_offset(b);
+        if (b * BLOCK % STRIP == 0)
+            for (int64_t f = 0; f < FILTERS; f++)
+                to[f * STRIP_ROW - 1] = b ? to[(f - FILTERS) * STRIP_ROW + STRIP - 1] : 0;
+        transpose_gradient(gradient + b * BLOCK * FILTERS, to, total);
     }
 }
 
-/* The same for the first layer. offsets: of the windows of its pixels. */
-AMX_TARGET static void first_layer_sums(const Shape *s, const uint16_t *image, const int32_t *offsets,
-                                        const uint16_t *gradient, uint16_t *strip, uint16_t *pairs, float *sums) {
-    const int64_t blocks = row_blocks(s), pixels = map_pixels(s, 0), row = s->width * s->channels;
-    float *total = sums + 3 * blocks * BLOCK_NUMBERS;
-    for (int64_t first = 0; first < pixels; first += STRIP) {
-        const int64_t left = (pixels - first + BLOCK - 1) / BLOCK, n = left < STRIP / BLOCK ? left : STRIP / BLOCK;
-        next_strip(gradient + first * FILTERS, n, first == 0, strip, total);
-        for (int64_t p = first; p < first + n * BLOCK; p += 2) {
-            const uint16_t *a = image + offsets[p < pixels ? p : pixels - 1],
-                           *b = image + offsets[p + 1 < pixels ? p + 1 : pixels - 1];
-            uint16_t *to = pairs + (p - first) * FILTERS;
-            for (int64_t i = 0; i < 3; i++)
-                for (int64_t k = 0; k < blocks; k++, to += STRIP * FILTERS)
-                    pair_pixels(_mm512_loadu_si512(a + i * row + k * BLOCK),
-                                _mm512_loadu_si512(b + i * row + k * BLOCK), to);
+/* sums [3][32 filters, 32 lanes] += transposed gradient times pairs of pixels, over n blocks of pixels. The first two
+   are products with the same pixels of the gradient, the third one with others. Shifts: 1 to take the pixels from one
+   before. */
+AMX_TARGET static inline void accumulate(const uint16_t *strips, int64_t n, int64_t shift, const uint16_t *first,
+                                         const uint16_t *second, int64_t other_shift, const uint16_t *third,
+                                         float *const sums[3]) {
+    const int64_t row = STRIP_ROW * sizeof *strips, pair = 2 * FILTERS * sizeof *first, sum = FILTERS * sizeof(float);
+    for (int64_t half = 0; half < 2; half++, strips += TILE * STRIP_ROW) {
+        const int64_t at = half * TILE * FILTERS;
+        COMPILER_BARRIER();
+        _tile_loadd(0, sums[0] + at, sum);
+        _tile_loadd(1, sums[0] + at + TILE, sum);
+        _tile_loadd(2, sums[1] + at, sum);
+        _tile_loadd(3, sums[1] + at + TILE, sum);
+        _tile_loadd(4, sums[2] + at, sum);
+        _tile_loadd(5, sums[2] + at + TILE, sum);
+        for (int64_t b = 0; b < n; b++) {
+            const uint16_t *a = strips + strip_offset(b);
+            const int64_t p = b * BLOCK * FILTERS;
+            _tile_loadd(6, a - shift, row);
+            _tile_loadd(7, first + p, pair);
+            _tile_dpbf16ps(0, 6, 7);
+            _tile_loadd(7, first + p + BLOCK, pair);
+            _tile_dpbf16ps(1, 6, 7);
+            _tile_loadd(7, second + p, pair);
+            _tile_dpbf16ps(2, 6, 7);
+            _tile_loadd(7, second + p + BLOCK, pair);
+            _tile_dpbf16ps(3, 6, 7);
+            _tile_loadd(6, a - other_shift, row);
+            _tile_loadd(7, third + p, pair);
+            _tile_dpbf16ps(4, 6, 7);
+            _tile_loadd(7, third + p + BLOCK, pair);
+            _tile_dpbf16ps(5, 6, 7);
         }
-        for (int64_t block = 0; block < 3 * blocks; block++)
-            accumulate(strip, 0, pairs + block * STRIP * FILTERS, n, sums + block * BLOCK_NUMBERS);
+        _tile_stored(0, sums[0] + at, sum);
+        _tile_stored(1, sums[0] + at + TILE, sum);
+        _tile_stored(2, sums[1] + at, sum);
+        _tile_stored(3, sums[1] + at + TILE, sum);
+        _tile_stored(4, sums[2] + at, sum);
+        _tile_stored(5, sums[2] + at + TILE, sum);
     }
 }
 
-/* Adds up the groups' sums of a filter and writes the gradients: weight [32, 3, 3, channels], bias [32]. */
+/* Adds an image's part of the gradients of a layer's weight and bias. */
+AMX_TARGET static void next_layer_sums(const Shape *s, int64_t layer, const Workspace *own, float *sums) {
+    const int64_t n = gradient_blocks(s, layer), width = pitch(s, layer);
+    transpose_strips(own->gradients[layer] + border(s, layer) * FILTERS, n, own->strips, sums + TAPS * BLOCK_NUMBERS);
+    pack_pairs(own->maps[layer - 1], map_pixels(s, layer - 1), pairs_numbers(s, layer), own->pairs);
+    for (int64_t i = 0; i < 3; i++, sums += 3 * BLOCK_NUMBERS) {
+        /* Pairs begin at even pixels: an odd shift of the input is an even one and a shift of the gradient. */
+        const int64_t odd = i * width % 2;
+        const uint16_t *even = own->pairs + (i * width - odd) * FILTERS, *next = even + 2 * FILTERS;
+        float *const to[3] = {sums, sums + 2 * BLOCK_NUMBERS, sums + BLOCK_NUMBERS};
+        accumulate(own->strips, n, odd, even, next, !odd, odd ? next : even, to);
+    }
+}
+
+AMX_TARGET static void first_layer_sums(const Shape *s, const Workspace *own, float *sums) {
+    const int64_t blocks = row_blocks(s), n = gradient_blocks(s, 0), width = columns(s, 0), odd = width % 2,
+                  size = pairs_numbers(s, 0);
+    transpose_strips(own->gradients[0], n, own->strips, sums + 3 * blocks * BLOCK_NUMBERS);
+    for (int64_t k = 0; k < blocks; k++, sums += BLOCK_NUMBERS) {
+        uint16_t *even = own->pairs, *odd_rows = even + size;
+        const int64_t step = blocks * BLOCK_NUMBERS;
+        float *const to[3] = {sums, sums + step, sums + 2 * step};
+        pack_pairs(own->windows.even + k * own->windows.even_block, map_pixels(s, 0) + width, size, even);
+        pack_pairs(own->windows.odd + k * own->windows.odd_block, map_pixels(s, 0), size, odd_rows);
+        accumulate(own->strips, n, 0, even, odd_rows, odd, even + (width - odd) * FILTERS, to);
+    }
+}
+
+/* Adds up the groups' sums of a filter and writes the gradients: weight [32, 3, 3, channels], bias [32]. sums: of the
+   layer, in the first group. */
 static void write_gradients(const Shape *s, int64_t layer, int64_t filter, const float *sums, float *weight,
                             float *bias) {
-    const int64_t blocks = layer ? 1 : row_blocks(s), rows = weight_blocks(s, layer) / blocks,
-                  row = layer ? FILTERS : 3 * s->channels, all = all_sum_numbers(s, 0);
-    for (int64_t block = 0; block < rows * blocks; block++) {
+    const int64_t blocks = layer ? 1 : row_blocks(s), parts = weight_blocks(s, layer) / blocks,
+                  part = layer ? FILTERS : 3 * s->channels, all = sums_before(s, s->layers);
+    for (int64_t block = 0; block < parts * blocks; block++) {
+        const float *row = sums + block * BLOCK_NUMBERS + filter * FILTERS;
         float sum[FILTERS] = {0};
         for (int64_t group = 0; group < groups(s); group++)
             for (int64_t lane = 0; lane < FILTERS; lane++)
-                sum[lane] += sums[group * all + block * BLOCK_NUMBERS + filter * FILTERS + lane];
-        for (int64_t lane = 0; lane < FILTERS; lane++) {
-            const int64_t k = block % blocks * BLOCK + interleaved(lane % TILE) + lane / TILE * 4;
-            if (k < row)
-                weight[(filter * rows + block / blocks) * row + k] = layer ? sum[lane] : sum[lane] / 255;
+                sum[lane] += row[group * all + lane];
+        for (int64_t c = 0; c < BLOCK; c++) {
+            const int64_t k = block % blocks * BLOCK + c;
+            if (k < part)
+                weight[(filter * parts + block / blocks) * part + k] = sum[lane_of(c)] / (layer ? 1 : 255);
         }
     }
     float sum = 0;
-    const int64_t lane = filter % 8 < 4 ? filter / 8 * 4 + filter % 4 : TILE + filter / 8 * 4 + filter % 4;
     for (int64_t group = 0; group < groups(s); group++)
-        sum += sums[group * all + rows * blocks * BLOCK_NUMBERS + lane];
+        sum += sums[group * all + parts * blocks * BLOCK_NUMBERS + lane_of(filter)];
     bias[filter] = sum;
 }
 
+/* An image's part of the gradients: added to the sums of its group. */
+AMX_TARGET static void image_sums(const Shape *s, const uint16_t *pixels, const uint16_t *out, const uint16_t *gradient,
+                                  const float *const *biases, const Shared *shared, const Workspace *own, float *sums) {
+    const int64_t last = s->layers - 1;
+    copy_windows(s, pixels, &own->windows);
+    if (last)
+        first_layer(s, &own->windows, &shared->forward, biases[0], own->maps[0]);
+    for (int64_t layer = 1; layer < last; layer++)
+        next_layer(s, layer, own->maps[layer - 1], &shared->forward, biases[layer], own->maps[layer]);
+    last_gradient(gradient, out, map_pixels(s, last), shared->turned.places[last], own->gradients[last]);
+    for (int64_t layer = last; layer > 0 && layer >= s->lowest; layer--) {
+        next_layer_sums(s, layer, own, sums + sums_before(s, layer));
+        if (layer > s->lowest)
+            previous_gradient(s, layer, &shared->turned, own);
+    }
+    if (s->lowest == 0)
+        first_layer_sums(s, own, sums);
+}
+
 /* The gradients of weights and biases of the layers from `lowest` on, from that of the output: bfloat16 [images, rows,
-   columns, 32]. pixels, saved, out: of forward. */
-AMX_TARGET void backward(const Shape *s, const uint16_t *pixels, const uint16_t *saved, const uint16_t *out,
-                         const uint16_t *gradient, const float *const *weights, char *workspace,
+   columns, 32]. */
+AMX_TARGET void backward(const Shape *s, const uint16_t *pixels, const uint16_t *out, const uint16_t *gradient,
+                         const float *const *weights, const float *const *biases, char *workspace,
                          float *const *weight_gradients, float *const *bias_gradients) {
     Shared shared;
     take_shared(s, &workspace, &shared);
     pack_backward(s, weights, &shared);
-    const int64_t last = s->layers - 1, lowest = s->lowest, threads = s->threads, all = all_sum_numbers(s, 0);
+    const int64_t last = s->layers - 1, lowest = s->lowest, threads = s->threads, all = sums_before(s, s->layers);
 #pragma omp parallel num_threads(threads)
     {
         Workspace own;
         char *from = workspace + omp_get_thread_num() * own_bytes(s);
-        memset(from, 0, (size_t)own_bytes(s));
+        memset(from, 0, (size_t)own_bytes(s)); /* zeros around gradients, and numbers behind maps */
         take_workspace(s, &from, &own);
         configure_tiles();
 #pragma omp for schedule(static)
         for (int64_t group = 0; group < groups(s); group++) {
             const int64_t end = (group + 1) * IMAGES < s->images ? (group + 1) * IMAGES : s->images;
-            float *group_sums = shared.sums + group * all;
-            memset(group_sums, 0, (size_t)all * sizeof *group_sums);
+            float *sums = shared.sums + group * all;
+            memset(sums, 0, (size_t)all * sizeof *sums);
             for (int64_t image = group * IMAGES; image < end; image++) {
-                const int64_t out_numbers = map_pixels(s, last) * FILTERS;
-                const uint16_t *map = saved + (image + 1) * saved_numbers(s);
-                float *sums = group_sums + all;
-                last_gradient(gradient + image * out_numbers, out + image * out_numbers, map_pixels(s, last),
-                              shared.places[last], own.gradients[last]);
-                for (int64_t layer = last; layer >= lowest; layer--) {
-                    const uint16_t *g = own.gradients[layer];
-                    sums -= sum_numbers(s, layer);
-                    if (layer == 0) {
-                        first_layer_sums(s, readable_image(s, pixels, image, own.image), shared.offsets, g, own.strip,
-                                         own.pairs, sums);
-                        continue;
-                    }
-                    const int64_t in_pixels = map_pixels(s, layer - 1), columns = pitch(s, layer);
-                    map -= in_pixels * FILTERS;
-                    next_layer_sums(map, in_pixels, g + border(s, layer) * FILTERS, gradient_pixels(s, layer), columns,
-                                    own.strip, own.pairs, sums);
-                    if (layer > lowest)
-                        previous_gradient(g, columns, shared.weights[layer], map, in_pixels, shared.places[layer - 1],
-                                          own.gradients[layer - 1]);
-                }
+                const int64_t at = image * map_pixels(s, last) * FILTERS;
+                image_sums(s, pixels + image * s->height * s->width * s->channels, out + at, gradient + at, biases,
+                           &shared, &own, sums);
             }
         }
         _tile_release();
 #pragma omp for schedule(static)
         for (int64_t i = lowest * FILTERS; i < s->layers * FILTERS; i++) {
             const int64_t layer = i / FILTERS;
-            const float *sums = shared.sums + all - all_sum_numbers(s, layer);
-            write_gradients(s, layer, i % FILTERS, sums, weight_gradients[layer], bias_gradients[layer]);
+            write_gradients(s, layer, i % FILTERS, shared.sums + sums_before(s, layer), weight_gradients[layer],
+                            bias_gradients[layer]);
         }
     }
 }

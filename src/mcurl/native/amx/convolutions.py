@@ -71,31 +71,30 @@ class _AmxConvolutions(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, differentiable: bool, pixels: Tensor, *parameters: Tensor) -> Tensor:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        maps, saved = forward(pixels, parameters, save=differentiable)
-        if saved is not None:
-            ctx.save_for_backward(pixels, saved, maps, *parameters)
+        maps = forward(pixels, parameters)
+        if differentiable:
+            ctx.save_for_backward(pixels, maps, *parameters)
         return maps
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        pixels, saved, maps, *parameters = ctx.saved_tensors
+        pixels, maps, *parameters = ctx.saved_tensors
         needed = ctx.needs_input_grad[2:]
         lowest = min(i % (len(needed) // 2) for i, need in enumerate(needed) if need)
-        computed = backward(gradients[0], pixels, saved, maps, parameters, lowest=lowest)
+        computed = backward(gradients[0], pixels, maps, parameters, lowest=lowest)
         return None, None, *(g if need else None for g, need in zip(computed, needed, strict=True))
 
 
-def forward(pixels: Tensor, parameters: Parameters, *, save: bool) -> tuple[Tensor, Tensor | None]:
+def forward(pixels: Tensor, parameters: Parameters) -> Tensor:
     """All layers with ReLU, in torch's own threads: products of bfloat16 with sums in float32, maps rounded to
     bfloat16.
 
     Args:
         pixels: ``bfloat16 [N, C, H, W]``, 0 to 255, copied unless channels-last.
         parameters: see :data:`Parameters`.
-        save: return what :func:`backward` needs, too.
 
     Returns:
-        ``bfloat16 [N, 32, h, w]``, channels-last; and the maps of the other layers, or None.
+        ``bfloat16 [N, 32, h, w]``, channels-last.
 
     Raises:
         RuntimeError: it does not :func:`supports` such pixels.
@@ -104,29 +103,27 @@ def forward(pixels: Tensor, parameters: Parameters, *, save: bool) -> tuple[Tens
     pixels, shape = pixels.contiguous(memory_format=torch.channels_last), _shape(pixels, parameters)
     height, width = (_side(size, shape.layers) for size in pixels.shape[2:])
     maps = torch.empty((len(pixels), height, width, FILTERS), dtype=torch.bfloat16)
-    saved = workspace(functions.saved_size(ctypes.byref(shape)), full=True) if save else None
     scratch = workspace(functions.forward_workspace(ctypes.byref(shape)), full=True)
     functions.forward(
         ctypes.byref(shape),
         pixels.data_ptr(),
         _addresses(parameters[: shape.layers]),
         addresses(parameters[shape.layers :]),
-        None if saved is None else saved.data_ptr(),
         scratch.data_ptr(),
         maps.data_ptr(),
     )
     native.record("amx.convolutions")
-    return maps.permute(0, 3, 1, 2), saved
+    return maps.permute(0, 3, 1, 2)
 
 
 def backward(
-    gradient: Tensor, pixels: Tensor, saved: Tensor, maps: Tensor, parameters: Parameters, *, lowest: int = 0
+    gradient: Tensor, pixels: Tensor, maps: Tensor, parameters: Parameters, *, lowest: int = 0
 ) -> list[Tensor | None]:
-    """The gradients of the parameters from that of the maps.
+    """The gradients of the parameters from that of the maps. The maps between layers are computed again.
 
     Args:
         gradient: ``bfloat16 [N, 32, h, w]``.
-        pixels, parameters: arguments of :func:`forward`; saved, maps: its results.
+        pixels, parameters: arguments of :func:`forward`; maps: its result.
         lowest: the first layer whose gradients are computed; None of those before it.
 
     Raises:
@@ -141,10 +138,10 @@ def backward(
     functions.backward(
         ctypes.byref(shape),
         pixels.data_ptr(),
-        saved.data_ptr(),
         maps.data_ptr(),
         gradient.data_ptr(),
         _addresses(parameters[:layers]),
+        addresses(parameters[layers:]),
         scratch.data_ptr(),
         _addresses(gradients[:layers]),
         addresses(gradients[layers:]),
@@ -176,6 +173,4 @@ def _checked(pixels: Tensor, parameters: Parameters) -> ctypes.CDLL:
 
 
 def _functions() -> ctypes.CDLL | None:
-    return layer(
-        "amx.convolutions", ("saved_size", "forward_workspace", "backward_workspace"), forward=6, backward=8
-    )
+    return layer("amx.convolutions", ("forward_workspace", "backward_workspace"), forward=5, backward=8)
