@@ -200,11 +200,29 @@ AMX_TARGET static inline void add_pixels(const uint16_t *in, const uint16_t *wei
     add_product(in, in + TILE * FILTERS, TILE_BYTES, weight, weight + TILE * BLOCK, TILE_BYTES);
 }
 
+/* Memory that is read soon. */
+typedef struct {
+    const char *at[3], *end[3];
+    int64_t part;
+} Ahead;
+
+/* Fetches the next lines into the cache. */
+static inline void fetch(Ahead *ahead, int lines) {
+    for (int i = 0; i < lines; i++) {
+        if (ahead->at[ahead->part] >= ahead->end[ahead->part]) {
+            ahead->part += ahead->part < 2;
+            return;
+        }
+        __builtin_prefetch(ahead->at[ahead->part], 0, 2);
+        ahead->at[ahead->part] += TILE_BYTES;
+    }
+}
+
 /* in: bfloat16 [.., columns, 32] -> a map; or, with the weight turned, the gradient of a map. The pixels of a block are
    finished while the next block is multiplied. */
 AMX_TARGET static inline void convolve(const uint16_t *in, int64_t in_columns, const uint16_t *weight,
                                        const float *bias, int64_t n, const int32_t *places, const uint16_t *map,
-                                       uint16_t *out) {
+                                       uint16_t *out, Ahead *ahead) {
     float sums[2][BLOCK * FILTERS] ALIGNED;
     Finish last = {.n = 0};
     for (int64_t p = 0; p < n; p += BLOCK) {
@@ -215,6 +233,7 @@ AMX_TARGET static inline void convolve(const uint16_t *in, int64_t in_columns, c
         for (int64_t tap = 0; tap < TAPS; tap++, w += BLOCK_NUMBERS) {
             add_pixels(in + (p + tap / 3 * in_columns + tap % 3) * FILTERS, w);
             finish(&last, 4 * tap, 4 * tap + 4);
+            fetch(ahead, 2);
         }
         store_sums(to, FILTERS);
         last = (Finish){to, n - p < BLOCK ? n - p : BLOCK, places + p, map ? map + p * FILTERS : NULL, out};
@@ -247,9 +266,9 @@ AMX_TARGET static void first_layer(const Shape *s, const Windows *windows, const
 }
 
 AMX_TARGET static void next_layer(const Shape *s, int64_t layer, const uint16_t *in, const Packed *packed,
-                                  const float *bias, uint16_t *out) {
+                                  const float *bias, uint16_t *out, Ahead *ahead) {
     convolve(in, columns(s, layer - 1), packed->weights[layer], bias, counted_pixels(s, layer), packed->places[layer],
-             NULL, out);
+             NULL, out, ahead);
 }
 
 /* A thread's memory in forward. */
@@ -296,11 +315,13 @@ AMX_TARGET void forward(const Shape *s, const uint16_t *pixels, const float *con
 #pragma omp for schedule(static)
         for (int64_t image = 0; image < s->images; image++) {
             uint16_t *image_out = out + image * map_pixels(s, last) * FILTERS, *in = last ? scratch.maps[0] : image_out;
-            copy_windows(s, pixels + image * s->height * s->width * s->channels, &scratch.windows);
+            const int64_t size = s->height * s->width * s->channels;
+            Ahead ahead = {{(const char *)(pixels + (image + 1) * size)}, {(const char *)(pixels + (image + 1 < s->images ? image + 2 : image + 1) * size)}, 0};
+            copy_windows(s, pixels + image * size, &scratch.windows);
             first_layer(s, &scratch.windows, &packed, biases[0], in);
             for (int64_t layer = 1; layer < s->layers; layer++) {
                 uint16_t *to = layer < last ? scratch.maps[layer % 2] : image_out;
-                next_layer(s, layer, in, &packed, biases[layer], to);
+                next_layer(s, layer, in, &packed, biases[layer], to, &ahead);
                 in = to;
             }
         }
@@ -333,6 +354,11 @@ static inline int64_t pitch(const Shape *s, int64_t layer) { return columns(s, l
 static inline int64_t gradient_pixels(const Shape *s, int64_t layer) { return rows(s, layer) * pitch(s, layer); }
 static inline int64_t gradient_blocks(const Shape *s, int64_t layer) {
     return (gradient_pixels(s, layer) + BLOCK - 1) / BLOCK;
+}
+
+/* All pixels of a layer's gradient. */
+static inline int64_t laid_pixels(const Shape *s, int64_t layer) {
+    return 2 * border(s, layer) + gradient_pixels(s, layer);
 }
 
 /* Transposed gradients: strips [32 filters][STRIP_ROW], each of STRIP pixels with those before them. */
@@ -386,14 +412,18 @@ typedef struct {
 } Workspace;
 
 static void take_workspace(const Shape *s, char **from, Workspace *own) {
-    int64_t pairs = 2 * row_blocks(s) * pairs_numbers(s, 0);
+    int64_t pairs = 2 * row_blocks(s) * pairs_numbers(s, 0), pixels[2] = {0};
     take_windows(s, from, &own->windows);
     for (int64_t layer = 0; layer < s->layers; layer++) {
         own->maps[layer] = layer + 1 < s->layers ? take_pixels(from, map_pixels(s, layer)) : NULL;
-        own->gradients[layer] = take_pixels(from, 2 * border(s, layer) + gradient_pixels(s, layer));
+        if (pixels[layer % 2] < laid_pixels(s, layer))
+            pixels[layer % 2] = laid_pixels(s, layer);
         if (layer && pairs < pairs_numbers(s, layer))
             pairs = pairs_numbers(s, layer);
     }
+    uint16_t *gradients[2] = {take_pixels(from, pixels[0]), take_pixels(from, pixels[1])};
+    for (int64_t layer = 0; layer < s->layers; layer++)
+        own->gradients[layer] = gradients[layer % 2];
     own->strips = take(from, strips_numbers(s), sizeof(uint16_t));
     own->pairs = take(from, pairs, sizeof(uint16_t));
 }
@@ -434,6 +464,17 @@ static void pack_backward(const Shape *s, const float *const *weights, Shared *s
     }
 }
 
+/* Zeros around a layer's gradient and at the end of its rows: another layer's was in this memory. */
+static void clear_border(const Shape *s, int64_t layer, uint16_t *gradient) {
+    const int64_t before = border(s, layer), after = before + gradient_pixels(s, layer);
+    const size_t pixel = FILTERS * sizeof *gradient;
+    memset(gradient, 0, (size_t)before * pixel);
+    memset(gradient + after * FILTERS, 0, (size_t)(before + BLOCK) * pixel);
+    if (layer)
+        for (int64_t end = before + pitch(s, layer); end <= after; end += pitch(s, layer))
+            memset(gradient + (end - 2) * FILTERS, 0, 2 * pixel);
+}
+
 /* The gradient of the last layer's sums from that of its output. */
 AMX_TARGET static void last_gradient(const uint16_t *gradient, const uint16_t *map, int64_t pixels,
                                      const int32_t *places, uint16_t *to) {
@@ -443,10 +484,11 @@ AMX_TARGET static void last_gradient(const uint16_t *gradient, const uint16_t *m
 }
 
 /* The gradient of the sums of the layer before. */
-AMX_TARGET static void previous_gradient(const Shape *s, int64_t layer, const Packed *turned, const Workspace *own) {
+AMX_TARGET static void previous_gradient(const Shape *s, int64_t layer, const Packed *turned, const Workspace *own, Ahead *ahead) {
     static const float no_bias[FILTERS];
+    clear_border(s, layer - 1, own->gradients[layer - 1]);
     convolve(own->gradients[layer], pitch(s, layer), turned->weights[layer], no_bias, map_pixels(s, layer - 1),
-             turned->places[layer - 1], own->maps[layer - 1], own->gradients[layer - 1]);
+             turned->places[layer - 1], own->maps[layer - 1], own->gradients[layer - 1], ahead);
 }
 
 /* The lane of a channel in two vectors of interleaved pixels, see pair_pixels. */
@@ -602,18 +644,19 @@ static void write_gradients(const Shape *s, int64_t layer, int64_t filter, const
 
 /* An image's part of the gradients: added to the sums of its group. */
 AMX_TARGET static void image_sums(const Shape *s, const uint16_t *pixels, const uint16_t *out, const uint16_t *gradient,
-                                  const float *const *biases, const Shared *shared, const Workspace *own, float *sums) {
+                                  const float *const *biases, const Shared *shared, const Workspace *own, float *sums, Ahead *ahead) {
     const int64_t last = s->layers - 1;
     copy_windows(s, pixels, &own->windows);
     if (last)
         first_layer(s, &own->windows, &shared->forward, biases[0], own->maps[0]);
     for (int64_t layer = 1; layer < last; layer++)
-        next_layer(s, layer, own->maps[layer - 1], &shared->forward, biases[layer], own->maps[layer]);
+        next_layer(s, layer, own->maps[layer - 1], &shared->forward, biases[layer], own->maps[layer], ahead);
+    clear_border(s, last, own->gradients[last]);
     last_gradient(gradient, out, map_pixels(s, last), shared->turned.places[last], own->gradients[last]);
     for (int64_t layer = last; layer > 0 && layer >= s->lowest; layer--) {
         next_layer_sums(s, layer, own, sums + sums_before(s, layer));
         if (layer > s->lowest)
-            previous_gradient(s, layer, &shared->turned, own);
+            previous_gradient(s, layer, &shared->turned, own, ahead);
     }
     if (s->lowest == 0)
         first_layer_sums(s, own, sums);
@@ -642,8 +685,11 @@ AMX_TARGET void backward(const Shape *s, const uint16_t *pixels, const uint16_t 
             memset(sums, 0, (size_t)all * sizeof *sums);
             for (int64_t image = group * IMAGES; image < end; image++) {
                 const int64_t at = image * map_pixels(s, last) * FILTERS;
+                const int64_t more = image + 1 < s->images, size = s->height * s->width * s->channels * 2, osize = map_pixels(s, last) * FILTERS * 2;
+                const char *a = (const char *)pixels + (image + 1) * size, *b = (const char *)out + (image + 1) * osize, *c = (const char *)gradient + (image + 1) * osize;
+                Ahead ahead = {{a, b, c}, {a + more * size, b + more * osize, c + more * osize}, 0};
                 image_sums(s, pixels + image * s->height * s->width * s->channels, out + at, gradient + at, biases,
-                           &shared, &own, sums);
+                           &shared, &own, sums, &ahead);
             }
         }
         _tile_release();
