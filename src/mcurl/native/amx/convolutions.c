@@ -49,7 +49,9 @@ static inline int64_t weight_blocks(const Shape *s, int64_t layer) { return laye
 
 /* Pixels of a layer's output that are computed, the first layer's excepted: up to the last valid one, those left out
    among them. */
-static inline int64_t counted_pixels(const Shape *s, int64_t layer) { return rows(s, layer) * columns(s, layer - 1) - 2; }
+static inline int64_t counted_pixels(const Shape *s, int64_t layer) {
+    return rows(s, layer) * columns(s, layer - 1) - 2;
+}
 
 /* Memory */
 
@@ -182,11 +184,12 @@ AMX_TARGET static inline void finish(const Finish *f, int64_t from, int64_t to) 
     for (int64_t p = from; p < to && p < f->n; p++) {
         const float *sums = f->sums + p * FILTERS;
         const __m512i x = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(sums + TILE), _mm512_loadu_ps(sums));
-        _mm512_storeu_si512(f->to + (int64_t)f->places[p] * FILTERS, f->map ? masked(x, f->map + p * FILTERS) : relu(x));
+        _mm512_storeu_si512(f->to + (int64_t)f->places[p] * FILTERS,
+                            f->map ? masked(x, f->map + p * FILTERS) : relu(x));
     }
 }
 
-/* Starts the sums of two tiles of pixels at the bias. */
+/* Starts the sums of two tiles of pixels at the bias: a row of memory for all rows of a tile. */
 AMX_TARGET static inline void start_at(const float *bias) {
     COMPILER_BARRIER();
     _tile_loadd(0, bias, 0);
@@ -200,29 +203,11 @@ AMX_TARGET static inline void add_pixels(const uint16_t *in, const uint16_t *wei
     add_product(in, in + TILE * FILTERS, TILE_BYTES, weight, weight + TILE * BLOCK, TILE_BYTES);
 }
 
-/* Memory that is read soon. */
-typedef struct {
-    const char *at[3], *end[3];
-    int64_t part;
-} Ahead;
-
-/* Fetches the next lines into the cache. */
-static inline void fetch(Ahead *ahead, int lines) {
-    for (int i = 0; i < lines; i++) {
-        if (ahead->at[ahead->part] >= ahead->end[ahead->part]) {
-            ahead->part += ahead->part < 2;
-            return;
-        }
-        __builtin_prefetch(ahead->at[ahead->part], 0, 2);
-        ahead->at[ahead->part] += TILE_BYTES;
-    }
-}
-
 /* in: bfloat16 [.., columns, 32] -> a map; or, with the weight turned, the gradient of a map. The pixels of a block are
    finished while the next block is multiplied. */
 AMX_TARGET static inline void convolve(const uint16_t *in, int64_t in_columns, const uint16_t *weight,
                                        const float *bias, int64_t n, const int32_t *places, const uint16_t *map,
-                                       uint16_t *out, Ahead *ahead) {
+                                       uint16_t *out) {
     float sums[2][BLOCK * FILTERS] ALIGNED;
     Finish last = {.n = 0};
     for (int64_t p = 0; p < n; p += BLOCK) {
@@ -233,7 +218,6 @@ AMX_TARGET static inline void convolve(const uint16_t *in, int64_t in_columns, c
         for (int64_t tap = 0; tap < TAPS; tap++, w += BLOCK_NUMBERS) {
             add_pixels(in + (p + tap / 3 * in_columns + tap % 3) * FILTERS, w);
             finish(&last, 4 * tap, 4 * tap + 4);
-            fetch(ahead, 2);
         }
         store_sums(to, FILTERS);
         last = (Finish){to, n - p < BLOCK ? n - p : BLOCK, places + p, map ? map + p * FILTERS : NULL, out};
@@ -241,6 +225,7 @@ AMX_TARGET static inline void convolve(const uint16_t *in, int64_t in_columns, c
     finish(&last, 0, BLOCK);
 }
 
+/* windows -> a map. */
 AMX_TARGET static void first_layer(const Shape *s, const Windows *windows, const Packed *packed, const float *bias,
                                    uint16_t *out) {
     const int64_t n = map_pixels(s, 0), row = columns(s, 0) * BLOCK;
@@ -265,10 +250,11 @@ AMX_TARGET static void first_layer(const Shape *s, const Windows *windows, const
     finish(&last, 0, BLOCK);
 }
 
+/* The map before -> a map. */
 AMX_TARGET static void next_layer(const Shape *s, int64_t layer, const uint16_t *in, const Packed *packed,
-                                  const float *bias, uint16_t *out, Ahead *ahead) {
+                                  const float *bias, uint16_t *out) {
     convolve(in, columns(s, layer - 1), packed->weights[layer], bias, counted_pixels(s, layer), packed->places[layer],
-             NULL, out, ahead);
+             NULL, out);
 }
 
 /* A thread's memory in forward. */
@@ -316,12 +302,11 @@ AMX_TARGET void forward(const Shape *s, const uint16_t *pixels, const float *con
         for (int64_t image = 0; image < s->images; image++) {
             uint16_t *image_out = out + image * map_pixels(s, last) * FILTERS, *in = last ? scratch.maps[0] : image_out;
             const int64_t size = s->height * s->width * s->channels;
-            Ahead ahead = {{(const char *)(pixels + (image + 1) * size)}, {(const char *)(pixels + (image + 1 < s->images ? image + 2 : image + 1) * size)}, 0};
             copy_windows(s, pixels + image * size, &scratch.windows);
             first_layer(s, &scratch.windows, &packed, biases[0], in);
             for (int64_t layer = 1; layer < s->layers; layer++) {
                 uint16_t *to = layer < last ? scratch.maps[layer % 2] : image_out;
-                next_layer(s, layer, in, &packed, biases[layer], to, &ahead);
+                next_layer(s, layer, in, &packed, biases[layer], to);
                 in = to;
             }
         }
@@ -484,11 +469,11 @@ AMX_TARGET static void last_gradient(const uint16_t *gradient, const uint16_t *m
 }
 
 /* The gradient of the sums of the layer before. */
-AMX_TARGET static void previous_gradient(const Shape *s, int64_t layer, const Packed *turned, const Workspace *own, Ahead *ahead) {
+AMX_TARGET static void previous_gradient(const Shape *s, int64_t layer, const Packed *turned, const Workspace *own) {
     static const float no_bias[FILTERS];
     clear_border(s, layer - 1, own->gradients[layer - 1]);
     convolve(own->gradients[layer], pitch(s, layer), turned->weights[layer], no_bias, map_pixels(s, layer - 1),
-             turned->places[layer - 1], own->maps[layer - 1], own->gradients[layer - 1], ahead);
+             turned->places[layer - 1], own->maps[layer - 1], own->gradients[layer - 1]);
 }
 
 /* The lane of a channel in two vectors of interleaved pixels, see pair_pixels. */
@@ -644,19 +629,19 @@ static void write_gradients(const Shape *s, int64_t layer, int64_t filter, const
 
 /* An image's part of the gradients: added to the sums of its group. */
 AMX_TARGET static void image_sums(const Shape *s, const uint16_t *pixels, const uint16_t *out, const uint16_t *gradient,
-                                  const float *const *biases, const Shared *shared, const Workspace *own, float *sums, Ahead *ahead) {
+                                  const float *const *biases, const Shared *shared, const Workspace *own, float *sums) {
     const int64_t last = s->layers - 1;
     copy_windows(s, pixels, &own->windows);
     if (last)
         first_layer(s, &own->windows, &shared->forward, biases[0], own->maps[0]);
     for (int64_t layer = 1; layer < last; layer++)
-        next_layer(s, layer, own->maps[layer - 1], &shared->forward, biases[layer], own->maps[layer], ahead);
+        next_layer(s, layer, own->maps[layer - 1], &shared->forward, biases[layer], own->maps[layer]);
     clear_border(s, last, own->gradients[last]);
     last_gradient(gradient, out, map_pixels(s, last), shared->turned.places[last], own->gradients[last]);
     for (int64_t layer = last; layer > 0 && layer >= s->lowest; layer--) {
         next_layer_sums(s, layer, own, sums + sums_before(s, layer));
         if (layer > s->lowest)
-            previous_gradient(s, layer, &shared->turned, own, ahead);
+            previous_gradient(s, layer, &shared->turned, own);
     }
     if (s->lowest == 0)
         first_layer_sums(s, own, sums);
@@ -675,7 +660,6 @@ AMX_TARGET void backward(const Shape *s, const uint16_t *pixels, const uint16_t 
     {
         Workspace own;
         char *from = workspace + omp_get_thread_num() * own_bytes(s);
-        memset(from, 0, (size_t)own_bytes(s)); /* zeros around gradients, and numbers behind maps */
         take_workspace(s, &from, &own);
         configure_tiles();
 #pragma omp for schedule(static)
@@ -685,11 +669,8 @@ AMX_TARGET void backward(const Shape *s, const uint16_t *pixels, const uint16_t 
             memset(sums, 0, (size_t)all * sizeof *sums);
             for (int64_t image = group * IMAGES; image < end; image++) {
                 const int64_t at = image * map_pixels(s, last) * FILTERS;
-                const int64_t more = image + 1 < s->images, size = s->height * s->width * s->channels * 2, osize = map_pixels(s, last) * FILTERS * 2;
-                const char *a = (const char *)pixels + (image + 1) * size, *b = (const char *)out + (image + 1) * osize, *c = (const char *)gradient + (image + 1) * osize;
-                Ahead ahead = {{a, b, c}, {a + more * size, b + more * osize, c + more * osize}, 0};
                 image_sums(s, pixels + image * s->height * s->width * s->channels, out + at, gradient + at, biases,
-                           &shared, &own, sums, &ahead);
+                           &shared, &own, sums);
             }
         }
         _tile_release();

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native.amx.binding import addresses, layer, workspace
+from mcurl.native.amx.binding import addresses, kept_workspace, layer
 
 FILTERS = 32
 """Of each layer; nothing else is compiled."""
@@ -103,7 +103,7 @@ def forward(pixels: Tensor, parameters: Parameters) -> Tensor:
     pixels, shape = pixels.contiguous(memory_format=torch.channels_last), _shape(pixels, parameters)
     height, width = (_side(size, shape.layers) for size in pixels.shape[2:])
     maps = torch.empty((len(pixels), height, width, FILTERS), dtype=torch.bfloat16)
-    scratch = workspace(functions.forward_workspace(ctypes.byref(shape)), full=True)
+    scratch = kept_workspace(functions.forward_workspace(ctypes.byref(shape)))
     functions.forward(
         ctypes.byref(shape),
         pixels.data_ptr(),
@@ -134,7 +134,7 @@ def backward(
     shape = _shape(pixels, parameters, lowest)
     layers = shape.layers
     gradients = [torch.empty_like(p) if i % layers >= lowest else None for i, p in enumerate(parameters)]
-    scratch = workspace(functions.backward_workspace(ctypes.byref(shape)), full=True)
+    scratch = kept_workspace(functions.backward_workspace(ctypes.byref(shape)))
     functions.backward(
         ctypes.byref(shape),
         pixels.data_ptr(),
