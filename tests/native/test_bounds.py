@@ -112,6 +112,46 @@ for batch, length, width, hidden in [(1, 1, 32, 32), (5, 10, 64, 96), (4, 16, 32
 print("inside")
 """
 
+CONVOLUTIONS = """
+from mcurl.native.amx import convolutions
+
+def numbers(*shape, dtype=torch.float32):
+    '''Numbers that are small, right before the page.'''
+    values = (torch.randn(int(np.prod(shape))) / 8).to(dtype).view(torch.uint8)
+    return at_the_end(values.shape, values).view(dtype).view(shape)
+
+def channels_last(x):
+    return x.permute(0, 3, 1, 2)
+
+def workspace(size):
+    '''NaN, so that nothing may count that was not written before.'''
+    assert size > 0 and size % 16 == 0
+    return at_the_end((4 * size,), torch.tensor(255, dtype=torch.uint8)).view(torch.float32)
+
+convolutions.kept_workspace = workspace
+
+for n, channels, height, width, layers in [
+    (1, 9, 84, 84, 4), (3, 9, 20, 21, 4), (9, 3, 11, 12, 3), (2, 9, 3, 3, 1), (2, 9, 4, 3, 1), (1, 12, 15, 14, 2),
+    (2, 42, 9, 9, 1),
+]:
+    pixels = channels_last(numbers(n, height, width, channels, dtype=torch.bfloat16))
+    weights = [channels_last(numbers(32, 3, 3, 32 if layer else channels)) for layer in range(layers)]
+    parameters = [*weights, *(numbers(32) for _ in range(layers))]
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        maps = convolutions.forward(pixels, parameters)
+        assert maps.isfinite().all()
+        shape = maps.permute(0, 2, 3, 1).shape
+        there = numbers(*shape, dtype=torch.bfloat16).copy_(maps.permute(0, 2, 3, 1))
+        gradient = numbers(*shape, dtype=torch.bfloat16)
+        for lowest in range(layers):
+            gradients = convolutions.backward(
+                channels_last(gradient), pixels, channels_last(there), parameters, lowest=lowest
+            )
+            assert all(g.isfinite().all() for g in gradients if g is not None)
+print("inside")
+"""
+
 
 @pytest.mark.parametrize(
     "work",
@@ -123,6 +163,11 @@ print("inside")
         ),
         pytest.param(
             LAYERS, id="layers", marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX")
+        ),
+        pytest.param(
+            CONVOLUTIONS,
+            id="convolutions",
+            marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX"),
         ),
     ],
 )

@@ -19,6 +19,8 @@ from mcurl.native.amx.binding import addresses, kept_workspace, layer
 FILTERS = 32
 """Of each layer; nothing else is compiled."""
 MAX_LAYERS = 16
+MAX_CHANNELS = 42
+"""Of the pixels: three of them fit into four blocks of 32 inputs."""
 
 Parameters = Sequence[Tensor]
 """``float32``: a weight ``[32, C, 3, 3]`` of each layer, channels-last, then a bias ``[32]`` of each."""
@@ -45,6 +47,7 @@ def supports(pixels: Tensor, parameters: Parameters) -> bool:
         and not pixels.requires_grad
         and len(pixels) > 0
         and 1 <= layers <= MAX_LAYERS
+        and pixels.shape[1] <= MAX_CHANNELS
         and min(pixels.shape[2:]) >= 3
         and min(_side(size, layers) for size in pixels.shape[2:]) >= 1
         and all(

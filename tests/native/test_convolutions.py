@@ -1,0 +1,243 @@
+"""DMControl's convolutions on the matrix units against float64 and against the plain layers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mcurl import native
+from mcurl.native.amx import convolutions as amx_convolutions
+from mcurl.networks.encoders import Convolutions, PixelEncoder, centre_crop
+
+pytestmark = pytest.mark.skipif(not amx_convolutions.available(), reason="no processor with AMX, or no compiler")
+
+
+class Case(NamedTuple):
+    module: Convolutions
+    pixels: Tensor
+    """``uint8``."""
+
+    @property
+    def rounded(self) -> Tensor:
+        return self.pixels.to(torch.bfloat16, memory_format=torch.channels_last)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [*self.module.weights, *self.module.biases]
+
+
+def case(n: int, channels: int, height: int, width: int, layers: int) -> Case:
+    """Frames with smooth areas and edges, and weights that let signals through."""
+    torch.manual_seed(n + channels + height)
+    module = Convolutions(channels, layers=layers, dtype=torch.bfloat16)
+    for parameter in module.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape)
+    coarse = torch.rand(n, channels, height // 4 + 1, width // 4 + 1)
+    pixels = F.interpolate(coarse, (height, width)) * 255 * (torch.rand(n, channels, height, width) < 0.9)
+    return Case(module, pixels.to(torch.uint8))
+
+
+def exact(pixels: Tensor, parameters: list[Tensor]) -> Tensor:
+    x, layers = pixels.double() / 255, len(parameters) // 2
+    for layer, (weight, bias) in enumerate(zip(parameters[:layers], parameters[layers:], strict=True)):
+        x = F.relu(F.conv2d(x, weight.double(), bias.double(), stride=2 if layer == 0 else 1))
+    return x
+
+
+SHAPES = [
+    (1, 9, 84, 84, 4),
+    (3, 9, 84, 84, 4),
+    (8, 9, 84, 84, 4),
+    (17, 9, 84, 84, 4),
+    (5, 9, 84, 84, 1),
+    (2, 9, 84, 84, 2),
+    (3, 9, 64, 64, 4),
+    (2, 9, 85, 83, 3),
+    (4, 9, 20, 21, 4),
+    (3, 9, 3, 3, 1),
+    (3, 9, 5, 7, 1),
+    (2, 9, 7, 9, 2),
+    (2, 3, 84, 84, 4),
+    (2, 1, 30, 30, 3),
+    (2, 12, 40, 40, 3),
+    (2, 40, 21, 20, 2),
+    (2, 9, 100, 100, 11),
+]
+"""Images, channels, height, width, layers."""
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_float64(shape: tuple[int, int, int, int, int]) -> None:
+    module, pixels = c = case(*shape)
+    maps = amx_convolutions.apply(c.rounded, c.parameters)
+    parameters = [parameter.detach().double().requires_grad_() for parameter in c.parameters]
+    expected = exact(pixels, parameters)
+    assert maps.shape == expected.shape
+    assert maps.dtype == torch.bfloat16
+    assert maps.is_contiguous(memory_format=torch.channels_last)
+    assert (maps - expected).norm() < 0.01 * expected.norm()
+    # Gradients are compared where both have the same positive maps, up to what rounding leaves.
+    upstream = (torch.randn(maps.shape) + torch.randn(32, 1, 1)).bfloat16()
+    gradients = torch.autograd.grad(maps, list(module.parameters()), upstream)
+    plain = torch.autograd.grad(expected, parameters, upstream.double())
+    for ours, theirs, parameter in zip(gradients, plain, module.parameters(), strict=True):
+        assert ours.stride() == parameter.stride()
+        assert ours.dtype == torch.float32
+        assert F.cosine_similarity(ours.flatten().double(), theirs.flatten(), 0) > 0.9995
+        assert (ours - theirs).norm() < 0.03 * theirs.norm()
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_gradients_are_within_a_hundredth(layers: int) -> None:
+    c = case(16, 9, 84, 84, layers)
+    maps = amx_convolutions.apply(c.rounded, c.parameters)
+    parameters = [parameter.detach().double().requires_grad_() for parameter in c.parameters]
+    expected = exact(c.pixels, parameters)
+    upstream = (torch.randn(maps.shape) + torch.randn(32, 1, 1)).bfloat16()
+    gradients = torch.autograd.grad(maps, c.parameters, upstream)
+    for ours, theirs in zip(gradients, torch.autograd.grad(expected, parameters, upstream.double()), strict=True):
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+def test_one_layer_is_the_product_of_rounded_numbers() -> None:
+    """Nothing else is rounded but weights and output."""
+    c = case(3, 9, 84, 84, 1)
+    weight, bias = (parameter.detach() for parameter in c.parameters)
+    x, w = c.pixels.double(), (weight / 255).bfloat16().double()
+    expected = F.relu(F.conv2d(x, w, bias.double(), stride=2))
+    maps = amx_convolutions.forward(c.rounded, [weight, bias])
+    assert ((maps - expected).abs() <= expected * 2**-8 + 1e-6).all()
+    upstream = torch.randn(maps.shape).bfloat16()
+    ours = amx_convolutions.backward(upstream, c.rounded, maps, [weight, bias])
+    g = upstream.double() * (maps > 0)
+    windows = F.unfold(x / 255, 3, stride=2)
+    plain = [torch.einsum("nfp,nkp->fk", g.flatten(2), windows).view(weight.shape), g.sum((0, 2, 3))]
+    for mine, theirs in zip(ours, plain, strict=True):
+        assert mine is not None
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
+
+
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    c, before = case(37, 9, 84, 84, 4), torch.get_num_threads()
+    upstream = torch.randn(37, 32, 35, 35).bfloat16()
+    results = []
+    try:
+        for threads in (1, 2, 3, 1):
+            torch.set_num_threads(threads)
+            maps = amx_convolutions.apply(c.rounded, c.parameters)
+            results.append([maps, *torch.autograd.grad(maps, c.parameters, upstream)])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+
+
+def test_an_image_does_not_depend_on_the_others() -> None:
+    c = case(9, 9, 84, 84, 4)
+    maps = amx_convolutions.forward(c.rounded, c.parameters)
+    for i in (0, 4, 8):
+        assert torch.equal(amx_convolutions.forward(c.rounded[i : i + 1], c.parameters)[0], maps[i])
+
+
+def test_what_lay_in_the_workspace_does_not_matter() -> None:
+    """Not even NaN: images of other shapes were there before."""
+    c = case(4, 9, 64, 64, 3)
+    maps = amx_convolutions.apply(c.rounded, c.parameters)
+    upstream = torch.randn(maps.shape).bfloat16()
+    gradients = torch.autograd.grad(maps, c.parameters, upstream, retain_graph=True)
+    other = case(6, 9, 84, 84, 4)
+    for parameter in other.parameters:
+        parameter.data.fill_(float("nan"))
+    spoilt = amx_convolutions.apply(other.rounded, other.parameters)
+    assert spoilt.isnan().all()
+    torch.autograd.grad(spoilt, other.parameters, torch.full_like(spoilt, float("nan")))
+    assert torch.equal(amx_convolutions.apply(c.rounded, c.parameters), maps)
+    assert all(map(torch.equal, gradients, torch.autograd.grad(maps, c.parameters, upstream)))
+
+
+def test_only_gradients_that_are_wanted() -> None:
+    c = case(3, 9, 84, 84, 4)
+    upstream = torch.randn(3, 32, 35, 35).bfloat16()
+    every = torch.autograd.grad(amx_convolutions.apply(c.rounded, c.parameters), c.parameters, upstream)
+    for frozen in range(1, 4):
+        for i, parameter in enumerate(c.parameters):
+            parameter.requires_grad_(i % 4 >= frozen and i != 7)
+        wanted = [i for i, parameter in enumerate(c.parameters) if parameter.requires_grad]
+        maps = amx_convolutions.apply(c.rounded, c.parameters)
+        some = torch.autograd.grad(maps, [c.parameters[i] for i in wanted], upstream)
+        assert all(torch.equal(gradient, every[i]) for gradient, i in zip(some, wanted, strict=True))
+    for parameter in c.parameters:
+        parameter.requires_grad_(False)
+    assert not amx_convolutions.apply(c.rounded, c.parameters).requires_grad
+
+
+def test_the_encoder_means_the_same_without_it() -> None:
+    c = case(9, 9, 84, 84, 4)
+    encoder = PixelEncoder(c.module, 84, chunk=4)
+    upstream = torch.randn(9, 50)
+
+    def encoded() -> tuple[Tensor, tuple[Tensor, ...]]:
+        features = encoder(c.pixels)
+        return features, torch.autograd.grad(features, list(encoder.parameters()), upstream)
+
+    features, gradients = encoded()
+    assert "amx.convolutions" in native.served()
+    with torch.no_grad():
+        assert torch.equal(encoder(c.pixels), features)
+    with native.without({"amx.convolutions"}, "the plain twin"):
+        plain, plain_gradients = encoded()
+    assert (features - plain).norm() < 0.01 * plain.norm()
+    for ours, theirs in zip(gradients, plain_gradients, strict=True):
+        assert F.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 0.99
+
+
+def test_pixels_may_lie_in_any_order() -> None:
+    module = case(1, 9, 84, 84, 4).module
+    frames = torch.randint(0, 256, (2, 9, 100, 100), dtype=torch.uint8)
+    crop = centre_crop(frames, 84)
+    maps = module(crop)
+    assert torch.equal(module(crop.contiguous()), maps)
+    assert torch.equal(module(crop.bfloat16()), maps)
+    last = frames.to(torch.bfloat16, memory_format=torch.channels_last)
+    assert torch.equal(module(centre_crop(last, 84)), maps)
+    assert torch.equal(amx_convolutions.forward(centre_crop(last, 84), [*module.weights, *module.biases]), maps)
+
+
+def test_unsupported_arguments_are_refused() -> None:
+    c = case(2, 9, 20, 20, 3)
+    pixels, parameters = c.rounded, c.parameters
+    filters = list(Convolutions(9, 16, 3).parameters())
+    plain = [weight.detach().contiguous() for weight in parameters[:3]] + parameters[3:]
+    for other, others in [
+        (pixels.float(), parameters),
+        (c.pixels, parameters),
+        (pixels[:0], parameters),
+        (pixels[:, :8], parameters),
+        (pixels[:, :, :5], parameters),
+        (pixels[:, :, :2], [parameters[0], parameters[3]]),
+        (pixels.clone().requires_grad_(), parameters),
+        (pixels, filters),
+        (pixels, plain),
+        (pixels, [parameter.double() for parameter in parameters]),
+        (torch.zeros(1, 43, 20, 20, dtype=torch.bfloat16), [torch.zeros(32, 43, 3, 3), parameters[3]]),
+    ]:
+        assert not amx_convolutions.supports(other, others)
+        with pytest.raises(RuntimeError, match="do not support"):
+            amx_convolutions.forward(other, others)
+
+
+@pytest.mark.usefixtures("threads")
+def test_others_that_use_the_matrix_units_are_left_alone() -> None:
+    c = case(20, 9, 64, 64, 4)
+    x, weight = torch.randn(512, 512).bfloat16(), torch.randn(512, 512).bfloat16()
+    before = F.linear(x, weight)
+    for _ in range(3):
+        maps = amx_convolutions.forward(c.rounded, c.parameters)
+        assert torch.equal(F.linear(x, weight), before)
+        amx_convolutions.backward(torch.ones_like(maps), c.rounded, maps, c.parameters)
+        assert torch.equal(F.linear(x, weight), before)
