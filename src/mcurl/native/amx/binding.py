@@ -69,7 +69,8 @@ def kept_workspace(size: int) -> Tensor:
     """
     buffer: Tensor | None = getattr(_kept, "buffer", None)
     if buffer is None or len(buffer) < size:
-        pages = mmap.mmap(-1, -(-4 * size // HUGE_PAGE) * HUGE_PAGE + HUGE_PAGE)
+        length = -(-4 * size // HUGE_PAGE) * HUGE_PAGE + HUGE_PAGE
+        pages = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError, AttributeError):  # a kernel, or a system, without them
             pages.madvise(mmap.MADV_HUGEPAGE)
         whole = torch.frombuffer(pages, dtype=torch.float32)
