@@ -64,8 +64,8 @@ def workspace(size: int, *, full: bool) -> Tensor:
 def kept_workspace(size: int) -> Tensor:
     """A buffer ``float32 [size]`` of this thread, uninitialised, which its next call gets again.
 
-    It lies in huge pages where the system has them: a layer that walks over a MB for each image spends a tenth of its
-    time on looking up small ones.
+    It lies in huge pages where the system has them: a layer that walks over a MB for each image spends some percent of
+    its time on looking up small ones.
     """
     buffer: Tensor | None = getattr(_kept, "buffer", None)
     if buffer is None or len(buffer) < size:
