@@ -186,10 +186,10 @@ def test_the_encoder_means_the_same_without_it() -> None:
         return features, torch.autograd.grad(features, list(encoder.parameters()), upstream)
 
     features, gradients = encoded()
-    assert "amx.convolutions" in native.served()
+    assert "amx.convolutions" in native.operations_used()
     with torch.no_grad():
         assert torch.equal(encoder(c.pixels), features)
-    with native.without({"amx.convolutions"}, "the plain twin"):
+    with native.without_operations({"amx.convolutions"}, "the plain twin"):
         plain, plain_gradients = encoded()
     assert (features - plain).norm() < 0.01 * plain.norm()
     for ours, theirs in zip(gradients, plain_gradients, strict=True):

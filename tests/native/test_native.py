@@ -193,7 +193,7 @@ def test_off_is_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     """No accelerated operation runs, and the results are those of the formulas with nothing dispatched at all."""
     native.disable(native.ALL, "compute.native=off")
     off = run_everything()
-    assert native.served() == []
+    assert native.operations_used() == []
     for module in (frames, onednn, convolutions, encoder, head, dueling, transformer):
         for name in [name for name in vars(module) if name.startswith("supports")]:
             monkeypatch.setattr(module, name, lambda *_: False)
@@ -215,7 +215,7 @@ def test_off_is_the_textbook() -> None:
     w, b = module.weights, module.biases
     textbook = F.relu(F.conv2d(F.relu(F.conv2d(x / 255, w[0], b[0], stride=2)), w[1], b[1]))
     torch.testing.assert_close(module(x), textbook)
-    assert native.served() == []
+    assert native.operations_used() == []
 
 
 def test_operations_used_are_those_that_ran() -> None:

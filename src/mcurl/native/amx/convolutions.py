@@ -115,7 +115,7 @@ def forward(pixels: Tensor, parameters: Parameters) -> Tensor:
         scratch.data_ptr(),
         maps.data_ptr(),
     )
-    native.record("amx.convolutions")
+    native.record_use("amx.convolutions")
     return maps.permute(0, 3, 1, 2)
 
 
