@@ -96,7 +96,7 @@ def test_operations_to_leave_out_are_named() -> None:
     rest: dict[str, Any] = {"suites": ["atari"], "methods": ["mcurl"], "overrides": [], "threads": 1, "repeats": 1}
     rest |= {"precision": "fp32", "plain": False, "target": None, "plot_dir": Path()}
     with pytest.raises(UserError, match="--without is for update, not for render"):
-        command.run(["render"], without=["amx.head"], **rest)
+        command.run(["render"], without=["amx.dueling"], **rest)
     with pytest.raises(UserError, match=r"unknown native operation 'amx\.haed': did you mean amx\.head\?"):
         command.run(["update"], without=["amx.haed"], **rest)
     assert operations("frames") == {"frames"}
@@ -106,13 +106,13 @@ def test_operations_to_leave_out_are_named() -> None:
 def test_what_an_operation_gains_alone() -> None:
     """Each name is left out by itself, and everything serves again afterwards."""
     compute = Compute(torch.device("cpu"), torch.bfloat16, graphs=False)
-    full, head, everything = time_ablations("atari", "curl", compute, ["amx.head", "all"], repeats=2)
-    assert [full.name, head.name, everything.name] == [
+    full, dueling, everything = time_ablations("atari", "curl", compute, ["amx.dueling", "all"], repeats=2)
+    assert [full.name, dueling.name, everything.name] == [
         "atari curl, interleaved",
-        "atari curl without amx.head",
+        "atari curl without amx.dueling",
         "atari curl without all",
     ]
-    assert min(full.milliseconds, head.milliseconds, everything.milliseconds) > 0
+    assert min(full.milliseconds, dueling.milliseconds, everything.milliseconds) > 0
     assert native.disabled == {}
 
 

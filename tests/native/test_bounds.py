@@ -76,7 +76,7 @@ print("inside")
 """
 
 LAYERS = """
-from mcurl.native.amx import dueling, head, transformer
+from mcurl.native.amx import dueling, transformer
 
 def numbers(*shape):
     '''Float32 that are small, right before the page.'''
@@ -86,13 +86,10 @@ def numbers(*shape):
 def workspace(size, full):
     return at_the_end((4 * size,), torch.tensor(0, dtype=torch.uint8)).view(torch.float32)
 
-dueling.workspace = head.workspace = transformer.workspace = workspace
+dueling.workspace = transformer.workspace = workspace
 
 for rows, features, actions, atoms in [(1, 32, 2, 5), (37, 64, 6, 51), (32, 96, 18, 51)]:
     x = numbers(rows, features)
-    parameters = [numbers(64, features), numbers(64), numbers(32, 64), numbers(32)]
-    out, saved = head.forward(x, parameters, save=True)
-    head.backward(numbers(*out.shape), saved, parameters)
     sizes = [(64, features), (atoms, 64), (64, features), (actions * atoms, 64)]
     layers = [numbers(*shape) for out, of in sizes for shape in [(out, of), (out, of), (out,), (out,)]]
     noise = numbers(sum(map(sum, sizes)))

@@ -1,4 +1,4 @@
-"""Transformer, contrastive head and dueling head on the matrix units against the same layers in float64, forward and
+"""Transformer and dueling head on the matrix units against the same layers in float64, forward and
 every gradient."""
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from mcurl import native
-from mcurl.native.amx import dueling, head, transformer
-from mcurl.networks.atari import ContrastHead
+from mcurl.native.amx import dueling, transformer
 from mcurl.networks.noisy import DuelingHead
 from mcurl.networks.transformer import Transformer
 
-pytestmark = pytest.mark.skipif(not head.available(), reason="no processor with AMX, or no compiler")
+pytestmark = pytest.mark.skipif(not dueling.available(), reason="no processor with AMX, or no compiler")
 
 Work = Callable[[nn.Module, Tensor], Tensor]
 CLOSE = 3e-5
@@ -68,11 +67,6 @@ def through_dueling(noise: Tensor | None) -> Work:
         return logits
 
     return work
-
-
-def through_head(module: nn.Module, features: Tensor) -> Tensor:
-    out: Tensor = module(features)
-    return out
 
 
 def padding(batch: int, length: int) -> Tensor:
@@ -127,17 +121,6 @@ def test_the_transformer_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize(("rows", "features"), [(160, 576), (1, 64), (37, 96), (64, 1600)])
-def test_the_contrastive_head_in_float64(rows: int, features: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(rows)
-    module, x = randomised(ContrastHead(features)), torch.rand(rows, features)
-    with torch.no_grad():
-        without_gradient = module(x)
-    assert torch.equal(without_gradient, module(x))
-    assert max(differences(module, x, through_head, monkeypatch)) < CLOSE
-
-
-@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("noisy", [True, False])
 @pytest.mark.parametrize(
     ("rows", "actions", "features", "hidden", "atoms"),
@@ -173,10 +156,9 @@ def test_both_observations_in_one_pass_are_two_passes() -> None:
 def test_results_do_not_depend_on_the_threads() -> None:
     torch.manual_seed(0)
     h, padded, features = torch.randn(9, 16, 64), padding(9, 16), torch.rand(70, 64)
-    blocks, contrast, duel = Transformer(64, 2, 128, dropout=0.2), ContrastHead(64), DuelingHead(64, 5, 51, 128)
+    blocks, duel = Transformer(64, 2, 128, dropout=0.2), DuelingHead(64, 5, 51, 128)
     cases: list[tuple[nn.Module, Tensor, Work]] = [
         (blocks, h, through_transformer(padded)),
-        (contrast, features, through_head),
         (duel, features, through_dueling(duel.draw_noise())),
     ]
     before = torch.get_num_threads()
@@ -199,10 +181,6 @@ def test_unsupported_layers_are_left_to_pytorch() -> None:
     assert not transformer.supports(h, parameters)
     with pytest.raises(RuntimeError, match="does not support"):
         transformer.forward(h, padded, None, parameters, 1.0, rounded=False)
-    contrast = [parameter.detach() for parameter in ContrastHead(70).parameters()]
-    assert not head.supports(torch.rand(3, 70), tuple(contrast))  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match="does not support"):
-        head.forward(torch.rand(3, 70), tuple(contrast), save=False)  # type: ignore[arg-type]
     for module in (DuelingHead(64, 2, 5, 32), DuelingHead(48, 2, 5, 64), DuelingHead(64, 2, 5, 64).double()):
         weights = module.weights(None)
         assert weights.layers is not None

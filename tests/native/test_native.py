@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mcurl import native
 from mcurl.native import adam, frames, onednn
-from mcurl.native.amx import convolutions, dueling, encoder, head, transformer
-from mcurl.networks.atari import ContrastHead, DataEfficientEncoder
+from mcurl.native.amx import convolutions, dueling, encoder, transformer
+from mcurl.networks.atari import DataEfficientEncoder
 from mcurl.networks.encoders import Convolutions, PixelEncoder
 from mcurl.networks.noisy import DuelingHead
 from mcurl.networks.transformer import Transformer
@@ -29,7 +29,6 @@ COMPILED = {"frames": frames, "adam": adam} | {
     "amx.convolutions": convolutions,
     "amx.dueling": dueling,
     "amx.encoder": encoder,
-    "amx.head": head,
     "amx.transformer": transformer,
 }
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -75,7 +74,7 @@ def test_what_compiles_is_used() -> None:
     assert frames.available()
     assert adam.available()
     amx = on_amx()
-    for module in (convolutions, encoder, transformer, head, dueling):
+    for module in (convolutions, encoder, transformer, dueling):
         assert module.available() == amx
     status = native.status()
     assert status.keys() == native.ALL
@@ -88,8 +87,8 @@ def test_what_compiles_is_used() -> None:
 
 def test_it_can_be_switched_off() -> None:
     native.disable(native.AMX, "no AMX, please")
-    assert not any(module.available() for module in (convolutions, dueling, encoder, head, transformer))
-    assert native.status()["amx.head"] == "disabled: no AMX, please"
+    assert not any(module.available() for module in (convolutions, dueling, encoder, transformer))
+    assert native.status()["amx.dueling"] == "disabled: no AMX, please"
     native.disable({"frames"}, "no C, please")
     assert native.disabled.keys() == native.AMX | {"frames"}
     assert not frames.available()
@@ -175,8 +174,7 @@ def run_everything() -> dict[str, list[Tensor]]:
     with native.without_operations({"amx.encoder"}, "its plain twin uses oneDNN"):
         backward("onednn.linear_relu", data_efficient(atari), data_efficient)
     features = torch.rand(40, 576)
-    contrast, duel = ContrastHead(576), DuelingHead(576, 3, 51, 64)
-    backward("amx.head", contrast(features), contrast)
+    duel = DuelingHead(576, 3, 51, 64)
     backward("amx.dueling", duel(features, duel.weights(duel.draw_noise())), duel)
     blocks = Transformer(64, 2, 96)
     padded = torch.zeros(3, 8, dtype=torch.bool)

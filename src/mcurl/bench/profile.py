@@ -30,11 +30,10 @@ GROUPS = {
         "_AmxEncoderBackward",
         "_AmxConvolutionsBackward",
     ),
-    "heads and Transformer, forward": ("_AmxTransformer", "_AmxDueling", "_AmxHead"),
+    "heads and Transformer, forward": ("_AmxTransformer", "_AmxDueling"),
     "heads and Transformer, backward": (
         "_AmxTransformerBackward",
         "_AmxDuelingBackward",
-        "_AmxHeadBackward",
     ),
     "ReLU, backward": ("aten::threshold_backward",),
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise"),

@@ -122,12 +122,6 @@ class ContrastHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """``float32 [N, d]`` -> ``float32 [N, 128]``."""
-        parameters = self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias
-        if amx.head.supports(features, parameters):
-            return amx.head.apply(features, parameters)
-        return self._layers(features)
-
-    def _layers(self, features: Tensor) -> Tensor:
         h = F.relu(_norm(self.hidden(features)))
         return _norm(self.out(h))
 

@@ -28,7 +28,7 @@ def layer(name: str, sizes: tuple[str, ...], *, forward: int, backward: int) -> 
     """The library of a compiled layer, with declared argument types.
 
     Args:
-        name: name of the operation, such as ``amx.head``.
+        name: name of the operation, such as ``amx.dueling``.
         sizes: names of the functions that return the size of a buffer in floats, for a shape.
         forward, backward: number of pointer arguments of these functions, in addition to the shape.
 
