@@ -97,8 +97,8 @@ def test_operations_to_leave_out_are_named() -> None:
     rest |= {"precision": "fp32", "plain": False, "target": None, "plot_dir": Path()}
     with pytest.raises(UserError, match="--without is for update, not for render"):
         command.run(["render"], without=["amx.dueling"], **rest)
-    with pytest.raises(UserError, match=r"unknown native operation 'amx\.haed': did you mean amx\.head\?"):
-        command.run(["update"], without=["amx.haed"], **rest)
+    with pytest.raises(UserError, match=r"unknown native operation 'amx\.duelling': did you mean amx\.dueling\?"):
+        command.run(["update"], without=["amx.duelling"], **rest)
     assert operations("frames") == {"frames"}
     assert operations("amx") == native.AMX
 

@@ -192,7 +192,7 @@ def test_off_is_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     native.disable(native.ALL, "compute.native=off")
     off = run_everything()
     assert native.operations_used() == []
-    for module in (frames, onednn, convolutions, encoder, head, dueling, transformer):
+    for module in (frames, onednn, convolutions, encoder, dueling, transformer):
         for name in [name for name in vars(module) if name.startswith("supports")]:
             monkeypatch.setattr(module, name, lambda *_: False)
     monkeypatch.setattr(native, "disabled", {})
