@@ -11,7 +11,7 @@ import torch
 
 from mcurl.agents.base import Agent
 from mcurl.agents.sac import SAC, SacSettings
-from mcurl.bench.update import Shapes
+from mcurl.bench.update import EnvSpec
 from mcurl.build import build_agent
 from mcurl.config import resolve as config
 from mcurl.errors import UserError
@@ -71,15 +71,15 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def objective_of(settings: config.TrainSettings, device: str = "cpu") -> Objective:
     """The objective of a run's agent, as ``build_agent`` makes it; it stays on the CPU."""
-    shapes: Any = Shapes(settings.task.partition("/")[0])
+    spec: Any = EnvSpec(settings.task.partition("/")[0])
     cls = settings.parts.objective
     assert cls is not None
     if device != "cpu":  # the objective alone: the agent would need the device
-        width = settings.parts.agent.feature_dim(settings.agent_settings, shapes.observation_space.shape)
+        width = settings.parts.agent.feature_dim(settings.agent_settings, spec.observation_space.shape)
         objective = cls(settings.objective_settings, width)
         objective.set_compute(fixed_shapes=True, dtype=torch.float32)
         return objective
-    agent = build_agent(settings, shapes, Compute(torch.device("cpu"), torch.float32, graphs=False))
+    agent = build_agent(settings, spec, Compute(torch.device("cpu"), torch.float32, graphs=False))
     assert agent.objective is not None
     return agent.objective
 
@@ -105,7 +105,7 @@ def test_it_is_made_for_the_width_of_the_features(task: str, width: int) -> None
 
 @pytest.mark.parametrize("name", ["Blocks", "Wide"])
 def test_a_kind_of_m_curl_gets_what_m_curl_gets(name: str) -> None:
-    """Section, the suite's values, limits; fixed shapes on a GPU."""
+    """Section, the suite's values, limits; fixed spec on a GPU."""
     method = f"own_losses:{name}"
     settings = config.resolve("dmc/cartpole-swingup", method, overrides=["mcurl.length=8"])
     made = objective_of(settings, "cuda")
