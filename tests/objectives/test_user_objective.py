@@ -134,7 +134,7 @@ def test_a_kind_of_curl_gets_what_curl_gets() -> None:
 @pytest.mark.parametrize(
     ("method", "says"),
     [
-        ("own_losse:PlainLoss", "cannot import own_losse for its objective"),
+        ("own_losse:PlainLoss", "cannot import own_losse: No module named"),
         ("own_losses:PlaneLoss", "own_losses has no PlaneLoss: did you mean PlainLoss"),
         ("own_losses:number", "own_losses:number is not a subclass of Objective"),
         ("own_losses:Bare", "needs Settings"),
