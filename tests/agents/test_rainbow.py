@@ -78,7 +78,7 @@ def frozen(agent: Rainbow) -> dict[str, Any]:
 def test_rl_loss_equals_the_plain_twin() -> None:
     agent = build()
     t = transitions()
-    noise, target_noise = agent.online.head.draw_noise(), agent.online.head.draw_noise()
+    noise, target_noise = agent.online.head.sample_noise(), agent.online.head.sample_noise()
     each, _ = agent._rl_loss(t, noise, target_noise)
     online, target = agent.online.state_dict(), agent.target.state_dict()
     for i in range(8):
@@ -91,7 +91,7 @@ def test_total_is_the_weighted_mean_plus_lambda_times_the_contrastive_loss() -> 
     objective = masked(dropout=0.0)
     agent = build(objective, contrast_weight=0.3)
     batch = Batch(transitions(), masked_views(objective))
-    noise = agent.online.head.draw_noise()
+    noise = agent.online.head.sample_noise()
     loss, priority, metrics = agent._losses(batch, noise, noise)
     each, _ = agent._rl_loss(batch.transitions, noise, noise)
     torch.testing.assert_close(priority, each)
@@ -104,7 +104,7 @@ def test_curls_released_weighting_of_the_contrastive_loss() -> None:
     objective = masked(dropout=0.0)
     agent = build(objective, importance_weighted_contrast=True, contrast_in_priorities=True, contrast_weight=0.3)
     batch = Batch(transitions(), masked_views(objective))
-    noise = agent.online.head.draw_noise()
+    noise = agent.online.head.sample_noise()
     loss, priority, metrics = agent._losses(batch, noise, noise)
     each, _ = agent._rl_loss(batch.transitions, noise, noise)
     torch.testing.assert_close(priority, each + 0.3 * metrics["contrast/loss"])

@@ -132,14 +132,14 @@ def test_the_dueling_head_in_float64(
     torch.manual_seed(rows)
     module = DuelingHead(features, actions, atoms, hidden)
     randomised(module)
-    noise = module.draw_noise() if noisy else None
+    noise = module.sample_noise() if noisy else None
     assert max(differences(module, torch.rand(rows, features), through_dueling(noise), monkeypatch)) < CLOSE
 
 
 def test_both_observations_in_one_pass_are_two_passes() -> None:
     torch.manual_seed(0)
     module = DuelingHead(64, 4, 51, 64)
-    noise = module.draw_noise()
+    noise = module.sample_noise()
     weights = module.weights(noise)
     assert weights.layers is None
     x, others, upstream = torch.rand(32, 64, requires_grad=True), torch.rand(20, 64), torch.randn(32, 4, 51)
@@ -159,7 +159,7 @@ def test_results_do_not_depend_on_the_threads() -> None:
     blocks, duel = Transformer(64, 2, 128, dropout=0.2), DuelingHead(64, 5, 51, 128)
     cases: list[tuple[nn.Module, Tensor, Work]] = [
         (blocks, h, through_transformer(padded)),
-        (duel, features, through_dueling(duel.draw_noise())),
+        (duel, features, through_dueling(duel.sample_noise())),
     ]
     before = torch.get_num_threads()
     for module, x, work in cases:

@@ -175,7 +175,7 @@ def run_everything() -> dict[str, list[Tensor]]:
         backward("onednn.linear_relu", data_efficient(atari), data_efficient)
     features = torch.rand(40, 576)
     duel = DuelingHead(576, 3, 51, 64)
-    backward("amx.dueling", duel(features, duel.weights(duel.draw_noise())), duel)
+    backward("amx.dueling", duel(features, duel.weights(duel.sample_noise())), duel)
     blocks = Transformer(64, 2, 96)
     padded = torch.zeros(3, 8, dtype=torch.bool)
     padded[:, 5:] = True

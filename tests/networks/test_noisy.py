@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mcurl.networks.noisy import DuelingHead, NoisyLinear, draw_noise
+from mcurl.networks.noisy import DuelingHead, NoisyLinear, sample_noise
 
 
 def materialised(layer: NoisyLinear, x: Tensor, noise: Tensor | None) -> Tensor:
@@ -34,7 +34,7 @@ def test_equals_the_materialised_matrix(noisy: bool) -> None:
     torch.manual_seed(0)
     layer = randomised(NoisyLinear(7, 5))
     x = torch.randn(3, 7, dtype=torch.float64)
-    noise = draw_noise(layer.noise_size).double() if noisy else None
+    noise = sample_noise(layer.noise_size).double() if noisy else None
     upstream = torch.randn(3, 5, dtype=torch.float64)
     fast, plain = F.linear(x, *layer.weights(noise)), materialised(layer, x, noise)
     torch.testing.assert_close(fast, plain)
@@ -58,7 +58,7 @@ def test_initial_ranges() -> None:
 
 def test_noise_is_the_signed_root_of_a_gaussian() -> None:
     generator = torch.Generator().manual_seed(3)
-    noise = draw_noise(200_000, generator=generator)
+    noise = sample_noise(200_000, generator=generator)
     gaussian = torch.randn(200_000, generator=generator.manual_seed(3))
     torch.testing.assert_close(noise * noise.abs(), gaussian)
     assert noise.abs().mean() == pytest.approx(2**0.25 * math.gamma(0.75) / math.sqrt(math.pi), abs=0.01)
@@ -67,7 +67,7 @@ def test_noise_is_the_signed_root_of_a_gaussian() -> None:
 def test_drawing_from_a_generator_leaves_torchs_own_alone() -> None:
     head = DuelingHead(8, 2, 3, 4)
     state = torch.get_rng_state()
-    first, again = (head.draw_noise(torch.Generator().manual_seed(0)) for _ in range(2))
+    first, again = (head.sample_noise(torch.Generator().manual_seed(0)) for _ in range(2))
     assert torch.equal(first, again)
     assert torch.equal(state, torch.get_rng_state())
 
@@ -80,7 +80,7 @@ def test_dueling_head_is_value_plus_centred_advantage() -> None:
         if isinstance(layer, NoisyLinear):
             randomised(layer)
     x = torch.randn(2, 6, dtype=torch.float64)
-    noise = head.draw_noise().double()
+    noise = head.sample_noise().double()
     parts = list(noise.split(head.noise_sizes))
     value = materialised(head.value, F.relu(materialised(head.value_hidden, x, parts[0])), parts[1])
     advantage = materialised(head.advantage, F.relu(materialised(head.advantage_hidden, x, parts[2])), parts[3])
@@ -98,7 +98,7 @@ def test_both_is_the_head_on_each_with_the_gradient_of_one() -> None:
     torch.manual_seed(3)
     head = DuelingHead(6, 2, 3, 4)
     x, others = torch.randn(5, 6, requires_grad=True), torch.randn(3, 6, requires_grad=True)
-    weights = head.weights(head.draw_noise())
+    weights = head.weights(head.sample_noise())
     logits, other_logits = head.both(x, others, weights)
     assert torch.equal(logits, head(x, weights))
     assert torch.equal(other_logits, head(others, weights))
@@ -113,5 +113,5 @@ def test_noise_changes_the_head_and_none_is_its_mean() -> None:
     x = torch.randn(2, 6)
     mean = head(x, head.weights(None))
     assert torch.equal(mean, head(x, head.weights(None)))
-    assert not torch.equal(mean, head(x, head.weights(head.draw_noise())))
-    assert not torch.equal(head.draw_noise(), head.draw_noise())
+    assert not torch.equal(mean, head(x, head.weights(head.sample_noise())))
+    assert not torch.equal(head.sample_noise(), head.sample_noise())

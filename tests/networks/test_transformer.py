@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mcurl.networks.transformer import Transformer, draw_dropout, dropout_scales
+from mcurl.networks.transformer import Transformer, dropout_scales, sample_dropout
 
 
 def test_bfloat16_is_close_and_gives_float32() -> None:
@@ -34,7 +34,7 @@ def test_bfloat16_is_close_and_gives_float32() -> None:
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_dropout_drops_its_share_and_keeps_the_mean(p: float) -> None:
     torch.manual_seed(0)
-    scales = dropout_scales(draw_dropout((4, 2, 101, 333), p))
+    scales = dropout_scales(sample_dropout((4, 2, 101, 333), p))
     assert scales.dtype == torch.float32
     assert set(scales.unique().tolist()) == {0.0, torch.tensor(1 / (1 - round(p * 65536) / 65536)).item()}
     n = scales.numel()
@@ -45,7 +45,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(p: float) -> None:
 def test_dropout_is_independent_from_place_to_place() -> None:
     """Four neighbours come from one random word: each of the sixteen patterns has its probability."""
     torch.manual_seed(0)
-    kept = dropout_scales(draw_dropout((400_000, 4), 0.5)) > 0
+    kept = dropout_scales(sample_dropout((400_000, 4), 0.5)) > 0
     patterns = (kept * torch.tensor([1, 2, 4, 8])).sum(1).bincount(minlength=16) / len(kept)
     assert (patterns - 1 / 16).abs().max() < 4 * (15 / 256 / len(kept)) ** 0.5
 
@@ -73,4 +73,4 @@ def test_dropout_on_every_branch_of_every_block_changes_what_comes_out() -> None
 
 @pytest.mark.parametrize(("p", "kept"), [(0.0, 1.0), (1.0, 0.0)])
 def test_dropout_of_nothing_and_of_everything(p: float, kept: float) -> None:
-    assert torch.equal(dropout_scales(draw_dropout((3, 7), p)), torch.full((3, 7), kept))
+    assert torch.equal(dropout_scales(sample_dropout((3, 7), p)), torch.full((3, 7), kept))

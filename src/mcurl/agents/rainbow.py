@@ -168,7 +168,7 @@ class Rainbow(Agent):
         self.online = QNetwork(s, shape, int(action_space.n), dtype).to(device)
         self.target = momentum_copy(self.online)
         # Shared by acting and the next update; the target network samples its own noise.
-        self.noise = self.online.head.draw_noise()
+        self.noise = self.online.head.sample_noise()
         self._noise_spent = False
         self._build_contrast()
         self._build_optimizer()
@@ -215,7 +215,7 @@ class Rainbow(Agent):
 
     def reset_noise(self) -> None:
         """Resample the online network's noise, in place, because a captured CUDA graph reads this tensor."""
-        self.noise.copy_(self.online.head.draw_noise())
+        self.noise.copy_(self.online.head.sample_noise())
         self._noise_spent = False
 
     # Learning
@@ -253,7 +253,7 @@ class Rainbow(Agent):
 
     def step(self, batch: Batch) -> Update:
         """Losses and one optimizer step on the device, without synchronisation or branches on tensors."""
-        loss, priority, metrics = self._losses(batch, self.noise, self.target.head.draw_noise())
+        loss, priority, metrics = self._losses(batch, self.noise, self.target.head.sample_noise())
         loss.backward()  # type: ignore[no-untyped-call]
         norm = clip_and_step(self.optimizer, self.settings.max_grad_norm)
         self._update_key_encoder()

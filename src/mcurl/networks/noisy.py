@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mcurl.native import amx
 
 
-def draw_noise(size: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
+def sample_noise(size: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
     """Sample noise f(x) = sgn(x)·√|x| with standard normal x: ``float32 [size]``.
 
     Args:
@@ -109,12 +109,12 @@ class DuelingHead(nn.Module):
             layer.noise_size for layer in (self.value_hidden, self.value, self.advantage_hidden, self.advantage)
         ]
 
-    def draw_noise(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample_noise(self, generator: torch.Generator | None = None) -> Tensor:
         """Sample independent noise for the four layers, concatenated in one vector ``float32 [sum(noise_sizes)]``."""
-        return draw_noise(sum(self.noise_sizes), self.value.bias_mu.device, generator)
+        return sample_noise(sum(self.noise_sizes), self.value.bias_mu.device, generator)
 
     def weights(self, noise: Tensor | None) -> HeadWeights:
-        """The weights for a noise sample of :meth:`draw_noise`; None: the means, without noise."""
+        """The weights for a noise sample of :meth:`sample_noise`; None: the means, without noise."""
         layers = (self.value_hidden, self.value, self.advantage_hidden, self.advantage)
         parameters = [
             parameter

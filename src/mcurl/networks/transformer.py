@@ -31,7 +31,7 @@ def sinusoids(length: int, width: int) -> Tensor:
     return torch.where(column % 2 == 0, angle.sin(), angle.cos()).float()
 
 
-def draw_dropout(shape: tuple[int, ...], p: float, device: torch.device | str = "cpu") -> Dropout:
+def sample_dropout(shape: tuple[int, ...], p: float, device: torch.device | str = "cpu") -> Dropout:
     """Sample random words for :func:`dropout_scales`, one for each value of ``shape``.
 
     One random 64-bit word serves four values. PyTorch's dropout samples a word per value and takes three times as long
@@ -127,7 +127,7 @@ class Transformer(nn.Module):
     def forward(self, h: Tensor, padded: Tensor) -> Tensor:
         """Features ``float32 [B, T, d]`` and padding ``bool [B, T]`` -> ``float32 [B, T, d]``."""
         use_dropout = self.training and self.dropout > 0
-        dropout = draw_dropout((len(self.blocks), 2, *h.shape), self.dropout, h.device) if use_dropout else None
+        dropout = sample_dropout((len(self.blocks), 2, *h.shape), self.dropout, h.device) if use_dropout else None
         parameters = [parameter for block in self.blocks for parameter in cast(Block, block).parameters_in_order()]
         reduced = self.dtype != torch.float32
         if amx.transformer.supports(h, parameters):
