@@ -54,9 +54,13 @@ print("inside")
 
 GATHER = """
 ring = at_the_end((6, 3, 20, 20))
-out = torch.empty((2, 6, 16, 16), dtype=torch.bfloat16, memory_format=torch.channels_last)
-frames.gather(ring, np.array([[4, 5], [5, 5]]), np.full(2, 4), np.full(2, 4), out)
-assert torch.equal(out[1, 3:].float(), ring[5, :, 4:, 4:].float())
+for slots in ([[4, 5], [5, 5]], [[3, 4, 5], [-1, 5, 5]]):
+    channels = 3 * len(slots[0])
+    for size in range(1, 20):
+        corner = np.full(2, 20 - size)
+        out = at_the_end((2, size, size, channels)).permute(0, 3, 1, 2)
+        frames.gather(ring, np.array(slots), corner, corner, out)
+        assert torch.equal(out[1, -3:], ring[5, :, 20 - size :, 20 - size :])
 print("inside")
 """
 
@@ -131,10 +135,12 @@ for n, channels, height, width, layers in [
     (1, 9, 84, 84, 4), (3, 9, 20, 21, 4), (9, 3, 11, 12, 3), (2, 9, 3, 3, 1), (2, 9, 4, 3, 1), (1, 12, 15, 14, 2),
     (2, 42, 9, 9, 1),
 ]:
-    pixels = channels_last(numbers(n, height, width, channels, dtype=torch.bfloat16))
+    bytes_of = channels_last(at_the_end((n, height, width, channels)))
     weights = [channels_last(numbers(32, 3, 3, 32 if layer else channels)) for layer in range(layers)]
     parameters = [*weights, *(numbers(32) for _ in range(layers))]
-    for threads in (1, 2):
+    for threads, pixels in [(1, bytes_of), (2, bytes_of), (2, channels_last(numbers(
+        n, height, width, channels, dtype=torch.bfloat16
+    )))]:
         torch.set_num_threads(threads)
         maps = convolutions.forward(pixels, parameters)
         assert maps.isfinite().all()

@@ -208,6 +208,16 @@ def test_pixels_may_lie_in_any_order() -> None:
     assert torch.equal(amx_convolutions.forward(centre_crop(last, 84), [*module.weights, *module.biases]), maps)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bytes_and_bfloat16_pixels_are_the_same(shape: tuple[int, int, int, int, int]) -> None:
+    c = case(*shape)
+    maps = [amx_convolutions.apply(pixels, c.parameters) for pixels in (c.pixels, c.rounded)]
+    assert torch.equal(*maps)
+    upstream = torch.randn(maps[0].shape).bfloat16()
+    gradients = [torch.autograd.grad(m, c.parameters, upstream) for m in maps]
+    assert all(map(torch.equal, *gradients))
+
+
 def test_unsupported_arguments_are_refused() -> None:
     c = case(2, 9, 20, 20, 3)
     pixels, parameters = c.rounded, c.parameters
@@ -215,7 +225,7 @@ def test_unsupported_arguments_are_refused() -> None:
     plain = [weight.detach().contiguous() for weight in parameters[:3]] + parameters[3:]
     for other, others in [
         (pixels.float(), parameters),
-        (c.pixels, parameters),
+        (c.pixels.int(), parameters),
         (pixels[:0], parameters),
         (pixels[:, :8], parameters),
         (pixels[:, :, :5], parameters),

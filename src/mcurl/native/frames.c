@@ -1,57 +1,87 @@
-/* Gathers, crops and lays out stacks of frames as an encoder reads them, in one pass over the ring: widened to
-   bfloat16 and channels-last, or as patches of bytes. The plain twin is FrameGather.gather_indexed. */
+/* Gathers, crops and lays out stacks of frames as an encoder reads them, in one pass over the ring: channels-last, or as
+   patches. The plain twin is FrameGather.gather_indexed. */
 #include <stdint.h>
 #include <string.h>
 #ifdef __SSE2__
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 #define MAX_CHANNELS 64
 
-/* bfloat16 is the upper half of a float. 0..255 is exact. */
-static uint16_t bfloat16_of[256];
-
-static void fill_table(void) {
-    for (int value = 0; value < 256; value++) {
-        float value_float = (float)value;
-        uint32_t bits;
-        memcpy(&bits, &value_float, sizeof bits);
-        bfloat16_of[value] = (uint16_t)(bits >> 16);
-    }
-}
-
 /* One row of pixels: channel d of pixel x comes from plane[d][x]. Inlined for each number of channels, so that the
    inner loop unrolls. */
-static inline void write_row(const uint8_t *const *plane, int64_t size, int channels, uint16_t *out) {
+static inline void interleave(const uint8_t *const *plane, int64_t size, int channels, uint8_t *out) {
     for (int64_t x = 0; x < size; x++)
         for (int d = 0; d < channels; d++)
-            out[x * channels + d] = bfloat16_of[plane[d][x]];
+            out[x * channels + d] = plane[d][x];
 }
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#define PERMUTE __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")))
+#define NINE 9
+/* Pixels in a vector: seven of nine channels fill 63 bytes. */
+#define PIXELS 7
+#define PAIR (2 * PIXELS)
+
+static int can_permute(void) { return __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bw"); }
+
+/* Four planes of 16 pixels. */
+PERMUTE static inline __m512i load_planes(const uint8_t *const *plane, int64_t x, __mmask16 valid) {
+    __m512i four = _mm512_castsi128_si512(_mm_maskz_loadu_epi8(valid, plane[0] + x));
+    four = _mm512_inserti32x4(four, _mm_maskz_loadu_epi8(valid, plane[1] + x), 1);
+    four = _mm512_inserti32x4(four, _mm_maskz_loadu_epi8(valid, plane[2] + x), 2);
+    return _mm512_inserti32x4(four, _mm_maskz_loadu_epi8(valid, plane[3] + x), 3);
+}
+
+/* interleave() of nine channels: byte i of a vector comes from channel i % 9 of pixel i / 9. */
+PERMUTE static void interleave_nine(const uint8_t *const *plane, int64_t size, uint8_t *out) {
+    uint8_t places[2][64];
+    for (int half = 0; half < 2; half++)
+        for (int i = 0; i < 64; i++)
+            places[half][i] = (uint8_t)(i % NINE % 8 * 16 + i / NINE % PIXELS + half * PIXELS);
+    /* Places of the first eight channels are in two vectors of four planes; those of the ninth are in a third. */
+    const __mmask64 ninth = 0x4020100804020100;
+    for (int64_t x = 0; x < size; x += PAIR) {
+        const int64_t left = size - x < PAIR ? size - x : PAIR;
+        const __mmask16 valid = (__mmask16)((1u << left) - 1);
+        const __m512i a = load_planes(plane, x, valid), b = load_planes(plane + 4, x, valid),
+                      c = _mm512_castsi128_si512(_mm_maskz_loadu_epi8(valid, plane[8] + x));
+        for (int half = 0; half < 2 && half * PIXELS < left; half++) {
+            const __m512i place = _mm512_loadu_si512(places[half]);
+            const int64_t bytes = (left - half * PIXELS < PIXELS ? left - half * PIXELS : PIXELS) * NINE;
+            const __m512i nine = _mm512_mask_permutexvar_epi8(_mm512_permutex2var_epi8(a, place, b), ninth, place, c);
+            _mm512_mask_storeu_epi8(out + (x + half * PIXELS) * NINE, ((__mmask64)1 << bytes) - 1, nine);
+        }
+    }
+}
+#else
+static int can_permute(void) { return 0; }
+static void interleave_nine(const uint8_t *const *plane, int64_t size, uint8_t *out) { interleave(plane, size, 9, out); }
+#endif
+
 /* frames: uint8 [rows, C, H, W]. slots: [N, K], the row of each frame of each stack, negative for a blank one. top,
-   left: [N]. out: bfloat16 [N, size, size, K*C]. Returns 0, or 1 for too many channels or too wide a crop. */
+   left: [N]. out: uint8 [N, size, size, K*C]. Returns 0, or 1 for too many channels or too wide a crop. */
 int gather(const uint8_t *frames, int64_t C, int64_t H, int64_t W, const int64_t *slots, int64_t K, const int64_t *top,
-           const int64_t *left, int64_t N, int64_t size, uint16_t *out) {
+           const int64_t *left, int64_t N, int64_t size, uint8_t *out) {
     static const uint8_t blank[4096];
     const int64_t channels = K * C;
+    const int permute = can_permute();
     if (channels > MAX_CHANNELS || size > (int64_t)sizeof blank)
         return 1;
-    if (!bfloat16_of[255])
-        fill_table();
 #pragma omp parallel for
     for (int64_t n = 0; n < N; n++) {
         const uint8_t *plane[MAX_CHANNELS];
-        uint16_t *to = out + n * size * size * channels;
+        uint8_t *to = out + n * size * size * channels;
         for (int64_t y = 0; y < size; y++, to += size * channels) {
             for (int64_t d = 0; d < channels; d++) {
                 const int64_t slot = slots[n * K + d / C];
                 plane[d] = slot < 0 ? blank : frames + ((slot * C + d % C) * H + top[n] + y) * W + left[n];
             }
             switch (channels) {
-            case 9: write_row(plane, size, 9, to); break;
-            case 4: write_row(plane, size, 4, to); break;
-            case 3: write_row(plane, size, 3, to); break;
-            default: write_row(plane, size, (int)channels, to);
+            case 9: permute ? interleave_nine(plane, size, to) : interleave(plane, size, 9, to); break;
+            case 4: interleave(plane, size, 4, to); break;
+            case 3: interleave(plane, size, 3, to); break;
+            default: interleave(plane, size, (int)channels, to);
             }
         }
     }

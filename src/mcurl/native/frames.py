@@ -34,14 +34,14 @@ def gather(frames: Tensor, slots: Rows, top: Rows, left: Rows, out: Tensor) -> N
         frames: ``uint8 [rows, C, H, W]``, contiguous, on the CPU.
         slots: ``int64 [N, K]``, row of each frame of each stack; negative: zeros.
         top, left: ``int64 [N]``, offsets of the crops.
-        out: ``bfloat16 [N, K*C, size, size]``, channels-last.
+        out: ``uint8 [N, K*C, size, size]``, channels-last.
 
     Raises:
         RuntimeError: the function is not available, or does not support stacks of this size.
     """
     functions = _functions()
-    if functions is None or not out.is_contiguous(memory_format=torch.channels_last):
-        raise RuntimeError("the compiled gather needs a C compiler and a channels-last output")
+    if functions is None or out.dtype != torch.uint8 or not out.is_contiguous(memory_format=torch.channels_last):
+        raise RuntimeError("the compiled gather needs a C compiler and a channels-last uint8 output")
     slots, top, left = (np.ascontiguousarray(array, np.int64) for array in (slots, top, left))
     corners = (array.ctypes.data for array in (top, left))
     if functions.gather(

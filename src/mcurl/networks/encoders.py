@@ -47,11 +47,11 @@ class Convolutions(nn.Module):
         self.biases = nn.ParameterList(torch.zeros(filters) for _ in range(layers))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = pixels.to(self.dtype, memory_format=self.memory_format)
+        x = pixels if pixels.dtype == torch.uint8 else pixels.to(self.dtype)
         parameters = (*self.weights, *self.biases)
-        if amx.convolutions.supports(x, parameters):
+        if self.dtype == torch.bfloat16 and amx.convolutions.supports(x, parameters):
             return amx.convolutions.apply(x, parameters)
-        return self._layers(x)
+        return self._layers(x.to(self.dtype, memory_format=self.memory_format))
 
     def _layers(self, x: Tensor) -> Tensor:
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):

@@ -53,9 +53,9 @@ class Replay:
         discount: γ, 0 <= γ <= 1.
         device: device of the frames ("cpu", "cuda"); all other data stays on the host.
         priority_alpha: α, exponent of the priorities in prioritised sampling; None: uniform sampling only.
-        layout: memory layout of gathered stacks. "planes": frame by frame, in the frames' dtype. The others need a CPU
-            and a C compiler, else "planes" is used. "channels_last": bfloat16 crops. "patches": uint8 windows as the
-            patches of two 5×5 convolutions of stride 5 (``native.frames.cut``).
+        layout: memory layout of gathered stacks. "planes": frame by frame. The others need uint8 frames on a CPU and
+            a C compiler, else "planes" is used. "channels_last": crops in that memory format. "patches": windows as
+            the patches of two 5×5 convolutions of stride 5 (``native.frames.cut``).
 
     Raises:
         UserError: the capacity is too small, or the frames do not fit into the machine's memory.

@@ -40,16 +40,18 @@ class FrameGather:
         """Allocate uninitialised memory for ``n`` square crops of stacks, as the output of ``gather``.
 
         Returns:
-            Layout "planes": ``[n, K*C, size, size]`` in the frames' dtype. "channels_last":
-            ``bfloat16 [n, K*C, size, size]`` in that memory format. "patches": ``uint8 [n, P, K*C*25]`` with
-            P = 25·⌊size/25⌋².
+            Layout "planes": ``[n, K*C, size, size]`` in the frames' dtype. "channels_last": the same in that memory
+            format. "patches": ``uint8 [n, P, K*C*25]`` with P = 25·⌊size/25⌋².
         """
         channels = self.frame_stack * self.frame_shape[0]
         if self.layout == "patches":
             return torch.empty((n, (size // 25) ** 2 * 25, channels * 25), dtype=torch.uint8)
-        if self.layout == "channels_last":
-            return torch.empty((n, channels, size, size), dtype=torch.bfloat16, memory_format=torch.channels_last)
-        return torch.empty((n, channels, size, size), dtype=self.frames.dtype, device=self.frames.device)
+        return torch.empty(
+            (n, channels, size, size),
+            dtype=self.frames.dtype,
+            device=self.frames.device,
+            memory_format=torch.channels_last if self.layout == "channels_last" else torch.contiguous_format,
+        )
 
     def gather(self, slots: Rows, window: Window | None = None, out: Tensor | None = None) -> Tensor:
         """Gather stacks of frames in slots ``int64 [N, K]``; -1 (``BLANK``): zeros. See ``Replay.gather_frames``."""
@@ -60,7 +62,7 @@ class FrameGather:
             return stacks if out is None else out.copy_(stacks)
         if out is None:
             out = self.empty(len(slots), window.size)
-        if out.dtype != torch.bfloat16:
+        if self.layout == "planes":
             self._copy_windows(slots, window, self._stack_view, out.numpy())
         elif window.is_plain:
             native.gather(self.frames, slots, window.top, window.left, out)

@@ -27,9 +27,9 @@
 /* Images whose gradients are summed one after the other; the sums of groups are added in order. */
 #define IMAGES 8
 
-/* lowest: the first layer whose gradients are computed. */
+/* pixel_bytes: 1 for uint8, 2 for bfloat16. lowest: the first layer whose gradients are computed. */
 typedef struct {
-    int64_t images, channels, height, width, layers, lowest, threads;
+    int64_t images, channels, height, width, pixel_bytes, layers, lowest, threads;
 } Shape;
 
 /* Sizes */
@@ -38,6 +38,7 @@ typedef struct {
 static inline int64_t side(int64_t pixels, int64_t layer) { return (pixels - 3) / 2 + 1 - 2 * layer; }
 static inline int64_t rows(const Shape *s, int64_t layer) { return side(s->height, layer); }
 static inline int64_t columns(const Shape *s, int64_t layer) { return side(s->width, layer); }
+static inline int64_t image_bytes(const Shape *s) { return s->height * s->width * s->channels * s->pixel_bytes; }
 static inline int64_t map_pixels(const Shape *s, int64_t layer) { return rows(s, layer) * columns(s, layer); }
 
 /* Blocks of 32 inputs in a row of a layer's window. The first layer reads the three pixels of a row as one row of
@@ -82,6 +83,7 @@ static inline uint16_t *take_pixels(char **from, int64_t n) {
 */
 typedef struct {
     uint16_t *even, *odd; /* [blocks][pixels + BEHIND][32] */
+    uint16_t *row;        /* of the image */
     int64_t even_block, odd_block;
 } Windows;
 
@@ -90,16 +92,33 @@ static void take_windows(const Shape *s, char **from, Windows *w) {
     w->odd_block = (map_pixels(s, 0) + BEHIND) * BLOCK;
     w->even = take(from, row_blocks(s) * w->even_block, sizeof(uint16_t));
     w->odd = take(from, row_blocks(s) * w->odd_block, sizeof(uint16_t));
+    w->row = take(from, s->width * s->channels + BLOCK, sizeof(uint16_t));
 }
 
-/* image: bfloat16 [height, width, channels]. */
-AMX_TARGET static void copy_windows(const Shape *s, const uint16_t *image, const Windows *w) {
+/* Numbers 0 to 255 as bfloat16. */
+AMX_TARGET static inline void widen(const uint8_t *from, int64_t n, uint16_t *to) {
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        const uint32_t valid = n - i < BLOCK ? (1u << (n - i)) - 1 : 0xffffffff;
+        const __m256i bytes = _mm256_maskz_loadu_epi8(valid, from + i);
+        const __m512i low = _mm512_cvtepu8_epi32(_mm256_castsi256_si128(bytes)),
+                      high = _mm512_cvtepu8_epi32(_mm256_extracti128_si256(bytes, 1));
+        _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(high), _mm512_cvtepi32_ps(low)));
+    }
+}
+
+/* image: [height, width, channels], uint8 or bfloat16. */
+AMX_TARGET static void copy_windows(const Shape *s, const char *image, const Windows *w) {
     const int64_t n = columns(s, 0), step = 2 * s->channels, row = s->width * s->channels;
-    for (int64_t k = 0; k < row_blocks(s); k++) {
-        const int64_t left = 3 * s->channels - k * BLOCK;
-        const __mmask32 valid = left < BLOCK ? (1u << left) - 1 : 0xffffffff;
-        for (int64_t y = 0; y < 2 * rows(s, 0) + 1; y++) {
-            const uint16_t *from = image + y * row + k * BLOCK;
+    for (int64_t y = 0; y < 2 * rows(s, 0) + 1; y++) {
+        const uint16_t *pixels = (const uint16_t *)(image + y * row * s->pixel_bytes);
+        if (s->pixel_bytes == 1) {
+            widen((const uint8_t *)pixels, row, w->row);
+            pixels = w->row;
+        }
+        for (int64_t k = 0; k < row_blocks(s); k++) {
+            const int64_t left = 3 * s->channels - k * BLOCK;
+            const __mmask32 valid = left < BLOCK ? (1u << left) - 1 : 0xffffffff;
+            const uint16_t *from = pixels + k * BLOCK;
             uint16_t *to = (y % 2 ? w->odd + k * w->odd_block : w->even + k * w->even_block) + y / 2 * n * BLOCK;
             for (int64_t x = 0; x < n; x++)
                 _mm512_storeu_si512(to + x * BLOCK, _mm512_maskz_loadu_epi16(valid, from + x * step));
@@ -213,10 +232,10 @@ typedef struct {
     const char *at[3], *end[3];
 } Ahead;
 
-/* A piece n numbers long: behind those at `now`, if there is a next image. */
-static inline void start_piece(Ahead *ahead, int piece, const uint16_t *now, int64_t n, int there) {
-    ahead->at[piece] = (const char *)(now + n);
-    ahead->end[piece] = ahead->at[piece] + (there ? n * (int64_t)sizeof *now : 0);
+/* A piece of so many bytes: behind those at `now`, if there is a next image. */
+static inline void start_piece(Ahead *ahead, int piece, const void *now, int64_t bytes, int there) {
+    ahead->at[piece] = (const char *)now + bytes;
+    ahead->end[piece] = ahead->at[piece] + (there ? bytes : 0);
 }
 
 static inline void fetch(Ahead *ahead) {
@@ -307,9 +326,9 @@ int64_t forward_workspace(const Shape *s) {
     return ((intptr_t)end + s->threads * scratch_bytes(s)) / (int64_t)sizeof(float);
 }
 
-/* pixels: bfloat16 [images, height, width, channels]; weights: float [32, 3, 3, channels] and [32, 3, 3, 32];
+/* pixels: uint8 or bfloat16 [images, height, width, channels]; weights: float [32, 3, 3, channels] and [32, 3, 3, 32];
    biases: float [32] -> out: bfloat16 [images, rows, columns, 32]. */
-AMX_TARGET void forward(const Shape *s, const uint16_t *pixels, const float *const *weights,
+AMX_TARGET void forward(const Shape *s, const char *pixels, const float *const *weights,
                         const float *const *biases, char *workspace, uint16_t *out) {
     Packed packed;
     take_packed(s, &workspace, &packed);
@@ -323,11 +342,10 @@ AMX_TARGET void forward(const Shape *s, const uint16_t *pixels, const float *con
         configure_tiles();
 #pragma omp for schedule(static)
         for (int64_t image = 0; image < s->images; image++) {
-            const int64_t size = s->height * s->width * s->channels;
-            const uint16_t *image_pixels = pixels + image * size;
+            const char *image_pixels = pixels + image * image_bytes(s);
             uint16_t *image_out = out + image * map_pixels(s, last) * FILTERS, *in = last ? scratch.maps[0] : image_out;
             Ahead ahead = {{0}, {0}};
-            start_piece(&ahead, 0, image_pixels, size, image + 1 < s->images);
+            start_piece(&ahead, 0, image_pixels, image_bytes(s), image + 1 < s->images);
             copy_windows(s, image_pixels, &scratch.windows);
             first_layer(s, &scratch.windows, &packed, biases[0], in);
             for (int64_t layer = 1; layer < s->layers; layer++) {
@@ -640,7 +658,7 @@ static void write_gradients(const Shape *s, int64_t layer, int64_t filter, const
 }
 
 /* An image's part of the gradients: added to the sums of its group. */
-AMX_TARGET static void image_sums(const Shape *s, const uint16_t *pixels, const uint16_t *out, const uint16_t *gradient,
+AMX_TARGET static void image_sums(const Shape *s, const char *pixels, const uint16_t *out, const uint16_t *gradient,
                                   const float *const *biases, const Shared *shared, const Workspace *own, float *sums,
                                   Ahead *ahead) {
     const int64_t last = s->layers - 1;
@@ -662,14 +680,14 @@ AMX_TARGET static void image_sums(const Shape *s, const uint16_t *pixels, const 
 
 /* The gradients of weights and biases of the layers from `lowest` on, from that of the output: bfloat16 [images, rows,
    columns, 32]. */
-AMX_TARGET void backward(const Shape *s, const uint16_t *pixels, const uint16_t *out, const uint16_t *gradient,
+AMX_TARGET void backward(const Shape *s, const char *pixels, const uint16_t *out, const uint16_t *gradient,
                          const float *const *weights, const float *const *biases, char *workspace,
                          float *const *weight_gradients, float *const *bias_gradients) {
     Shared shared;
     take_shared(s, &workspace, &shared);
     pack_backward(s, weights, &shared);
     const int64_t last = s->layers - 1, lowest = s->lowest, threads = s->threads, all = sums_before(s, s->layers),
-                  size = s->height * s->width * s->channels, out_size = map_pixels(s, last) * FILTERS;
+                  out_size = map_pixels(s, last) * FILTERS;
 #pragma omp parallel num_threads(threads)
     {
         Workspace own;
@@ -682,12 +700,13 @@ AMX_TARGET void backward(const Shape *s, const uint16_t *pixels, const uint16_t 
             float *sums = shared.sums + group * all;
             memset(sums, 0, (size_t)all * sizeof *sums);
             for (int64_t image = group * IMAGES; image < end; image++) {
-                const uint16_t *own_pixels = pixels + image * size, *own_out = out + image * out_size,
-                               *own_gradient = gradient + image * out_size;
+                const char *own_pixels = pixels + image * image_bytes(s);
+                const uint16_t *own_out = out + image * out_size, *own_gradient = gradient + image * out_size;
+                const int64_t bytes = out_size * sizeof *out;
                 Ahead ahead;
-                start_piece(&ahead, 0, own_pixels, size, image + 1 < s->images);
-                start_piece(&ahead, 1, own_out, out_size, image + 1 < s->images);
-                start_piece(&ahead, 2, own_gradient, out_size, image + 1 < s->images);
+                start_piece(&ahead, 0, own_pixels, image_bytes(s), image + 1 < s->images);
+                start_piece(&ahead, 1, own_out, bytes, image + 1 < s->images);
+                start_piece(&ahead, 2, own_gradient, bytes, image + 1 < s->images);
                 image_sums(s, own_pixels, own_out, own_gradient, biases, &shared, &own, sums, &ahead);
             }
         }

@@ -28,7 +28,8 @@ Parameters = Sequence[Tensor]
 
 class _Shape(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_int64) for name in ("images", "channels", "height", "width", "layers", "lowest", "threads")
+        (name, ctypes.c_int64)
+        for name in ("images", "channels", "height", "width", "pixel_bytes", "layers", "lowest", "threads")
     ]
 
 
@@ -38,11 +39,11 @@ def available() -> bool:
 
 
 def supports(pixels: Tensor, parameters: Parameters) -> bool:
-    """Whether :func:`apply` and :func:`forward` take these: ``bfloat16`` on the CPU without a gradient, weights
+    """Whether :func:`apply` and :func:`forward` take these: uint8 or bfloat16 on the CPU without a gradient, weights
     channels-last, 32 filters in each layer, and pixels left after the last."""
     layers = len(parameters) // 2
     return (
-        pixels.dtype == torch.bfloat16
+        pixels.dtype in (torch.uint8, torch.bfloat16)
         and pixels.device.type == "cpu"
         and not pixels.requires_grad
         and len(pixels) > 0
@@ -93,7 +94,7 @@ def forward(pixels: Tensor, parameters: Parameters) -> Tensor:
     bfloat16.
 
     Args:
-        pixels: ``bfloat16 [N, C, H, W]``, 0 to 255, copied unless channels-last.
+        pixels: ``[N, C, H, W]``, uint8 or bfloat16, 0 to 255, copied unless channels-last.
         parameters: see :data:`Parameters`.
 
     Returns:
@@ -157,7 +158,7 @@ def _side(pixels: int, layers: int) -> int:
 
 
 def _shape(pixels: Tensor, parameters: Parameters, lowest: int = 0) -> _Shape:
-    return _Shape(*pixels.shape, len(parameters) // 2, lowest, torch.get_num_threads())
+    return _Shape(*pixels.shape, pixels.element_size(), len(parameters) // 2, lowest, torch.get_num_threads())
 
 
 def _addresses(weights: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
