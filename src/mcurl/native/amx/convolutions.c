@@ -83,7 +83,6 @@ static inline uint16_t *take_pixels(char **from, int64_t n) {
 */
 typedef struct {
     uint16_t *even, *odd; /* [blocks][pixels + BEHIND][32] */
-    uint16_t *row;        /* of the image */
     int64_t even_block, odd_block;
 } Windows;
 
@@ -92,36 +91,30 @@ static void take_windows(const Shape *s, char **from, Windows *w) {
     w->odd_block = (map_pixels(s, 0) + BEHIND) * BLOCK;
     w->even = take(from, row_blocks(s) * w->even_block, sizeof(uint16_t));
     w->odd = take(from, row_blocks(s) * w->odd_block, sizeof(uint16_t));
-    w->row = take(from, s->width * s->channels + BLOCK, sizeof(uint16_t));
 }
 
-/* Numbers 0 to 255 as bfloat16. */
-AMX_TARGET static inline void widen(const uint8_t *from, int64_t n, uint16_t *to) {
-    for (int64_t i = 0; i < n; i += BLOCK) {
-        const uint32_t valid = n - i < BLOCK ? (1u << (n - i)) - 1 : 0xffffffff;
-        const __m256i bytes = _mm256_maskz_loadu_epi8(valid, from + i);
-        const __m512i low = _mm512_cvtepu8_epi32(_mm256_castsi256_si128(bytes)),
-                      high = _mm512_cvtepu8_epi32(_mm256_extracti128_si256(bytes, 1));
-        _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(high), _mm512_cvtepi32_ps(low)));
-    }
+/* Up to 32 numbers, uint8 or bfloat16, as bfloat16. */
+AMX_TARGET static inline __m512i load_numbers(const char *from, __mmask32 valid, int64_t pixel_bytes) {
+    if (pixel_bytes == 2)
+        return _mm512_maskz_loadu_epi16(valid, from);
+    const __m256i bytes = _mm256_maskz_loadu_epi8(valid, from);
+    const __m512i low = _mm512_cvtepu8_epi32(_mm256_castsi256_si128(bytes)),
+                  high = _mm512_cvtepu8_epi32(_mm256_extracti128_si256(bytes, 1));
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(high), _mm512_cvtepi32_ps(low));
 }
 
 /* image: [height, width, channels], uint8 or bfloat16. */
 AMX_TARGET static void copy_windows(const Shape *s, const char *image, const Windows *w) {
-    const int64_t n = columns(s, 0), step = 2 * s->channels, row = s->width * s->channels;
-    for (int64_t y = 0; y < 2 * rows(s, 0) + 1; y++) {
-        const uint16_t *pixels = (const uint16_t *)(image + y * row * s->pixel_bytes);
-        if (s->pixel_bytes == 1) {
-            widen((const uint8_t *)pixels, row, w->row);
-            pixels = w->row;
-        }
-        for (int64_t k = 0; k < row_blocks(s); k++) {
-            const int64_t left = 3 * s->channels - k * BLOCK;
-            const __mmask32 valid = left < BLOCK ? (1u << left) - 1 : 0xffffffff;
-            const uint16_t *from = pixels + k * BLOCK;
+    const int64_t n = columns(s, 0), bytes = s->pixel_bytes, step = 2 * s->channels * bytes,
+                  row = s->width * s->channels * bytes;
+    for (int64_t k = 0; k < row_blocks(s); k++) {
+        const int64_t left = 3 * s->channels - k * BLOCK;
+        const __mmask32 valid = left < BLOCK ? (1u << left) - 1 : 0xffffffff;
+        for (int64_t y = 0; y < 2 * rows(s, 0) + 1; y++) {
+            const char *from = image + y * row + k * BLOCK * bytes;
             uint16_t *to = (y % 2 ? w->odd + k * w->odd_block : w->even + k * w->even_block) + y / 2 * n * BLOCK;
             for (int64_t x = 0; x < n; x++)
-                _mm512_storeu_si512(to + x * BLOCK, _mm512_maskz_loadu_epi16(valid, from + x * step));
+                _mm512_storeu_si512(to + x * BLOCK, load_numbers(from + x * step, valid, bytes));
         }
     }
 }
