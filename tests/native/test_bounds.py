@@ -155,6 +155,34 @@ for n, channels, height, width, layers in [
 print("inside")
 """
 
+FEATURES = """
+from mcurl.native.amx import features
+
+def numbers(*shape, dtype=torch.float32):
+    '''Numbers that are small, right before the page.'''
+    values = torch.randn(int(np.prod(shape))).to(dtype).view(torch.uint8)
+    return at_the_end(values.shape, values).view(dtype).view(shape)
+
+def workspace(size):
+    '''NaN, so that nothing may count that was not written before.'''
+    assert size > 0 and size % 16 == 0
+    return at_the_end((4 * size,), torch.tensor(255, dtype=torch.uint8)).view(torch.float32)
+
+features.kept_workspace = workspace
+
+for n, inputs, outputs in [(1, 32, 1), (3, 39200, 50), (16, 320, 50), (37, 352, 64), (64, 2304, 33)]:
+    maps, weight = numbers(n, inputs, dtype=torch.bfloat16), numbers(outputs, inputs)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        assert features.forward(maps, weight).isfinite().all()
+        for needs in [(True, True), (False, True), (True, False)]:
+            gradients = features.backward(
+                numbers(n, outputs), maps, weight, need_maps=needs[0], need_weight=needs[1]
+            )
+            assert all(g.isfinite().all() for g in gradients if g is not None)
+print("inside")
+"""
+
 
 @pytest.mark.parametrize(
     "work",
@@ -171,6 +199,9 @@ print("inside")
             CONVOLUTIONS,
             id="convolutions",
             marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX"),
+        ),
+        pytest.param(
+            FEATURES, id="features", marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX")
         ),
     ],
 )

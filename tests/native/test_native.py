@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mcurl import native
 from mcurl.native import adam, frames, onednn
-from mcurl.native.amx import convolutions, dueling, encoder, transformer
+from mcurl.native.amx import convolutions, dueling, encoder, features, transformer
 from mcurl.networks.atari import DataEfficientEncoder
 from mcurl.networks.encoders import Convolutions, PixelEncoder
 from mcurl.networks.noisy import DuelingHead
@@ -29,6 +29,7 @@ COMPILED = {"frames": frames, "adam": adam} | {
     "amx.convolutions": convolutions,
     "amx.dueling": dueling,
     "amx.encoder": encoder,
+    "amx.features": features,
     "amx.transformer": transformer,
 }
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -74,7 +75,7 @@ def test_what_compiles_is_used() -> None:
     assert frames.available()
     assert adam.available()
     amx = on_amx()
-    for module in (convolutions, encoder, transformer, dueling):
+    for module in (convolutions, encoder, features, transformer, dueling):
         assert module.available() == amx
     status = native.status()
     assert status.keys() == native.ALL
@@ -87,7 +88,7 @@ def test_what_compiles_is_used() -> None:
 
 def test_it_can_be_switched_off() -> None:
     native.disable(native.AMX, "no AMX, please")
-    assert not any(module.available() for module in (convolutions, dueling, encoder, transformer))
+    assert not any(module.available() for module in (convolutions, dueling, encoder, features, transformer))
     assert native.status()["amx.dueling"] == "disabled: no AMX, please"
     native.disable({"frames"}, "no C, please")
     assert native.disabled.keys() == native.AMX | {"frames"}
@@ -192,7 +193,7 @@ def test_off_is_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     native.disable(native.ALL, "compute.native=off")
     off = run_everything()
     assert native.operations_used() == []
-    for module in (frames, onednn, convolutions, encoder, dueling, transformer):
+    for module in (frames, onednn, convolutions, encoder, features, dueling, transformer):
         for name in [name for name in vars(module) if name.startswith("supports")]:
             monkeypatch.setattr(module, name, lambda *_: False)
     monkeypatch.setattr(native, "disabled", {})

@@ -30,10 +30,11 @@ GROUPS = {
         "_AmxEncoderBackward",
         "_AmxConvolutionsBackward",
     ),
-    "heads and Transformer, forward": ("_AmxTransformer", "_AmxDueling"),
+    "heads and Transformer, forward": ("_AmxTransformer", "_AmxDueling", "_AmxFeatures"),
     "heads and Transformer, backward": (
         "_AmxTransformerBackward",
         "_AmxDuelingBackward",
+        "_AmxFeaturesBackward",
     ),
     "ReLU, backward": ("aten::threshold_backward",),
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise"),

@@ -89,8 +89,12 @@ class FeatureHead(nn.Module):
         self.channels_last = channels_last
 
     def forward(self, maps: Tensor) -> Tensor:
-        h = F.linear(self._flat(maps), self._flat(self.weight).to(maps.dtype))
-        return self.norm(h.float() + self.bias)  # type: ignore[no-any-return]
+        maps, weight = self._flat(maps), self._flat(self.weight)
+        h = amx.features.apply(maps, weight) if amx.features.supports(maps, weight) else self._linear(maps, weight)
+        return self.norm(h + self.bias)  # type: ignore[no-any-return]
+
+    def _linear(self, maps: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(maps, weight.to(maps.dtype)).float()
 
     def _flat(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1).flatten(1) if self.channels_last else x.flatten(1)
