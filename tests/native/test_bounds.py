@@ -80,7 +80,7 @@ print("inside")
 """
 
 LAYERS = """
-from mcurl.native.amx import dueling, transformer
+from mcurl.native.amx import dueling, mlp, transformer
 
 def numbers(*shape):
     '''Float32 that are small, right before the page.'''
@@ -91,6 +91,7 @@ def workspace(size, full):
     return at_the_end((4 * size,), torch.tensor(0, dtype=torch.uint8)).view(torch.float32)
 
 dueling.workspace = transformer.workspace = workspace
+mlp.kept_workspace = lambda size: workspace(size, full=False).fill_(torch.nan)
 
 for rows, features, actions, atoms in [(1, 32, 2, 5), (37, 64, 6, 51), (32, 96, 18, 51)]:
     x = numbers(rows, features)
@@ -99,6 +100,17 @@ for rows, features, actions, atoms in [(1, 32, 2, 5), (37, 64, 6, 51), (32, 96, 
     noise = numbers(sum(map(sum, sizes)))
     logits, hidden = dueling.forward(x, layers, noise)
     dueling.backward(numbers(*logits.shape), hidden, x, layers, noise)
+for n, of, hidden, to, nets in [(1, 1, 32, 1, 1), (37, 50, 96, 33, 2), (32, 51, 320, 4, 1), (64, 64, 64, 32, 2)]:
+    x, shapes = numbers(n, of), [(hidden, of), (hidden,), (hidden, hidden), (hidden,), (to, hidden), (to,)]
+    parameters = [numbers(*shape) for shape in shapes * nets]
+    out, saved = mlp.forward(x, parameters, save=True)
+    there = numbers(len(saved)).copy_(saved)
+    assert out.isfinite().all()
+    for needs in [(True, True), (False, True), (True, False)]:
+        of_x, others = mlp.backward(
+            numbers(*out.shape), x, there, parameters, need_x=needs[0], need_parameters=needs[1]
+        )
+        assert all(g.isfinite().all() for g in [of_x, *others] if g is not None)
 for batch, length, width, hidden in [(1, 1, 32, 32), (5, 10, 64, 96), (4, 16, 32, 64), (3, 33, 32, 32)]:
     h = numbers(batch, length, width)
     padded = at_the_end((batch, length), torch.tensor(0, dtype=torch.uint8)).view(torch.bool)

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from mcurl import native
 from mcurl.native import adam, frames, onednn
-from mcurl.native.amx import convolutions, dueling, encoder, features, transformer
+from mcurl.native.amx import convolutions, dueling, encoder, features, mlp, transformer
 from mcurl.networks.atari import DataEfficientEncoder
 from mcurl.networks.encoders import Convolutions, PixelEncoder
+from mcurl.networks.heads import GaussianActor
 from mcurl.networks.noisy import DuelingHead
 from mcurl.networks.transformer import Transformer
 
@@ -30,6 +31,7 @@ COMPILED = {"frames": frames, "adam": adam} | {
     "amx.dueling": dueling,
     "amx.encoder": encoder,
     "amx.features": features,
+    "amx.mlp": mlp,
     "amx.transformer": transformer,
 }
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -75,7 +77,7 @@ def test_what_compiles_is_used() -> None:
     assert frames.available()
     assert adam.available()
     amx = on_amx()
-    for module in (convolutions, encoder, features, transformer, dueling):
+    for module in (convolutions, encoder, features, mlp, transformer, dueling):
         assert module.available() == amx
     status = native.status()
     assert status.keys() == native.ALL
@@ -88,7 +90,7 @@ def test_what_compiles_is_used() -> None:
 
 def test_it_can_be_switched_off() -> None:
     native.disable(native.AMX, "no AMX, please")
-    assert not any(module.available() for module in (convolutions, dueling, encoder, features, transformer))
+    assert not any(module.available() for module in (convolutions, dueling, encoder, features, mlp, transformer))
     assert native.status()["amx.dueling"] == "disabled: no AMX, please"
     native.disable({"frames"}, "no C, please")
     assert native.disabled.keys() == native.AMX | {"frames"}
@@ -181,6 +183,8 @@ def run_everything() -> dict[str, list[Tensor]]:
     padded = torch.zeros(3, 8, dtype=torch.bool)
     padded[:, 5:] = True
     backward("amx.transformer", blocks(torch.randn(3, 8, 64), padded), blocks)
+    actor = GaussianActor(50, 3, 64)
+    backward("amx.mlp", torch.cat(actor(torch.randn(40, 50))), actor)
     rounded = PixelEncoder(Convolutions(6, 32, 3, dtype=torch.bfloat16), 20, 10)
     backward("amx.convolutions", rounded(torch.randint(0, 256, (4, 6, 20, 20), dtype=torch.uint8)), rounded)
     pixels = PixelEncoder(Convolutions(6, 8, 3), 20, 10)
@@ -193,7 +197,7 @@ def test_off_is_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     native.disable(native.ALL, "compute.native=off")
     off = run_everything()
     assert native.operations_used() == []
-    for module in (frames, onednn, convolutions, encoder, features, dueling, transformer):
+    for module in (frames, onednn, convolutions, encoder, features, mlp, dueling, transformer):
         for name in [name for name in vars(module) if name.startswith("supports")]:
             monkeypatch.setattr(module, name, lambda *_: False)
     monkeypatch.setattr(native, "disabled", {})

@@ -30,11 +30,12 @@ GROUPS = {
         "_AmxEncoderBackward",
         "_AmxConvolutionsBackward",
     ),
-    "heads and Transformer, forward": ("_AmxTransformer", "_AmxDueling", "_AmxFeatures"),
+    "heads and Transformer, forward": ("_AmxTransformer", "_AmxDueling", "_AmxFeatures", "_AmxMlp"),
     "heads and Transformer, backward": (
         "_AmxTransformerBackward",
         "_AmxDuelingBackward",
         "_AmxFeaturesBackward",
+        "_AmxMlpBackward",
     ),
     "ReLU, backward": ("aten::threshold_backward",),
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise"),

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-AMX = frozenset({"amx.convolutions", "amx.encoder", "amx.features", "amx.dueling", "amx.transformer"})
+AMX = frozenset({"amx.convolutions", "amx.encoder", "amx.features", "amx.mlp", "amx.dueling", "amx.transformer"})
 """Layers in C for the matrix units (AMX) of x86 processors."""
 ONEDNN = frozenset({"onednn.conv_relu", "onednn.linear_relu"})
 """Private oneDNN operations of PyTorch."""

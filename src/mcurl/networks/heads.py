@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mcurl.native import amx
 
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
 
@@ -21,6 +25,12 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return layers
 
 
+def outputs(x: Tensor, *nets: nn.Sequential) -> Sequence[Tensor]:
+    """The outputs of nets of :func:`mlp` for the same inputs ``float32 [N, in]``: ``float32 [N, out]`` each."""
+    parameters = [parameter for net in nets for parameter in net.parameters()]
+    return amx.mlp.apply(x, parameters).unbind() if amx.mlp.supports(x, parameters) else [net(x) for net in nets]
+
+
 class TwinQ(nn.Module):
     """Q_ω21 and Q_ω22: features ``[N, d]`` and actions ``[N, A]`` -> two Q-values, ``float32 [N]`` each."""
 
@@ -29,8 +39,8 @@ class TwinQ(nn.Module):
         self.first, self.second = mlp(features + actions, hidden, 1), mlp(features + actions, hidden, 1)
 
     def forward(self, features: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        x = torch.cat([features, action], 1)
-        return self.first(x)[:, 0], self.second(x)[:, 0]
+        first, second = outputs(torch.cat([features, action], 1), self.first, self.second)
+        return first[:, 0], second[:, 0]
 
 
 class GaussianActor(nn.Module):
@@ -45,7 +55,7 @@ class GaussianActor(nn.Module):
 
         The log standard deviation is rescaled into [-10, 2] by tanh.
         """
-        mean, log_std = self.trunk(features).chunk(2, 1)
+        mean, log_std = outputs(features, self.trunk)[0].chunk(2, 1)
         return mean, LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(log_std) + 1)
 
 

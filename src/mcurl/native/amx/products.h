@@ -106,9 +106,22 @@ AMX_TARGET static inline void pack_right_transposed(int64_t planes, int64_t rows
         }
 }
 
+/* Accumulators += a b, of two planes each. The product of both second planes is left out: it is below float32's
+   precision. lower: from the upper tile of a to the lower. a_plane, b_plane: from a plane to the next. */
+AMX_TARGET static inline void add_planes(const uint16_t *a, int64_t lower, int64_t a_plane, const uint16_t *b,
+                                         int64_t b_plane) {
+    add_product(a, a + lower, TILE_BYTES, b, b + TILE_NUMBERS, TILE_BYTES);
+    _tile_loadd(6, b + b_plane, TILE_BYTES);
+    _tile_loadd(7, b + b_plane + TILE_NUMBERS, TILE_BYTES);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+    add_product(a + a_plane, a + a_plane + lower, TILE_BYTES, b, b + TILE_NUMBERS, TILE_BYTES);
+}
+
 /* c [.., columns] = left right + initial, for rows [from, from + rows), a multiple of BLOCK. initial: a row of
-   numbers, or NULL. left has left_rows rows. The product of both second planes is left out: it is below float32's
-   precision. */
+   numbers, or NULL. left has left_rows rows. */
 AMX_TARGET static inline void multiply(int64_t planes, int64_t from, int64_t rows, int64_t columns, int64_t inner,
                                        const uint16_t *left, int64_t left_rows, const uint16_t *right,
                                        const float *initial, float *c) {
@@ -123,11 +136,10 @@ AMX_TARGET static inline void multiply(int64_t planes, int64_t from, int64_t row
             else
                 clear_sums();
             for (int64_t k = 0; k < inner; k += BLOCK, a += TILE_NUMBERS, b += tile_offset(1, 0, columns / TILE)) {
-                add_product(a, a + lower, TILE_BYTES, b, b + TILE_NUMBERS, TILE_BYTES);
-                if (planes > 1) {
-                    add_product(a, a + lower, TILE_BYTES, b + right_plane, b + right_plane + TILE_NUMBERS, TILE_BYTES);
-                    add_product(a + left_plane, a + left_plane + lower, TILE_BYTES, b, b + TILE_NUMBERS, TILE_BYTES);
-                }
+                if (planes > 1)
+                    add_planes(a, lower, left_plane, b, right_plane);
+                else
+                    add_product(a, a + lower, TILE_BYTES, b, b + TILE_NUMBERS, TILE_BYTES);
             }
             store_sums(c + i * columns + j, columns);
         }
