@@ -23,7 +23,7 @@ RULES: dict[str, set[str]] = {
     "published": set(),
     "native": set(),
     "native.amx": {"native"},
-    "networks": {"native.amx", "native.frames", "native.onednn"},
+    "networks": {"native.amx", "native.dense", "native.frames", "native.onednn"},
     "replay": {"native.frames"},
     "config.fields": set(),
     "config.sections": {"config.fields"},

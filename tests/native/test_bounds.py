@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from mcurl.native import frames
+from mcurl.native import dense, frames
 from mcurl.native.amx import encoder
 
 AT_THE_END = """
@@ -125,6 +125,27 @@ for batch, length, width, hidden in [(1, 1, 32, 32), (5, 10, 64, 96), (4, 16, 32
 print("inside")
 """
 
+DENSE = """
+from mcurl.native import dense
+
+def numbers(*shape):
+    '''Float32 right before the page.'''
+    size = int(np.prod(shape))
+    return at_the_end((4 * size,), torch.randn(size).view(torch.uint8)).view(torch.float32).view(shape)
+
+torch_empty = torch.empty
+dense.torch.empty = lambda shape: numbers(*([shape] if isinstance(shape, int) else shape))
+for rows in (1, 3, 10):
+    for widths in [(4100, 50, 7, 2), (5, 3), (16, 4), (33, 1, 6)]:
+        layers = [
+            dense.Layer(numbers(o, i), numbers(o), relu=True, norm=(numbers(o), numbers(o)))
+            for i, o in zip(widths, widths[1:])
+        ]
+        out = dense.bind(rows, layers)(numbers(rows, widths[0]))
+        assert out.isfinite().all()
+print("inside")
+"""
+
 CONVOLUTIONS = """
 from mcurl.native.amx import convolutions
 
@@ -201,6 +222,7 @@ print("inside")
     [
         pytest.param(CUT, id="cut", marks=pytest.mark.skipif(not frames.available(), reason="no compiler")),
         pytest.param(GATHER, id="gather", marks=pytest.mark.skipif(not frames.available(), reason="no compiler")),
+        pytest.param(DENSE, id="dense", marks=pytest.mark.skipif(not dense.available(), reason="no compiler")),
         pytest.param(
             ENCODE, id="encode", marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX")
         ),

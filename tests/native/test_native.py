@@ -16,17 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native import adam, frames, onednn
+from mcurl.native import adam, dense, frames, onednn
 from mcurl.native.amx import convolutions, dueling, encoder, features, mlp, transformer
+from mcurl.networks.acting import PixelPolicy
 from mcurl.networks.atari import DataEfficientEncoder
-from mcurl.networks.encoders import Convolutions, PixelEncoder
+from mcurl.networks.encoders import Convolutions, FeatureHead, PixelEncoder
 from mcurl.networks.heads import GaussianActor
 from mcurl.networks.noisy import DuelingHead
 from mcurl.networks.transformer import Transformer
 
 FOLDER = Path(native.__file__).parent
 SOURCES = sorted(FOLDER.rglob("*.c"))
-COMPILED = {"frames": frames, "adam": adam} | {
+COMPILED = {"frames": frames, "adam": adam, "dense": dense} | {
     "amx.convolutions": convolutions,
     "amx.dueling": dueling,
     "amx.encoder": encoder,
@@ -76,6 +77,7 @@ def test_what_compiles_is_used() -> None:
     """Falling back is silent: a mistake in the C would only show as slowness."""
     assert frames.available()
     assert adam.available()
+    assert dense.available()
     amx = on_amx()
     for module in (convolutions, encoder, features, mlp, transformer, dueling):
         assert module.available() == amx
@@ -187,6 +189,9 @@ def run_everything() -> dict[str, list[Tensor]]:
     backward("amx.mlp", torch.cat(actor(torch.randn(40, 50))), actor)
     rounded = PixelEncoder(Convolutions(6, 32, 3, dtype=torch.bfloat16), 20, 10)
     backward("amx.convolutions", rounded(torch.randint(0, 256, (4, 6, 20, 20), dtype=torch.uint8)), rounded)
+    head, actor = FeatureHead(32, rounded.convolutions.output_size(20), 10), GaussianActor(10, 2, 16)
+    policy = PixelPolicy(20, rounded.convolutions, head, actor)
+    results["dense"] = list(policy(torch.randint(0, 256, (1, 6, 24, 24), dtype=torch.uint8)))
     pixels = PixelEncoder(Convolutions(6, 8, 3), 20, 10)
     backward("onednn.conv_relu", pixels(torch.randint(0, 256, (4, 6, 20, 20), dtype=torch.uint8)), pixels)
     return results
@@ -197,7 +202,7 @@ def test_off_is_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     native.disable(native.ALL, "compute.native=off")
     off = run_everything()
     assert native.operations_used() == []
-    for module in (frames, onednn, convolutions, encoder, features, mlp, dueling, transformer):
+    for module in (dense, frames, onednn, convolutions, encoder, features, mlp, dueling, transformer):
         for name in [name for name in vars(module) if name.startswith("supports")]:
             monkeypatch.setattr(module, name, lambda *_: False)
     monkeypatch.setattr(native, "disabled", {})

@@ -8,6 +8,7 @@ convolutions, but its loss does not train them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,8 +22,9 @@ from mcurl.agents.base import Agent, BatchSpec, Clock, Update, UpdateSchedule
 from mcurl.agents.optim import adam, load_optimizer, objective_parameters, set_learning_rates, step
 from mcurl.config.fields import setting
 from mcurl.errors import UserError
+from mcurl.networks.acting import PixelPolicy
 from mcurl.networks.ema import ema_update, momentum_copy
-from mcurl.networks.encoders import Convolutions, FeatureHead, PixelEncoder, StateEncoder, centre_crop
+from mcurl.networks.encoders import Convolutions, FeatureHead, PixelEncoder, StateEncoder
 from mcurl.networks.heads import GaussianActor, TwinQ, squashed_sample
 from mcurl.objectives.base import Objective
 from mcurl.replay.augment import LARGEST_SCALE, Augmentation, CentreCrop, Intensity, RandomCrop, RandomShift
@@ -124,11 +126,14 @@ class SAC(Agent):
         s, actions = settings, int(np.prod(action_space.shape))
         self.settings, self.objective, self.device = settings, objective, device
         self.schedule = UpdateSchedule(s.learning_starts, s.updates_per_step, random_steps=s.learning_starts)
-        self.pixels = len(observation_shape) == 3
         self.batch_spec = _batch_spec(s, observation_shape, dtype)
         self.encoder, self.actor_features = _encoders(s, observation_shape, dtype, device)
         self.critic = TwinQ(self.encoder.width, actions, s.hidden).to(device)
         self.actor = GaussianActor(self.encoder.width, actions, s.hidden).to(device)
+        self._acting_policy: Callable[[Tensor], tuple[Tensor, Tensor]] = self._policy
+        if isinstance(self.encoder, PixelEncoder) and isinstance(self.actor_features, FeatureHead):
+            networks = self.encoder.convolutions, self.actor_features, self.actor
+            self._acting_policy = PixelPolicy(s.crop, *networks)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(s.initial_temperature), device=device))
         self.target_entropy = -float(actions)
         self.target_encoder, self.target_critic = momentum_copy(self.encoder), momentum_copy(self.critic)
@@ -164,10 +169,8 @@ class SAC(Agent):
 
         They are sampled with ``explore``; otherwise they are the mean of the policy.
         """
-        pixels = torch.as_tensor(observations, device=self.device)
-        if self.pixels:
-            pixels = centre_crop(pixels, self.settings.crop)
-        mean, log_std = self._policy(self.encoder.convolutions(pixels))
+        inputs = torch.as_tensor(observations, device=self.device)
+        mean, log_std = self._acting_policy(inputs)
         if explore:
             mean = mean + log_std.exp() * torch.randn_like(mean)
         action: np.ndarray = mean.tanh().cpu().numpy()

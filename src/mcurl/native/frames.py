@@ -7,6 +7,7 @@ Crops are for convolutions, patches for matrix products. The plain versions are 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -18,6 +19,8 @@ from mcurl import native
 
 Rows = npt.NDArray[np.int64]
 
+MAX_CHANNELS, MAX_CROP = 64, 4096
+"""Largest number of channels of a stack, and largest side of a crop, that :func:`gather` supports."""
 KERNEL = 5
 """Kernel size and stride of both convolutions of the patches."""
 
@@ -56,6 +59,41 @@ def gather(frames: Tensor, slots: Rows, top: Rows, left: Rows, out: Tensor) -> N
     ):
         raise RuntimeError(f"the compiled gather does not support stacks of shape {tuple(out.shape[1:])}")
     native.record_use("frames")
+
+
+def supports_centre_crop(pixels: Tensor, size: int) -> bool:
+    """Whether :func:`bind_centre_crop` is available and supports these observations: ``uint8`` on the CPU."""
+    on_cpu = pixels.device.type == "cpu" and pixels.dtype == torch.uint8
+    return on_cpu and pixels.shape[1] <= MAX_CHANNELS and size <= MAX_CROP and available()
+
+
+def bind_centre_crop(pixels: Tensor, size: int) -> Callable[[Tensor], Tensor]:
+    """Centre crops as a function of observations of one shape, ``uint8 [N, C, H, W]``, as ``pixels``.
+
+    Returns:
+        A function whose result is ``uint8 [N, C, size, size]``, channels-last.
+
+    Raises:
+        RuntimeError: it does not support such observations, see :func:`supports_centre_crop`.
+    """
+    functions = _functions()
+    if functions is None or not supports_centre_crop(pixels, size):
+        raise RuntimeError(f"the compiled crop does not support observations of shape {tuple(pixels.shape)} here")
+    shape, (n, channels, height, width) = pixels.shape, pixels.shape
+    slots, top, left = torch.arange(n), torch.full((n,), (height - size) // 2), torch.full((n,), (width - size) // 2)
+
+    def apply(pixels: Tensor) -> Tensor:
+        assert pixels.shape == shape
+        pixels = pixels.contiguous()
+        out = torch.empty((n, channels, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
+        corners = top.data_ptr(), left.data_ptr()
+        functions.gather(
+            pixels.data_ptr(), channels, height, width, slots.data_ptr(), 1, *corners, n, size, out.data_ptr()
+        )
+        native.record_use("frames")
+        return out
+
+    return apply
 
 
 def cut(frames: Tensor, slots: Rows, top: Rows, left: Rows, down: Rows, right: Rows, crop: int, out: Tensor) -> None:

@@ -89,14 +89,15 @@ class FeatureHead(nn.Module):
         self.channels_last = channels_last
 
     def forward(self, maps: Tensor) -> Tensor:
-        maps, weight = self._flat(maps), self._flat(self.weight)
+        maps, weight = self.flat(maps), self.flat(self.weight)
         h = amx.features.apply(maps, weight) if amx.features.supports(maps, weight) else self._linear(maps, weight)
         return self.norm(h + self.bias)  # type: ignore[no-any-return]
 
     def _linear(self, maps: Tensor, weight: Tensor) -> Tensor:
         return F.linear(maps, weight.to(maps.dtype)).float()
 
-    def _flat(self, x: Tensor) -> Tensor:
+    def flat(self, x: Tensor) -> Tensor:
+        """Maps, or the weight, as rows: ``[N, filters, side, side]`` -> ``[N, filters·side·side]``."""
         return x.permute(0, 2, 3, 1).flatten(1) if self.channels_last else x.flatten(1)
 
 

@@ -55,7 +55,12 @@ class GaussianActor(nn.Module):
 
         The log standard deviation is rescaled into [-10, 2] by tanh.
         """
-        mean, log_std = outputs(features, self.trunk)[0].chunk(2, 1)
+        return self.split(outputs(features, self.trunk)[0])
+
+    @staticmethod
+    def split(outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs of the trunk ``float32 [N, 2A]`` -> mean and log standard deviation, as in :meth:`forward`."""
+        mean, log_std = outputs.chunk(2, 1)
         return mean, LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(log_std) + 1)
 
 

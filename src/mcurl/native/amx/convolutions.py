@@ -7,7 +7,7 @@ The plain twin is ``Convolutions._layers``.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -67,26 +67,26 @@ def apply(pixels: Tensor, parameters: Parameters) -> Tensor:
     Raises:
         RuntimeError: it does not :func:`supports` such pixels.
     """
-    differentiable = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
-    return _AmxConvolutions.apply(differentiable, pixels, *parameters)  # type: ignore[no-untyped-call, no-any-return]
+    if not torch.is_grad_enabled() or not any(parameter.requires_grad for parameter in parameters):
+        return forward(pixels, parameters)
+    return _AmxConvolutions.apply(pixels, *parameters)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _AmxConvolutions(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, differentiable: bool, pixels: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, pixels: Tensor, *parameters: Tensor) -> Tensor:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         maps = forward(pixels, parameters)
-        if differentiable:
-            ctx.save_for_backward(pixels, maps, *parameters)
+        ctx.save_for_backward(pixels, maps, *parameters)
         return maps
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         pixels, maps, *parameters = ctx.saved_tensors
-        needed = ctx.needs_input_grad[2:]
+        needed = ctx.needs_input_grad[1:]
         lowest = min(i % (len(needed) // 2) for i, need in enumerate(needed) if need)
         computed = backward(gradients[0], pixels, maps, parameters, lowest=lowest)
-        return None, None, *(g if need else None for g, need in zip(computed, needed, strict=True))
+        return None, *(g if need else None for g, need in zip(computed, needed, strict=True))
 
 
 def forward(pixels: Tensor, parameters: Parameters) -> Tensor:
@@ -104,20 +104,41 @@ def forward(pixels: Tensor, parameters: Parameters) -> Tensor:
         RuntimeError: it does not :func:`supports` such pixels.
     """
     functions = _checked(pixels, parameters)
-    pixels, shape = pixels.contiguous(memory_format=torch.channels_last), _shape(pixels, parameters)
-    height, width = (_side(size, shape.layers) for size in pixels.shape[2:])
-    maps = torch.empty((len(pixels), height, width, FILTERS), dtype=torch.bfloat16)
-    scratch = kept_workspace(functions.forward_workspace(ctypes.byref(shape)))
-    functions.forward(
-        ctypes.byref(shape),
-        pixels.data_ptr(),
-        _addresses(parameters[: shape.layers]),
-        addresses(parameters[shape.layers :]),
-        scratch.data_ptr(),
-        maps.data_ptr(),
-    )
-    native.record_use("amx.convolutions")
-    return maps.permute(0, 3, 1, 2)
+    return _bind(functions, _shape(pixels, parameters), parameters)(pixels)
+
+
+def bind(pixels: Tensor, parameters: Parameters) -> Callable[[Tensor], Tensor]:
+    """:func:`forward` as a function of pixels of one shape.
+
+    The parameters may change between calls, but must stay at their addresses.
+
+    Args:
+        pixels: an example.
+        parameters: see :data:`Parameters`.
+
+    Raises:
+        RuntimeError: it does not :func:`supports` such pixels.
+    """
+    functions = _checked(pixels, parameters)
+    return _bind(functions, _shape(pixels, parameters), parameters)
+
+
+def _bind(functions: ctypes.CDLL, shape: _Shape, parameters: Parameters) -> Callable[[Tensor], Tensor]:
+    weights, biases = _addresses(parameters[: shape.layers]), addresses(parameters[shape.layers :])
+    height, width = (_side(size, shape.layers) for size in (shape.height, shape.width))
+    size, shape_address = functions.forward_workspace(ctypes.byref(shape)), ctypes.byref(shape)
+
+    def apply(pixels: Tensor) -> Tensor:
+        assert pixels.shape == (shape.images, shape.channels, shape.height, shape.width)
+        assert pixels.element_size() == shape.pixel_bytes
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        maps = torch.empty((shape.images, height, width, FILTERS), dtype=torch.bfloat16)
+        scratch = kept_workspace(size)
+        functions.forward(shape_address, pixels.data_ptr(), weights, biases, scratch.data_ptr(), maps.data_ptr())
+        native.record_use("amx.convolutions")
+        return maps.permute(0, 3, 1, 2)
+
+    return apply
 
 
 def backward(

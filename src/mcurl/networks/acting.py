@@ -1,0 +1,75 @@
+"""SAC's policy on a few observations, as in acting and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mcurl.native import amx, dense, frames
+from mcurl.networks.encoders import Convolutions, FeatureHead, centre_crop
+from mcurl.networks.heads import GaussianActor
+
+
+class PixelPolicy:
+    """The policy of pixels: centre crop, convolutions, feature head and actor, without gradients.
+
+    With one observation, preparing compiled operations takes as long as running them. So their arguments are kept until
+    an address or a shape changes. Values of parameters are not kept. The compiled linear layers multiply in float32: to
+    round their weights would take longer than the products.
+
+    Args:
+        crop: side of the crop in pixels.
+        convolutions, head, actor: the networks of the policy.
+    """
+
+    def __init__(self, crop: int, convolutions: Convolutions, head: FeatureHead, actor: GaussianActor) -> None:
+        self.crop, self.convolutions, self.head, self.actor = crop, convolutions, head, actor
+        self._parameters = [*convolutions.parameters(), *head.parameters(), *actor.parameters()]
+        self._key: Any = None
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+
+    @torch.no_grad()
+    def __call__(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation ``float32 [N, A]`` for ``uint8 [N, K*C, H, W]``; see ``GaussianActor``."""
+        key = (
+            [parameter.data_ptr() for parameter in self._parameters],
+            observations.shape,
+            observations.dtype,
+            self.head.channels_last,
+            torch.get_num_threads(),
+            amx.convolutions.available() and dense.available() and frames.available(),
+        )
+        if key != self._key:
+            self._key, self._compiled = key, self._bind(observations)
+        return self.actor.split((self._compiled or self._layers)(observations))
+
+    def _layers(self, observations: Tensor) -> Tensor:
+        maps = self.convolutions(centre_crop(observations, self.crop))
+        return self.actor.trunk(self.head(maps))  # type: ignore[no-any-return]
+
+    def _bind(self, observations: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """The compiled version of ``_layers`` for such observations, if there is one."""
+        n, layers = len(observations), self._linear_layers()
+        if layers[0].weight.data_ptr() != self.head.weight.data_ptr():  # a copy, which would become outdated
+            return None
+        if not dense.supports(n, layers) or not frames.supports_centre_crop(observations, self.crop):
+            return None
+        crop, linear = frames.bind_centre_crop(observations, self.crop), dense.bind(n, layers)
+        parameters = (*self.convolutions.weights, *self.convolutions.biases)
+        example = crop(observations)
+        if self.convolutions.dtype != torch.bfloat16 or not amx.convolutions.supports(example, parameters):
+            return None
+        encode = amx.convolutions.bind(example, parameters)
+        return lambda observations: linear(self.head.flat(encode(crop(observations))))
+
+    def _linear_layers(self) -> list[dense.Layer]:
+        head, (first, second, last) = self.head, [layer for layer in self.actor.trunk if isinstance(layer, nn.Linear)]
+        return [
+            dense.Layer(head.flat(head.weight), head.bias, norm=(head.norm.weight, head.norm.bias)),
+            dense.Layer(first.weight, first.bias, relu=True),
+            dense.Layer(second.weight, second.bias, relu=True),
+            dense.Layer(last.weight, last.bias),
+        ]
