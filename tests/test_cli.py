@@ -163,7 +163,21 @@ def test_an_environment_without_images_leaves_nothing(capsys: Capture) -> None:
 
 def test_an_existing_run_is_left_alone(capsys: Capture, finished: Path) -> None:
     line = refused(capsys, "train", "toy/reach")
-    assert f"{finished} exists already: use `mcurl resume {finished}`, or another --seed or --out" in line
+    assert f"{finished} exists already: use `mcurl resume {finished}`, or another --seed, --name or --out" in line
+
+
+def test_a_changed_setting_or_a_name_makes_another_run(
+    capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "train", lambda settings, run, sinks: run.log_evaluation(settings.env_steps, [1.0]))
+    assert main(["train", "toy/reach", "--set", "mcurl.mask_rate=0.3"]) == 0
+    assert main(["train", "toy/reach", "--name", "mine", "--set", "mcurl.mask_rate=0.3"]) == 0
+    about = json.loads((finished.parent / "mcurl-mask_rate=0.3-seed1" / "run.json").read_text())
+    assert (about["name"], about["label"]) == ("mcurl-mask_rate=0.3", "M-CURL, mask_rate=0.3")
+    about = json.loads((finished.parent / "mine-seed1" / "run.json").read_text())
+    assert (about["name"], about["label"]) == ("mine", "mine")
+    assert "mine-seed1 exists already" in refused(capsys, "train", "toy/reach", "--name", "mine")
+    assert "a name has letters" in refused(capsys, "train", "toy/reach", "--name", "../evil")
 
 
 def test_resuming_what_is_complete_or_not_a_run(capsys: Capture, finished: Path) -> None:
@@ -264,7 +278,7 @@ def test_report_adds_runs_and_plots_results(capsys: Capture, finished: Path) -> 
         "results/toy/mcurl/reach.csv\n",
         "mcurl: skipped: runs/begun has no evaluation yet\n",
     )
-    assert "letters, digits, dots and dashes" in refused(capsys, "report", "runs", "--label", "../evil")
+    assert "a name has letters, digits" in refused(capsys, "report", "runs", "--label", "../evil")
     assert main(["report", "--plot", "plots"]) == 0
     assert capsys.readouterr().out == "plots/toy-reach.png\n"
     assert Path("plots/toy-reach.png").stat().st_size > 1000

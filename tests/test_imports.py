@@ -29,7 +29,7 @@ RULES: dict[str, set[str]] = {
     "config.sections": {"config.fields"},
     "config.tasks": {"envs"},
     "config": {
-        *("config.fields", "config.sections", "config.tasks", "envs", "runtime.device"),
+        *("config.fields", "config.sections", "config.tasks", "envs", "run.names", "runtime.device"),
         *("agents.base", "agents.registry", "objectives.base", "objectives.registry", "registry"),
     },
     "objectives.base": {"registry"},
@@ -72,7 +72,7 @@ RULES: dict[str, set[str]] = {
         *("bench", "config", "config.fields", "config.tasks", "evaluate", "report", "train"),
         *("run.display", "run.folder", "run.logger", "runtime.parallel", "runtime.signals", "runtime.threads"),
     },
-    "cli": {"commands", "runtime.threads"},
+    "cli": {"commands", "run.names", "runtime.threads"},
     "__main__": {"cli"},
 }
 """Room -> what it may import beside itself and EVERYWHERE: a room, or one module of it. A module belongs to the room

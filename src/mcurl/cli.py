@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from mcurl import __version__, commands
 from mcurl.errors import UserError, suggest
+from mcurl.run.names import check_name
 from mcurl.runtime.threads import limit_openmp_spinning
 
 DESCRIPTION = "M-CURL: masked contrastive representation learning for reinforcement learning from pixels."
@@ -149,6 +150,8 @@ def _add_train(train: _Parser) -> None:
     train.add_argument("--at-once", type=_count, metavar="N", help=share)
     out = "folder of all runs; default runs. An existing run is never overwritten"
     train.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help=out)
+    name = "name of the run in its folder, in results and in plots; default the method and the changed settings"
+    train.add_argument("--name", type=_name, metavar="NAME", help=name)
     _add_log(train)
 
 
@@ -198,7 +201,7 @@ def _add_report(report: _Parser) -> None:
     plots = "plot the learning curves and published scores of each task as DIR/<benchmark>-<task>.png"
     report.add_argument("--plot", type=Path, metavar="DIR", help=plots)
     label = "name of the runs in the results, instead of their method's, such as mcurl-conv"
-    report.add_argument("--label", type=_label, metavar="NAME", help=label)
+    report.add_argument("--label", type=_name, metavar="NAME", help=label)
 
 
 def _add_table(table: _Parser) -> None:
@@ -249,10 +252,11 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
-def _label(text: str) -> str:
-    if not re.fullmatch(r"\w[\w.-]*", text):
-        raise argparse.ArgumentTypeError(f"expected letters, digits, dots and dashes, not {text!r}")
-    return text
+def _name(text: str) -> str:
+    try:
+        return check_name(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _count(text: str) -> int:

@@ -30,7 +30,9 @@ def train(options: argparse.Namespace) -> int:
     from mcurl.run.folder import Run
     from mcurl.train import train
 
-    with Run.create(options.out, settings.to_json(), label=settings.label) as run:
+    name = options.name or settings.name
+    label = settings.label if name == settings.name else name
+    with Run.create(options.out, settings.to_json(), name=name, label=label) as run:
         run.add_sinks(options.log)
         return _run_with_display(run, settings.env_steps, lambda sinks: train(settings, run, sinks))
 
@@ -42,11 +44,12 @@ def _train_parallel(options: argparse.Namespace) -> int:
     from mcurl.runtime.threads import available_cores
 
     for seed in options.seed:
-        Run.refuse_existing(run_folder(options.out, _resolve(options, seed).to_json()))
+        settings = _resolve(options, seed)
+        Run.refuse_existing(run_folder(options.out, settings.to_json(), options.name or settings.name))
     max_parallel = min(options.at_once or available_cores(), len(options.seed))
     threads = options.threads or max(available_cores() // max_parallel, 1)
     arguments = [options.task]
-    for name in ("method", "agent", "env_steps", "preset", "out"):
+    for name in ("method", "agent", "env_steps", "preset", "out", "name"):
         if getattr(options, name) is not None:
             arguments += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     arguments += [part for sink in options.log for part in ("--log", sink)]
@@ -109,7 +112,7 @@ def _run_with_display(
     from mcurl.runtime.signals import Interrupted, signals_as_keyboard_interrupt
 
     settings = run.settings
-    title = f"{settings['method']} · {settings['task']} · seed {settings['seed']}"
+    title = f"{run.name} · {settings['task']} · seed {settings['seed']}"
     hint = f"resume with: mcurl resume {run.folder}"
     try:
         with signals_as_keyboard_interrupt(), Display(env_steps, title, str(run.folder)) as display:
@@ -141,11 +144,11 @@ def evaluate(options: argparse.Namespace) -> int:
     from mcurl.run.folder import Run
 
     with Run.open(options.path) as run:
-        env_steps, settings = run.latest_checkpoint().env_steps, run.settings
+        env_steps, settings, name = run.latest_checkpoint().env_steps, run.settings, run.name
         from mcurl.evaluate import evaluate_run
 
         returns = evaluate_run(run, options.episodes, options.seed)
-    print(f"{settings['method']} on {settings['task']}, seed {settings['seed']}, after {env_steps:,} env steps")
+    print(f"{name} on {settings['task']}, seed {settings['seed']}, after {env_steps:,} env steps")
     statistics = f"{returns.mean():.2f} ± {returns.std():.2f}, from {returns.min():.2f} to {returns.max():.2f}"
     print(f"{len(returns)} episodes: mean return {statistics}")
     return 0

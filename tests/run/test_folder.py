@@ -83,7 +83,7 @@ def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
         run.checkpoint(10, {})
     before = tree_of(tmp_path)
     with pytest.raises(
-        UserError, match=r"exists already: use `mcurl resume .*mcurl-seed1`, or another --seed or --out"
+        UserError, match=r"exists already: use `mcurl resume .*mcurl-seed1`, or another --seed, --name or --out"
     ) as error:
         make(tmp_path)
     one_line(error)
@@ -343,3 +343,16 @@ def test_the_commit_is_that_of_the_package_or_none(tmp_path: Path) -> None:
 def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance._commit(tmp_path) == {"commit": None, "dirty": None}
+
+
+def test_a_run_keeps_its_name(tmp_path: Path) -> None:
+    with Run.create(tmp_path, SETTINGS, name="mcurl-mask_rate=0.3", label="M-CURL, mask_rate=0.3") as run:
+        assert run.folder == tmp_path / "dmc-cartpole-swingup/mcurl-mask_rate=0.3-seed1"
+        assert run.name == "mcurl-mask_rate=0.3"
+        assert (run.metadata["name"], run.metadata["label"]) == ("mcurl-mask_rate=0.3", "M-CURL, mask_rate=0.3")
+    with make(tmp_path) as run:
+        assert (run.name, run.metadata["label"]) == ("mcurl", "mcurl")
+        run.folder.joinpath("run.json").write_text('{"format": "mcurl-run"}')  # of an older version
+        assert run.name == "mcurl"
+    with pytest.raises(UserError, match="a name has letters"):
+        Run.create(tmp_path, SETTINGS, name="../evil")

@@ -27,6 +27,7 @@ from mcurl.config.fields import Meta, field_defaults, field_help, field_hints, f
 from mcurl.config.sections import CheckpointSettings, EvaluationSettings, ReplaySettings
 from mcurl.config.tasks import Method, flatten, methods, read_experiments, read_toml
 from mcurl.errors import UserError, suggest
+from mcurl.run.names import append_changes, changed_settings, run_name
 
 # The registries are imported inside functions, because the packages of agents and objectives import config.fields.
 if TYPE_CHECKING:
@@ -76,10 +77,22 @@ class TrainSettings:
         return Parts.of(self.task, self.method, self.agent)
 
     @property
+    def name(self) -> str:
+        """Default name of the run: the method's, followed by the settings that differ from the defaults."""
+        return append_changes(run_name(self.to_json()), self.changed)
+
+    @property
     def label(self) -> str:
-        """Name in tables and plots: the method's, after the agent's where that is the user's own."""
+        """Default name in tables and plots: the method's, after the agent's where that is the user's own."""
         parts = self.parts
-        return f"{parts.agent.label}, {parts.method.label}" if ":" in self.agent else parts.method.label
+        method = f"{parts.agent.label}, {parts.method.label}" if ":" in self.agent else parts.method.label
+        return ", ".join([method, *(f"{key}={str(value).lower()}" for key, value in self.changed.items())])
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The settings that change what is learned, and differ from the defaults of the task, method and agent."""
+        defaults = resolve(self.task, self.method, agent=self.agent, seed=self.seed)
+        return changed_settings(self.to_json(), defaults.to_json())
 
     @property
     def sections(self) -> dict[str, Any]:

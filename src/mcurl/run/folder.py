@@ -1,8 +1,8 @@
 """The run folder: settings, logs and checkpoints of a run. A run is never overwritten or deleted.
 
-<out>/<suite>-<task>/<method>-seed<k>/
+<out>/<suite>-<task>/<name>-seed<k>/      the name: the method and changed settings, or --name
     settings.json       all resolved settings
-    run.json            versions, commit, machine, command line; one more entry for each resume
+    run.json            name, label, versions, commit, machine, command line; one more entry for each resume
     metrics.jsonl       one JSON object per line, without times: the same seed gives the same file
     evaluations.csv     env_steps,episode,return
     speed.jsonl         wall-clock times
@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from mcurl.errors import UserError, suggest
 from mcurl.run.checkpoint import load_tree, recover, save_tree, write_atomically, write_file
-from mcurl.run.names import run_name
+from mcurl.run.names import check_name, run_name
 from mcurl.run.provenance import run_metadata
 
 FORMAT = "mcurl-run"
@@ -90,26 +90,27 @@ class Run:
         self._created: list[Path] = []
 
     @classmethod
-    def create(cls, out: Path, settings: Mapping[str, Any], *, label: str = "") -> Self:
+    def create(cls, out: Path, settings: Mapping[str, Any], *, name: str | None = None, label: str = "") -> Self:
         """Create the folder of a new run, and lock it for training.
 
         Args:
             out: folder of all runs; it is created if it does not exist.
-            settings: all settings as JSON values. The name of the folder contains ``task``, ``method``, ``agent`` and
-                ``seed``.
-            label: name in tables and plots.
+            settings: all settings as JSON values. The path of the folder contains ``task`` and ``seed``.
+            name: name of the run in its folder and in results; None: the names of the method and of a user's agent.
+            label: name in tables and plots; empty: ``name``.
 
         Raises:
-            UserError: the folder exists, or cannot be created.
+            UserError: the folder exists, or cannot be created, or the name does not fit into its path.
         """
-        folder = run_folder(out, settings)
+        folder = run_folder(out, settings, name)
+        name = name or run_name(settings)
         cls.refuse_existing(folder)
         created = [path for path in (folder, *folder.parents) if not path.exists()]
-        metadata = _json({"format": FORMAT, "label": label, **run_metadata(), "resumed": []})
+        metadata = _json({"format": FORMAT, "name": name, "label": label or name, **run_metadata(), "resumed": []})
         try:
             folder.mkdir(parents=True)
-            for name in ("checkpoints", "replay"):
-                (folder / name).mkdir()
+            for subfolder in ("checkpoints", "replay"):
+                (folder / subfolder).mkdir()
             (folder / "metrics.jsonl").touch()
             (folder / "evaluations.csv").write_text("env_steps,episode,return\n")
             write_file(folder / "settings.json", _json(settings))
@@ -148,8 +149,9 @@ class Run:
         if not folder.exists():
             return
         if _is_run(folder) and Run(folder).checkpoints():
-            raise UserError(f"{folder} exists already: use `mcurl resume {folder}`, or another --seed or --out")
-        raise UserError(f"{folder} exists already, without a checkpoint: move it away, or use another --seed or --out")
+            raise UserError(f"{folder} exists already: use `mcurl resume {folder}`, or another --seed, --name or --out")
+        message = "without a checkpoint: move it away, or use another --seed, --name or --out"
+        raise UserError(f"{folder} exists already, {message}")
 
     def __enter__(self) -> Self:
         return self
@@ -170,6 +172,11 @@ class Run:
         if missing := {"task", "method", "seed", "env_steps"} - settings.keys():
             raise UserError(f"{self.folder / 'settings.json'} is damaged: {min(missing)} is missing")
         return settings
+
+    @property
+    def name(self) -> str:
+        """The name of the run, which its folder, results and plots contain."""
+        return str(self.metadata.get("name") or run_name(self.settings))
 
     @property
     def env_steps(self) -> int:
@@ -302,7 +309,7 @@ class Run:
         if not checkpoints:
             raise UserError(
                 f"{self.folder} has no checkpoint yet: wait for the first one or, if the run was stopped before it, "
-                "start a new run with another --seed or --out"
+                "start a new run with another --seed, --name or --out"
             )
         return checkpoints[-1]
 
@@ -369,14 +376,16 @@ class Run:
         self._lock.flush()
 
 
-def run_folder(out: Path, settings: Mapping[str, Any]) -> Path:
-    """Path of a run's folder: ``<out>/<suite>-<task>/<method>-seed<k>``, with only the characters of file names.
+def run_folder(out: Path, settings: Mapping[str, Any], name: str | None = None) -> Path:
+    """Path of a run's folder: ``<out>/<suite>-<task>/<name>-seed<k>``, with only the characters of file names.
+
+    Raises UserError if the name does not fit into a path. None: the names of the method and of a user's agent.
 
     >>> str(run_folder(Path("runs"), {"task": "dmc/cartpole-swingup", "method": "mcurl", "seed": 1}))
     'runs/dmc-cartpole-swingup/mcurl-seed1'
     """
     task = re.sub(r"[^\w.-]+", "-", settings["task"])
-    return out / task / f"{run_name(settings)}-seed{settings['seed']}"
+    return out / task / f"{check_name(name) if name is not None else run_name(settings)}-seed{settings['seed']}"
 
 
 def _is_run(path: Path) -> bool:
