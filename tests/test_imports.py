@@ -62,7 +62,7 @@ RULES: dict[str, set[str]] = {
         *("agents.base", "batches", "build", "config", "envs", "evaluate", "replay", "run.folder", "run.logger"),
         *("runtime.cuda_graphs", "runtime.device", "runtime.seeding", "runtime.signals"),
     },
-    "report": {"config.tasks", "published", "run.names"},
+    "report": {"config", "config.tasks", "published", "run.names"},
     "bench": {
         *("agents.base", "agents.rainbow", "agents.sac", "batches", "build", "config", "evaluate", "native"),
         *("networks.encoders", "objectives.masked", "replay", "run.checkpoint", "run.provenance"),

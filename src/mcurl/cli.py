@@ -27,7 +27,8 @@ examples:
   mcurl train dmc/walker-walk --set mcurl.mask_rate=0.5 sac.batch_size=512
   mcurl resume runs/dmc-cartpole-swingup/mcurl-seed1    continue a stopped run
   mcurl evaluate runs/dmc-cartpole-swingup/mcurl-seed1 --episodes 100
-  mcurl report runs --plot plots                        save scores in results/, plots in plots/
+  mcurl report runs --plot plots                        print scores, plot learning curves in plots/
+  mcurl collect runs                                    keep the scores in scores/
   mcurl bench update --plain                            time an update and its textbook version
   mcurl settings dmc/cartpole-swingup                   list all settings with values and descriptions
 """
@@ -129,12 +130,15 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     _add_evaluate(add(commands.evaluate, "evaluate the policy of a run's latest checkpoint", unchanged))
     preset = "The output is a preset: save it, edit it, and use it with --preset."
     _add_settings(add(commands.settings, "print all settings of a run as TOML", preset))
-    files = "The files are results/<benchmark>/<method>/<task>.csv. A run replaces an earlier run with the same seed."
-    _add_report(add(commands.report, "add the scores of runs to the results, and plot learning curves", files))
+    kept = "The files are scores/<benchmark>/<name>/<task>.csv. A score is replaced only with --replace."
+    _add_collect(add(commands.collect, "add the scores of runs to a folder of scores", kept))
+    files = "Nothing is changed but the plots."
+    _add_report(add(commands.report, "print scores, and plot learning curves", files))
     budget = (
-        "Prints a Markdown table of the scores at the benchmark's budget (dmc: 100k env steps; atari100k: 400k frames)."
+        "Prints a Markdown table of the scores at the benchmark's budgets (dmc: 100k and 500k env steps; atari100k: "
+        "400k frames)."
     )
-    _add_table(add(commands.table, "compare the results with published scores", budget))
+    _add_table(add(commands.table, "compare scores with published ones", budget))
     idle = "Use an idle machine."
     _add_bench(add(commands.bench, "time the parts of a run", idle))
     lists = "a suite (dmc, atari, toy, gym) or a list of tasks from the paper (dmc16, atari26, ...)"
@@ -194,24 +198,32 @@ def _add_overrides(parser: _Parser, text: str) -> None:
     )
 
 
+def _add_collect(collect: _Parser) -> None:
+    paths = "run folders, or folders that contain them"
+    collect.add_argument("paths", nargs="+", type=Path, metavar="RUNS", help=paths)
+    results = "folder of the scores; default scores"
+    collect.add_argument("--results", type=Path, default=Path("scores"), metavar="DIR", help=results)
+    replace = "replace the scores of other runs with the same name and seed, and say which"
+    collect.add_argument("--replace", action="store_true", help=replace)
+    name = "name of the runs in the scores, instead of their own, such as mcurl-conv"
+    collect.add_argument("--name", type=_name, metavar="NAME", help=name)
+    label = "name of the runs in tables and plots; default --name or their own"
+    collect.add_argument("--label", metavar="TEXT", help=label)
+    note = "what a reader must know of the runs, such as: seed chosen for its start"
+    collect.add_argument("--note", default="", metavar="TEXT", help=note)
+
+
 def _add_report(report: _Parser) -> None:
-    paths = "run folders, or folders that contain them; without any, --plot plots all results"
-    report.add_argument("paths", nargs="*", type=Path, metavar="RUNS", help=paths)
-    _add_results(report)
+    paths = "folders of scores, run folders, or folders that contain run folders"
+    report.add_argument("paths", nargs="+", type=Path, metavar="PATHS", help=paths)
     plots = "plot the learning curves and published scores of each task as DIR/<benchmark>-<task>.png"
     report.add_argument("--plot", type=Path, metavar="DIR", help=plots)
-    label = "name of the runs in the results, instead of their method's, such as mcurl-conv"
-    report.add_argument("--label", type=_name, metavar="NAME", help=label)
 
 
 def _add_table(table: _Parser) -> None:
     table.add_argument("benchmark", metavar="BENCHMARK", help="dmc or atari100k")
-    _add_results(table)
-
-
-def _add_results(parser: _Parser) -> None:
-    text = "folder of the results; default results"
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help=text)
+    results = "folder of scores; default those that come with the package"
+    table.add_argument("--results", type=Path, metavar="DIR", help=results)
 
 
 def _add_bench(bench: _Parser) -> None:

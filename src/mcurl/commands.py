@@ -166,28 +166,37 @@ def settings(options: argparse.Namespace) -> int:
     return 0
 
 
-def report(options: argparse.Namespace) -> int:
-    """Add the scores of run folders to the results, and plot learning curves."""
-    from mcurl.report import collect, curves
+def collect(options: argparse.Namespace) -> int:
+    """Add the scores of run folders to a store."""
+    from mcurl.report.scores import read_runs
+    from mcurl.report.store import add
 
-    if not options.paths and not options.plot:
-        raise UserError("report: pass run folders to add to the results, or --plot DIR to plot the existing results")
-    runs = collect.read_runs(options.paths, options.label)
-    for path in dict.fromkeys(collect.save(runs, options.results)):
-        print(path)
-    tasks = dict.fromkeys((curve.benchmark, curve.name) for curve in runs) or collect.tasks(options.results)
-    for benchmark, name in tasks if options.plot else ():
-        target = options.plot / f"{benchmark}-{name}.png"
-        curves.plot(options.results, benchmark, name, target)
+    runs = read_runs(options.paths, options.name, options.label, options.note)
+    for change in add(options.results, runs, options.replace):
+        print(change)
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Print the scores of stores and run folders, and plot learning curves. Only files are read."""
+    from mcurl.report import curves, table
+    from mcurl.report.store import file_name, read
+
+    runs = read(options.paths)
+    print(table.overview(runs))
+    for benchmark, task in dict.fromkeys((run.benchmark, run.task) for run in runs) if options.plot else ():
+        target = options.plot / f"{benchmark}-{file_name(task)}.png"
+        curves.plot(runs, benchmark, task, target)
         print(target)
     return 0
 
 
 def table(options: argparse.Namespace) -> int:
     """Print a table of scores and published scores."""
+    from mcurl.report.store import load, shipped_results
     from mcurl.report.table import markdown
 
-    print(markdown(options.results, options.benchmark))
+    print(markdown(load(options.results or shipped_results()), options.benchmark))
     return 0
 
 

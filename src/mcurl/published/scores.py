@@ -1,4 +1,4 @@
-"""Published scores at the budget of a benchmark, by source and task."""
+"""Published scores at the budgets of a benchmark, by source and task."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from mcurl.published import FOLDER, atari_random_and_human, table1
 
 BUDGET = {"atari100k": 400_000, "dmc": 100_000}
 """Benchmark -> env steps at which methods are compared. On Atari these are frames, 4 per agent step."""
+BUDGETS = {"atari100k": (400_000,), "dmc": (100_000, 500_000)}
+"""Benchmark -> all env steps at which methods are compared; the first is :data:`BUDGET`."""
 CURL_SEEDS = 10
 """Number of seeds of the scores in the CURL paper."""
 
@@ -52,9 +54,16 @@ class Source:
         return self.scores.get(task.replace("-", "_"))
 
 
-def sources(benchmark: str) -> list[Source]:
-    """The sources of a benchmark; empty if there are none."""
-    return {"atari100k": _atari, "dmc": _dmc}.get(benchmark, list)()
+def sources(benchmark: str, env_steps: int | None = None) -> list[Source]:
+    """The sources of a benchmark; empty if there are none.
+
+    Args:
+        benchmark: ``"dmc"`` or ``"atari100k"``.
+        env_steps: one of the benchmark's budgets; None: :data:`BUDGET`.
+    """
+    if benchmark == "atari100k":
+        return _atari()
+    return _dmc(env_steps or BUDGET["dmc"]) if benchmark == "dmc" else []
 
 
 def _atari() -> list[Source]:
@@ -74,7 +83,7 @@ def _atari() -> list[Source]:
 
     return [
         paper("M-CURL", "mcurl", "m_curl"),
-        paper("CURL", "curl", "curl"),
+        paper("CURL (maxima over evaluations)", "curl", "curl"),
         paper("Efficient Rainbow", "rl-only", "efficient_rainbow"),
         final("CURL", "curl", "CURL_rliable100"),
         final("Efficient Rainbow", "rl-only", "DER_rliable100"),
@@ -82,14 +91,18 @@ def _atari() -> list[Source]:
     ]
 
 
-def _dmc() -> list[Source]:
+def _dmc(env_steps: int) -> list[Source]:
     """CURL and SAC from pixels."""
+
+    def used(row: dict[str, str]) -> bool:
+        return row["env_steps"] == str(env_steps) and row["input"] == "pixels"
+
     tables = [
         row
         for row in _rows("dmc_published_tables.csv")
-        if _at_100k(row) and row["method"] == "CURL" and "CURL paper" in row["source"]
+        if used(row) and row["method"] == "CURL" and "CURL paper" in row["source"]
     ]
-    reruns = [row for row in _rows("dmc_published_at_100k_500k.csv") if _at_100k(row)]
+    reruns = [row for row in _rows("dmc_published_at_100k_500k.csv") if used(row)]
 
     def rerun(name: str, method: str, column: str) -> Source:
         rows = [row for row in reruns if row["method"] == column]
@@ -108,10 +121,6 @@ def _dmc() -> list[Source]:
         rerun("CURL, later rerun", "curl", "curl"),
         rerun("SAC, rerun", "rl-only-nocrop", "sac"),
     ]
-
-
-def _at_100k(row: dict[str, str]) -> bool:
-    return row["env_steps"] == str(BUDGET["dmc"]) and row["input"] == "pixels"
 
 
 def _rows(name: str) -> list[dict[str, str]]:

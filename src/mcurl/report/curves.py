@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
+from statistics import fmean
+from textwrap import wrap
 from typing import Any
 
-from mcurl.config.tasks import methods as methods_by_name
 from mcurl.errors import UserError
-from mcurl.published.scores import BUDGET, seeds, sources
-from mcurl.report.collect import load, method_label
+from mcurl.published.scores import BUDGETS, seeds, sources
+from mcurl.report.scores import RunScores, cells, notes
 
 COLOURS = {
     "mcurl": "#c8102e",
@@ -25,21 +26,23 @@ OTHER_COLOURS = ("#7a4fa3", "#b5651d", "#d16ba5", "#4d4d80")
 MARKERS = "Dosv"
 
 
-def plot(results: Path, benchmark: str, name: str, target: Path) -> None:
+def plot(runs: Iterable[RunScores], benchmark: str, task: str, target: Path) -> None:
     """Plot the learning curves of one task. The axis of returns starts at 0 unless a return is negative.
 
+    Unfinished runs are dotted, and not in a mean with finished ones. What must be known of single runs stands below.
+
     Args:
-        results: folder of the results.
-        benchmark: a folder of ``results``, such as ``"dmc"``.
-        name: the task without its suite.
+        runs: see :func:`mcurl.report.store.read`; those of other tasks are left out.
+        benchmark: the suite, or ``"atari100k"``.
+        task: the task without its suite.
         target: path of the figure, a png, svg or pdf file.
 
     Raises:
-        UserError: there are no results of the task, or matplotlib is not installed.
+        UserError: there are no runs of the task, or matplotlib is not installed.
     """
-    curves = load(results, benchmark, name)
-    if not curves:
-        raise UserError(f"{results} has no results of {benchmark}/{name}")
+    groups = {name: group for (*place, name), group in cells(runs).items() if place == [benchmark, task]}
+    if not groups:
+        raise UserError(f"there are no results of {benchmark}/{task}")
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -47,44 +50,57 @@ def plot(results: Path, benchmark: str, name: str, target: Path) -> None:
     figure = Figure(figsize=(8.4, 4.0), dpi=150, layout="constrained")
     axes = figure.subplots()
     others = cycle(OTHER_COLOURS)
-    for method in sort_methods(curves):
-        label = method_label(results, benchmark, method, name)
-        _plot_method(axes, label, curves[method], COLOURS.get(method) or next(others))
-    _plot_published(axes, benchmark, name)
-    axes.set_title(f"{benchmark}/{name}")
+    texts = []
+    for name, group in groups.items():
+        _plot_runs(axes, group, COLOURS.get(name) or next(others))
+        texts += [f"{group[0].label}: {text}" for text in notes(group)]
+    _plot_published(axes, benchmark, task, max(run.env_steps for group in groups.values() for run in group))
+    axes.set_title(f"{benchmark}/{task}")
     axes.set_xlabel("env steps (action repeat included)")
     axes.set_ylabel("evaluation return, mean of the episodes")
-    if min(value for seeds in curves.values() for points in seeds.values() for value in points.values()) >= 0:
+    if min(value for group in groups.values() for run in group for value in run.points.values()) >= 0:
         axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:.0f}k" if value else "0")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, fontsize=8, loc="outside right upper")
+    if texts:
+        lines = [line for text in texts for line in wrap(text, 120, subsequent_indent="    ")]
+        figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target)
 
 
-def sort_methods(methods: Iterable[str]) -> list[str]:
-    """Sort names of methods: built-in methods first, in the order of ``methods.toml``, then others by name."""
-    names = list(methods_by_name())
-    return sorted(methods, key=lambda method: (names.index(method) if method in names else len(names), method))
+def _plot_runs(axes: Any, runs: Sequence[RunScores], colour: str) -> None:
+    complete = [run for run in runs if run.finished] or list(runs)
+    shared = sorted(set.intersection(*(set(run.points) for run in complete)))
+    mean = [fmean(run.points[step] for run in complete) for step in shared]
+    for run in runs:
+        if len(runs) > 1:
+            line = "-" if run.finished else ":"
+            axes.plot(list(run.points), list(run.points.values()), line, color=colour, linewidth=0.8, alpha=0.4)
+    marker = "o" if len(shared) == 1 else ""
+    line = "-" if complete[0].finished else ":"
+    label = f"{runs[0].label} ({seeds(len(complete))}{'' if complete[0].finished else ', unfinished'})"
+    axes.plot(shared, mean, line, marker=marker, color=colour, linewidth=2, label=label)
 
 
-def _plot_method(axes: Any, label: str, curves: dict[int, dict[int, float]], colour: str) -> None:
-    shared = sorted(set.intersection(*(set(points) for points in curves.values())))
-    mean = [sum(points[step] for points in curves.values()) / len(curves) for step in shared]
-    if len(curves) > 1:
-        for points in curves.values():
-            axes.plot(list(points), list(points.values()), color=colour, linewidth=0.8, alpha=0.35)
-    axes.plot(shared, mean, color=colour, linewidth=2, label=f"{label} ({seeds(len(curves))})")
+def _plot_published(axes: Any, benchmark: str, task: str, last: int) -> None:
+    """Plot a marker for each published score at the budgets up to the last evaluation, or at the first budget.
+
+    A marker is to the right of its budget, with its standard deviation if known.
+    """
+    budgets = BUDGETS.get(benchmark, ())
+    for budget in [steps for steps in budgets if steps <= last] or budgets[:1]:
+        _plot_markers(axes, benchmark, task, budget, "" if budget == budgets[0] else f", at {budget // 1000}k")
 
 
-def _plot_published(axes: Any, benchmark: str, name: str) -> None:
-    """Plot a marker for each published score, to the right of the budget, with its standard deviation if known."""
-    scores = [(source, score) for source in sources(benchmark) if source.method and (score := source.score(name))]
+def _plot_markers(axes: Any, benchmark: str, task: str, budget: int, suffix: str) -> None:
+    published = sources(benchmark, budget)
+    scores = [(source, score) for source in published if source.method and (score := source.score(task))]
     for i, (source, score) in enumerate(scores):
         assert source.method is not None
-        steps = BUDGET[benchmark] * (1.015 + 0.015 * i)
-        label = source.name if score.seeds is None else f"{source.name} ({seeds(score.seeds)})"
+        steps = budget * (1.015 + 0.015 * i)
+        label = source.name + suffix + ("" if score.seeds is None else f" ({seeds(score.seeds)})")
         fmt = MARKERS[[other.method for other, _ in scores[:i]].count(source.method) % len(MARKERS)]
         axes.errorbar(
             [steps],

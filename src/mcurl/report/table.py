@@ -1,71 +1,108 @@
-"""A Markdown table that compares scores at a benchmark's budget with published ones."""
+"""A Markdown table that compares scores at a benchmark's budgets with published ones."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 
 from mcurl.errors import UserError, suggest
 from mcurl.published import atari_random_and_human, human_normalised
-from mcurl.published.scores import BUDGET, Score, seeds, sources
-from mcurl.report.collect import load, method_label, tasks
-from mcurl.report.curves import sort_methods
+from mcurl.published.scores import BUDGETS, Score, Source, seeds, sources
+from mcurl.report.scores import RunScores, cells, notes, sort_names
 
 
-def markdown(results: Path, benchmark: str) -> str:
-    """Make the table, with one row for each task with a run that reached the benchmark's budget.
+def markdown(runs: Iterable[RunScores], benchmark: str) -> str:
+    """Make the table, with one row for each task with a run that reached a budget of the benchmark.
 
-    A run that continued beyond the budget counts with its score at the budget.
+    Columns are own and published scores at each budget that a run has reached. A run that continued beyond a budget
+    counts with its score at the budget: that of the first evaluation at or after it, within one agent step. Below the
+    table stands what must be known of single scores.
 
     Args:
-        results: folder of the results.
+        runs: see :func:`mcurl.report.store.read`.
         benchmark: ``"dmc"`` or ``"atari100k"``.
 
     Raises:
-        UserError: there are no published scores of the benchmark, or no run has reached its budget.
+        UserError: there are no published scores of the benchmark, or no run has reached its first budget.
     """
-    if benchmark not in BUDGET:
-        raise UserError(f"there are no published scores of {benchmark!r}: {suggest(benchmark, BUDGET)}")
-    names = [name for other, name in tasks(results) if other == benchmark]
-    if not names:
-        raise UserError(f"{results} has no results of {benchmark}")
-    own_scores = {name: scores for name in names if (scores := scores_at(BUDGET[benchmark], results, benchmark, name))}
-    if not own_scores:
-        raise UserError(f"no run of {benchmark} in {results} has reached {BUDGET[benchmark]:,} env steps yet")
-    methods = sort_methods({method for scores in own_scores.values() for method in scores})
-    published = sources(benchmark)
-    task_of = {method: task for task, scores in own_scores.items() for method in scores}
-    labels = [method_label(results, benchmark, method, task_of[method]) for method in methods]
-    lines = [["task", *(f"{label}, this package" for label in labels), *(source.name for source in published)]]
-    for task, scores in own_scores.items():
-        lines.append(
-            [
-                task,
-                *(_cell(task, benchmark, scores.get(method)) for method in methods),
-                *(str(source.score(task) or "") for source in published),
-            ]
-        )
-    rule = ["---", *["---:"] * (len(lines[0]) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
+    if benchmark not in BUDGETS:
+        raise UserError(f"there are no published scores of {benchmark!r}: {suggest(benchmark, BUDGETS)}")
+    groups = {(task, name): group for (other, task, name), group in cells(runs).items() if other == benchmark}
+    if not groups:
+        raise UserError(f"there are no results of {benchmark}")
+    columns = [column for budget in BUDGETS[benchmark] for column in _columns(groups, benchmark, budget)]
+    tasks = list(dict.fromkeys(task for column in columns for task in column.own))
+    if not tasks:
+        raise UserError(f"no run of {benchmark} has reached {BUDGETS[benchmark][0]:,} env steps yet")
+    footnotes: dict[str, int] = {}
+    rows = [["task", *(column.heading for column in columns)], ["---", *["---:"] * len(columns)]]
+    rows += [[task, *(column.cell(task, footnotes) for column in columns)] for task in tasks]
+    return "\n\n".join([_rows_as_markdown(rows), *(f"[{number}] {text}" for text, number in footnotes.items())])
 
 
-def scores_at(env_steps: int, results: Path, benchmark: str, name: str) -> dict[str, list[float]]:
-    """Method -> scores of the seeds that were evaluated at ``env_steps``. Methods without scores are omitted."""
-    scores = {
-        method: [points[env_steps] for points in seeds.values() if env_steps in points]
-        for method, seeds in load(results, benchmark, name).items()
-    }
-    return {method: values for method, values in scores.items() if values}
+class _Column:
+    """Own scores of one name, or those of one source, at one budget."""
+
+    def __init__(self, heading: str, benchmark: str, budget: int) -> None:
+        self.heading, self.benchmark, self.budget = heading, benchmark, budget
+        self.own: dict[str, Sequence[RunScores]] = {}
+        """Task -> runs with a score; empty for a source."""
+        self.source: Source | None = None
+
+    def cell(self, task: str, footnotes: dict[str, int]) -> str:
+        """Mean and standard deviation over seeds, number of seeds, on Atari the human-normalised mean, footnotes."""
+        if self.source is not None:
+            return str(self.source.score(task) or "")
+        if not (runs := self.own.get(task)):
+            return ""
+        values = [run.points[step] for run in runs if (step := run.evaluation_at(self.budget)) is not None]
+        score = Score(fmean(values), stdev(values) if len(values) > 1 else None)
+        normalised = self.benchmark == "atari100k" and task in atari_random_and_human()
+        suffix = f", {human_normalised(task, score.mean):.2f}" if normalised else ""
+        numbers = [footnotes.setdefault(f"{task}, {self.heading}: {text}", len(footnotes) + 1) for text in notes(runs)]
+        return f"{score} ({seeds(len(values))}{suffix})" + "".join(f" [{number}]" for number in numbers)
 
 
-def _cell(task: str, benchmark: str, scores: list[float] | None) -> str:
-    """Mean and standard deviation over seeds, number of seeds, and on Atari the human-normalised mean."""
-    if not scores:
-        return ""
-    score = Score(fmean(scores), stdev(scores) if len(scores) > 1 else None)
-    normalised = (
-        f", {human_normalised(task, score.mean):.2f}"
-        if benchmark == "atari100k" and task in atari_random_and_human()
-        else ""
-    )
-    return f"{score} ({seeds(len(scores))}{normalised})"
+def _columns(groups: dict[tuple[str, str], list[RunScores]], benchmark: str, budget: int) -> list[_Column]:
+    """The columns of one budget; empty if no run has reached it."""
+    at = f", at {budget // 1000}k" if len(BUDGETS[benchmark]) > 1 else ""
+    own: dict[str, _Column] = {}
+    for name in sort_names({name for _, name in groups}):
+        for (task, other), group in groups.items():
+            runs = [run for run in group if run.score(budget) is not None]
+            if other == name and runs:
+                heading = f"{runs[0].label}, this package{at}"
+                own.setdefault(name, _Column(heading, benchmark, budget)).own[task] = runs
+    if not own:
+        return []
+    published = []
+    for source in sources(benchmark, budget):
+        column = _Column(f"{source.name}{at}", benchmark, budget)
+        column.source = source
+        published.append(column)
+    return [*own.values(), *published]
+
+
+def overview(runs: Iterable[RunScores]) -> str:
+    """A Markdown table of the last score of each cell, with what must be known of it.
+
+    The score is the mean over the seeds at the last evaluation that they share; an unfinished run does not count beside
+    finished ones.
+    """
+    rows = [
+        ["benchmark", "task", "name", "seeds", "env steps", "score", "to know"],
+        ["---"] * 3 + ["---:"] * 3 + ["---"],
+    ]
+    for (benchmark, task, name), group in cells(runs).items():
+        counted = [run for run in group if run.finished] or group
+        shared = set.intersection(*(set(run.points) for run in counted))
+        values = [run.points[max(shared)] for run in counted] if shared else []
+        score = Score(fmean(values), stdev(values) if len(values) > 1 else None) if values else ""
+        numbers = ", ".join(str(run.seed) for run in group)
+        steps = f"{max(shared):,}" if shared else ""
+        rows.append([benchmark, task, name, numbers, steps, str(score), "; ".join(notes(group))])
+    return _rows_as_markdown(rows)
+
+
+def _rows_as_markdown(rows: Iterable[Iterable[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows)

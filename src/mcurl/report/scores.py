@@ -1,0 +1,380 @@
+"""Scores of runs: their evaluations, and what must be known of them to compare them.
+
+A *cell* is one place in a table: the runs of one benchmark, task and name, which differ in their seeds alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mcurl.config.tasks import flatten, methods
+from mcurl.errors import UserError
+from mcurl.published.scores import BUDGET
+from mcurl.run.names import append_changes, run_name
+
+SIMULATORS = {"dmc": ("mujoco", "dm_control"), "atari": ("ale-py",)}
+"""Suite -> packages whose versions decide what its environments do; other suites: gymnasium."""
+_KEPT_METADATA = ("commit", "dirty", "mcurl", "torch", "python", "packages", "cpu", "gpu", "cores", "compute")
+_SAME_LEARNING = (
+    *("task", "seed", "evaluation", "checkpoint"),
+    *("compute.device", "compute.threads", "compute.overlap", "compute.graphs", "compute.native"),
+)
+"""Settings and sections in which the runs of a cell may differ: they do not change what is learned."""
+_WITHOUT_HORIZON = ("sac",)
+"""Agents whose schedules do not depend on the budget: runs with different budgets agree until the smaller one."""
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """The evaluations of one run."""
+
+    benchmark: str
+    """The suite, or ``atari100k`` for Atari with a budget of 400k frames."""
+    task: str
+    """The task without its suite."""
+    name: str
+    """Name of the run: its method and changed settings, or a name that the user chose."""
+    label: str
+    """The name in tables and plots."""
+    seed: int
+    episodes: dict[int, list[float]]
+    """Env steps -> returns of the episodes of an evaluation; the mean alone for the env steps in ``averaged``."""
+    budget: int
+    """Simulator steps that the run was to have, action repeat included."""
+    averaged: dict[int, int] = field(default_factory=dict)
+    """Env steps -> number of episodes, for evaluations of which only the mean is known (files of older versions)."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Settings, commit, versions, machine, note, hours per 100k env steps; values that are unknown may be missing."""
+    recording: Path | None = field(default=None, compare=False)
+    """File with the recorded episodes of the final evaluation, to play them again; None if there is none."""
+    source: Path = field(default=Path(), compare=False)
+    """The run folder or CSV file that the scores were read from."""
+
+    @property
+    def cell(self) -> tuple[str, str, str]:
+        """Benchmark, task and name."""
+        return self.benchmark, self.task, self.name
+
+    @cached_property
+    def points(self) -> dict[int, float]:
+        """The learning curve: env steps -> mean return, in ascending order."""
+        return {step: fmean(values) for step, values in sorted(self.episodes.items())}
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps of the last evaluation."""
+        return max(self.episodes)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was evaluated at the end of its budget."""
+        return self.env_steps >= self.budget
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All settings, as JSON values; empty if they are unknown."""
+        return dict(self.provenance.get("settings") or {})
+
+    @property
+    def method(self) -> str:
+        """The method, such as ``"mcurl"``; the name if the settings are unknown."""
+        return str(self.settings.get("method", self.name))
+
+    @property
+    def action_repeat(self) -> int:
+        """Env steps of one agent step; 1 if the settings are unknown."""
+        env = self.settings.get("env", {})
+        return int(env.get("action_repeat") or env.get("frame_skip") or 1)
+
+    @property
+    def note(self) -> str:
+        """What must be known of the run, such as that its seed was chosen; empty if nothing."""
+        return str(self.provenance.get("note") or "")
+
+    @property
+    def simulator(self) -> str:
+        """The versions of what simulates the task, such as ``"ale-py 0.12.1"``; ``"unknown"`` in older results."""
+        packages = self.provenance.get("packages") or {}
+        suite = str(self.settings.get("task", self.benchmark)).partition("/")[0]
+        names = SIMULATORS.get(suite, ("gymnasium",))
+        return ", ".join(f"{name} {packages[name]}" for name in names if name in packages) or "unknown"
+
+    def number_of_episodes(self, env_steps: int) -> int:
+        """Number of episodes of the evaluation at ``env_steps``."""
+        return self.averaged.get(env_steps) or len(self.episodes[env_steps])
+
+    def evaluation_at(self, budget: int) -> int | None:
+        """Env steps of the first evaluation at or after a budget, within one agent step; None if there is none."""
+        return min((step for step in self.episodes if budget <= step < budget + self.action_repeat), default=None)
+
+    def score(self, budget: int) -> float | None:
+        """The mean return of the evaluation that :meth:`evaluation_at` finds; None if there is none."""
+        env_steps = self.evaluation_at(budget)
+        return None if env_steps is None else self.points[env_steps]
+
+    def __str__(self) -> str:
+        return f"{self.benchmark}/{self.task}, {self.name}, seed {self.seed}"
+
+
+def read_run(folder: Path, name: str | None = None, label: str | None = None, note: str = "") -> RunScores:
+    """Read the scores of a run folder.
+
+    Args:
+        folder: a run folder.
+        name: replaces the name of the run; None: no change.
+        label: replaces its label; None: no change, or ``name`` where that is set.
+        note: what a reader must know of the run.
+
+    Raises:
+        UserError: the folder is not a run folder, is damaged, or has no evaluation yet.
+    """
+    episodes: dict[int, list[float]] = defaultdict(list)
+    try:
+        settings = json.loads((folder / "settings.json").read_text())
+        metadata = json.loads((folder / "run.json").read_text())
+        for row in csv.DictReader(_whole_lines(folder / "evaluations.csv")):
+            episodes[int(row["env_steps"])].append(float(row["return"]))
+        task, seed = str(settings["task"]), int(settings["seed"])
+        own_name = str(metadata.get("name") or run_name(settings))
+        budget = int(metadata.get("extended_to") or settings["env_steps"])
+        provenance = {key: metadata[key] for key in _KEPT_METADATA if key in metadata}
+        provenance |= {"started_at": metadata.get("started_at"), "settings": settings}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder} is not a run folder, or it is damaged: {type(error).__name__} {error}") from error
+    if not episodes:
+        raise UserError(f"{folder} has no evaluation yet")
+    provenance |= {"hours_per_100k_env_steps": hours_per_100k(folder)} | ({"note": note} if note else {})
+    return RunScores(
+        benchmark=benchmark_of(settings),
+        task=task.partition("/")[2],
+        name=name or own_name,
+        label=label or name or str(metadata.get("label") or own_name),
+        seed=seed,
+        episodes=dict(sorted(episodes.items())),
+        budget=budget,
+        provenance=provenance,
+        recording=max((folder / "episodes").glob("*.episodes"), default=None),
+        source=folder,
+    )
+
+
+def benchmark_of(settings: Mapping[str, Any]) -> str:
+    """The suite of a run, or ``atari100k`` for Atari with a budget of 400k frames."""
+    suite = str(settings["task"]).partition("/")[0]
+    return "atari100k" if suite == "atari" and settings.get("env_steps") == BUDGET["atari100k"] else suite
+
+
+def read_runs(
+    paths: Iterable[Path], name: str | None = None, label: str | None = None, note: str = ""
+) -> list[RunScores]:
+    """Read the scores of all run folders at or below some paths.
+
+    A run without evaluations is skipped, with a message on standard error.
+
+    Args:
+        paths: run folders, or folders that contain run folders.
+        name: see :func:`read_run`, as ``label`` and ``note``.
+
+    Raises:
+        UserError: there is no run folder, or no run has an evaluation.
+    """
+    runs, folders = [], find_runs(paths)
+    for folder in folders:
+        try:
+            runs.append(read_run(folder, name, label, note))
+        except UserError as error:
+            if len(folders) == 1:
+                raise
+            print(f"mcurl: skipped: {error}", file=sys.stderr)
+    if not runs:
+        raise UserError("none of these runs has results to report")
+    return runs
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """The run folders at or below some paths. Raises UserError if there is none at or below one of them."""
+    folders: dict[Path, None] = {}
+    for path in paths:
+        below = sorted(file.parent for file in path.glob("**/run.json"))
+        if not below:
+            raise UserError(f"there are no run folders in {path}")
+        folders |= dict.fromkeys(below)
+    return list(folders)
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The complete lines of a log, which may end in an incomplete one after a kill."""
+    return path.read_text().rpartition("\n")[0].splitlines()
+
+
+def hours_per_100k(folder: Path) -> float | None:
+    """Wall-clock hours per 100k env steps of a run, evaluations and checkpoints included.
+
+    Returns:
+        Hours; None before the first checkpoint.
+    """
+    path = folder / "speed.jsonl"
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):  # an incomplete line after a kill
+            lines.append(json.loads(line))
+    steps = sum(line["seconds"] * line["env_steps_per_second"] for line in lines)
+    return sum(line["seconds"] for line in lines) / steps * 100_000 / 3600 if steps else None
+
+
+# Comparisons
+
+
+def changed_between(first: RunScores, second: RunScores) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two runs learn differently: full name -> both values.
+
+    Settings that one of them lacks, because an older version made it, have their defaults. Nothing is compared if the
+    settings of one are unknown.
+    """
+    if not first.settings or not second.settings:
+        return {}
+    ours, theirs = dict(flatten(first.settings)), dict(flatten(second.settings))
+    if ours.keys() != theirs.keys():
+        ours, theirs = (dict(flatten(_with_defaults(run.settings))) for run in (first, second))
+    return {
+        key: (ours.get(key), theirs.get(key))
+        for key in dict.fromkeys([*ours, *theirs])
+        if ours.get(key) != theirs.get(key) and _changes_learning(key, first, second)
+    }
+
+
+def _changes_learning(key: str, first: RunScores, second: RunScores) -> bool:
+    if key == "env_steps":
+        return not {first.settings.get("agent"), second.settings.get("agent")} <= set(_WITHOUT_HORIZON)
+    return not {key, key.rpartition(".")[0]} & set(_SAME_LEARNING)
+
+
+def _with_defaults(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of an older version with the defaults of newer ones; unchanged if this version cannot read them."""
+    # The module of a user's class may be anyone's: its code must not run here.
+    if ":" in str(settings.get("method")) + str(settings.get("agent")):
+        return settings
+    from mcurl.config.resolve import TrainSettings
+
+    try:
+        return TrainSettings.from_json(settings).to_json()
+    except UserError:
+        return settings
+
+
+def same_run(first: RunScores, second: RunScores) -> bool:
+    """Whether two records are of one run: it started at one time, or its evaluations agree as far as both go."""
+    if (*first.cell, first.seed) != (*second.cell, second.seed) or changed_between(first, second):
+        return False
+    started = first.provenance.get("started_at"), second.provenance.get("started_at")
+    if all(started):
+        return started[0] == started[1]
+    short, long = sorted((first.points, second.points), key=len)
+    return all(step in long and abs(long[step] - value) <= 1e-9 * abs(value) for step, value in short.items())
+
+
+def merge(runs: Iterable[RunScores]) -> list[RunScores]:
+    """Make the runs comparable, for tables and plots: the runs of a cell differ in their seeds alone.
+
+    Runs of one name with different settings get names that say them. Of two records of one run the longer is kept. A
+    finished run is kept instead of an unfinished one of the same seed, with a message on standard error.
+
+    Raises:
+        UserError: two runs have the same seed and settings.
+    """
+    kept: list[RunScores] = []
+    for runs_of_cell in cells(runs).values():
+        kept += one_per_seed(_rename(runs_of_cell))
+    return kept
+
+
+def _rename(runs: Sequence[RunScores]) -> list[RunScores]:
+    """The runs of a cell; those with different settings with names and labels that say them."""
+    groups: list[list[RunScores]] = []
+    for run in runs:
+        group = next((group for group in groups if not changed_between(group[0], run)), None)
+        groups.append([run]) if group is None else group.append(run)
+    if len(groups) == 1:
+        return groups[0]
+    keys = dict.fromkeys(key for group in groups[1:] for key in changed_between(groups[0][0], group[0]))
+    renamed = []
+    for group in groups:
+        settings = dict(flatten(_with_defaults(group[0].settings)))
+        changes = {key.rpartition(".")[2]: settings[key] for key in keys if key in settings}
+        text = ", ".join(f"{key}={str(value).lower()}" for key, value in changes.items())
+        renamed += [replace(run, name=append_changes(run.name, changes), label=f"{run.label}, {text}") for run in group]
+    return renamed
+
+
+def one_per_seed(runs: Iterable[RunScores]) -> list[RunScores]:
+    """The runs of a cell, one for each seed: see :func:`merge`. Raises UserError if two runs have the same seed."""
+    kept: dict[tuple[str, int], RunScores] = {}
+    for run in runs:
+        key = run.name, run.seed
+        other = kept.get(key)
+        if other is None:
+            kept[key] = run
+        elif same_run(run, other):
+            kept[key] = max(run, other, key=lambda record: len(record.points))
+        elif run.finished == other.finished:
+            raise UserError(
+                f"two runs of {run}: {other.source} and {run.source}; pass one of them, or train with another --name"
+            )
+        else:
+            kept[key], dropped = (run, other) if run.finished else (other, run)
+            print(f"mcurl: skipped: {dropped.source} is unfinished; {kept[key].source} is not", file=sys.stderr)
+    return list(kept.values())
+
+
+def cells(runs: Iterable[RunScores]) -> dict[tuple[str, str, str], list[RunScores]]:
+    """Benchmark, task and name -> runs, sorted: built-in methods first, in the order of ``methods.toml``."""
+    grouped: dict[tuple[str, str, str], list[RunScores]] = defaultdict(list)
+    for run in runs:
+        grouped[run.cell].append(run)
+    order = sort_names({run.name for group in grouped.values() for run in group})
+    ranks = sorted(grouped, key=lambda cell: (*cell[:2], order.index(cell[2])))
+    return {cell: sorted(grouped[cell], key=lambda run: run.seed) for cell in ranks}
+
+
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Sort names of runs: built-in methods first, in the order of ``methods.toml``, each before its changed settings.
+
+    >>> sort_names(["other", "curl", "mcurl-mask_rate=0.3", "mcurl"])
+    ['mcurl', 'mcurl-mask_rate=0.3', 'curl', 'other']
+    """
+    order = list(methods())
+
+    def rank(name: str) -> tuple[int, str]:
+        method = re.split(r"-(?=[\w.]+=)", name)[0]
+        return order.index(method) if method in order else len(order), name
+
+    return sorted(names, key=rank)
+
+
+def notes(runs: Iterable[RunScores]) -> list[str]:
+    """What must be known of the runs of a cell: notes of single runs, unfinished ones, different simulators."""
+    runs = list(runs)
+    texts = [f"seed {run.seed}: {run.note}" for run in runs if run.note]
+    texts += [
+        f"seed {run.seed} is unfinished, at {run.env_steps:,} of {run.budget:,} env steps"
+        for run in runs
+        if not run.finished
+    ]
+    seeds: dict[str, list[str]] = defaultdict(list)
+    for run in runs:
+        seeds[run.simulator].append(str(run.seed))
+    if len(seeds) > 1:
+        versions = "; ".join(f"seed {', '.join(numbers)}: {version}" for version, numbers in seeds.items())
+        texts.append(f"made with different simulators ({versions})")
+    return texts

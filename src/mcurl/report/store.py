@@ -1,0 +1,315 @@
+"""The store of scores: ``<results>/<benchmark>/<name>/<task>.csv``, one row for each episode of each evaluation.
+
+Columns: ``seed,env_steps,episode,return,episodes``. ``episodes`` is the number of episodes that ``return`` is the mean
+of: 1, except for evaluations of older versions, of which only the mean is known; ``episode`` is empty for these.
+``<task>.json`` has the provenance of each seed, ``<task>-seed<k>.episodes`` the recorded episodes of its final
+evaluation. Files of older versions with the columns ``env_steps,return,seed,episodes`` (means only) are read, too.
+
+A score is never replaced unless the user asks for it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import mcurl
+from mcurl.config.tasks import methods
+from mcurl.errors import UserError
+from mcurl.published.scores import BUDGET
+from mcurl.report.scores import RunScores, cells, changed_between, merge, one_per_seed, read_runs, same_run
+
+COLUMNS = ("seed", "env_steps", "episode", "return", "episodes")
+MEAN_COLUMNS = ("env_steps", "return", "seed", "episodes")
+"""Columns of older versions: a row for each evaluation."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What adding a run did to a store."""
+
+    run: RunScores
+    action: Literal["added", "updated", "unchanged", "replaced", "skipped"]
+    path: Path
+    """The CSV file of its cell."""
+    reason: str = ""
+
+    @property
+    def written(self) -> bool:
+        """Whether the store changed."""
+        return self.action in ("added", "updated", "replaced")
+
+    def __str__(self) -> str:
+        reason = f": {self.reason}" if self.reason else ""
+        return f"{self.action} {self.path}, seed {self.run.seed}{reason}"
+
+
+def shipped_results() -> Path:
+    """The results that come with the package: those of the wheel, or of the checkout. Raises UserError without any."""
+    package = Path(mcurl.__file__).parent
+    for folder in (package / "results", package.parents[1] / "results"):
+        if folder.is_dir():
+            return folder
+    raise UserError("this installation has no results: pass --results DIR")
+
+
+def read(paths: Iterable[Path]) -> list[RunScores]:
+    """Read stores and run folders, for tables and plots. Nothing is changed.
+
+    Args:
+        paths: stores, run folders, or folders that contain run folders.
+
+    Raises:
+        UserError: a path has no scores, a file is damaged, or two runs have the same seed and settings.
+    """
+    runs: list[RunScores] = []
+    for path in paths:
+        runs += read_runs([path]) if any(path.glob("**/run.json")) else load(path)
+    return merge(runs)
+
+
+def load(results: Path) -> list[RunScores]:
+    """Read a store.
+
+    Returns:
+        The runs, sorted by benchmark, task, name and seed.
+
+    Raises:
+        UserError: there are no scores, or a file is damaged.
+    """
+    paths = sorted(path for path in results.glob("*/*/*.csv") if not path.name.startswith("."))
+    if not paths:
+        raise UserError(f"{results} has no results")
+    return [run for group in cells(run for path in paths for run in load_cell(path)).values() for run in group]
+
+
+def load_cell(path: Path) -> list[RunScores]:
+    """The runs in one CSV file of a store; none if there is no such file. Raises UserError if it is damaged."""
+    if not path.exists():
+        return []
+    episodes: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    averaged: dict[int, dict[int, int]] = defaultdict(dict)
+    for number, row in enumerate(_rows(path), 2):
+        try:
+            seed, env_steps, value, count = (convert(row[key]) for key, convert in _CONVERSIONS)
+            if count != 1 or not row.get("episode"):
+                averaged[seed][env_steps] = count
+            episodes[seed][env_steps].append(value)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is damaged in line {number}: {error}") from error
+    about = _read_provenance(path)
+    return [
+        _run(path, seed, dict(sorted(values.items())), averaged[seed], about.get(f"seed {seed}", {}))
+        for seed, values in sorted(episodes.items())
+    ]
+
+
+_CONVERSIONS: tuple[tuple[str, Any], ...] = (("seed", int), ("env_steps", int), ("return", float), ("episodes", int))
+
+
+def _run(
+    path: Path, seed: int, episodes: dict[int, list[float]], averaged: dict[int, int], provenance: dict[str, Any]
+) -> RunScores:
+    benchmark, name = path.parts[-3], path.parts[-2]
+    settings = provenance.get("settings") or {}
+    recording = path.with_name(f"{path.stem}-seed{seed}.episodes")
+    label = provenance.get("label") or (methods()[name].label if name in methods() else name)
+    return RunScores(
+        benchmark=benchmark,
+        task=str(settings.get("task", f"/{path.stem}")).partition("/")[2],
+        name=name,
+        label=str(label),
+        seed=seed,
+        episodes=episodes,
+        averaged=averaged,
+        budget=int(provenance.get("budget") or settings.get("env_steps") or BUDGET.get(benchmark) or max(episodes)),
+        provenance=provenance,
+        recording=recording if recording.exists() else None,
+        source=path,
+    )
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            columns = tuple(reader.fieldnames or ())
+            if columns not in (COLUMNS, MEAN_COLUMNS):
+                raise UserError(f"{path} has the columns {', '.join(columns)}, not {', '.join(COLUMNS)}")
+            return list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _read_provenance(path: Path) -> dict[str, dict[str, Any]]:
+    """``"seed <k>"`` -> provenance, from the JSON file beside a CSV file; empty if there is none."""
+    path = path.with_suffix(".json")
+    if not path.exists():
+        return {}
+    try:
+        seeds = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(seeds, dict) or not all(isinstance(about, dict) for about in seeds.values()):
+        raise UserError(f"{path} is damaged: it is not an object with an object for each seed")
+    return seeds
+
+
+def cell_path(results: Path, run: RunScores) -> Path:
+    """The CSV file of a run in a store."""
+    return results / run.benchmark / run.name / f"{file_name(run.task)}.csv"
+
+
+def file_name(task: str) -> str:
+    """A task with only the characters of file names.
+
+    >>> file_name("my_envs:Corridor-v0")
+    'my_envs-Corridor-v0'
+    """
+    return re.sub(r"[^\w.-]+", "-", task)
+
+
+# Changes
+
+
+def add(results: Path, runs: Iterable[RunScores], replace_seeds: bool = False) -> list[Change]:
+    """Add runs to a store. All runs are checked first: after an error, nothing has changed.
+
+    A run that went on since it was added is updated. An unfinished run is added if its seed is new, and replaces
+    nothing.
+
+    Args:
+        results: folder of the store; it is created if it does not exist.
+        runs: see :func:`mcurl.report.scores.read_runs`.
+        replace_seeds: replace another run of the same cell and seed.
+
+    Returns:
+        What became of each run.
+
+    Raises:
+        UserError: a run has other settings than the runs of its cell, the store has another run with its seed, or two
+            of the runs have the same seed.
+    """
+    changes: list[Change] = []
+    contents: dict[Path, list[RunScores]] = {}
+    for group in cells(runs).values():
+        path = cell_path(results, group[0])
+        stored = {run.seed: run for run in load_cell(path)}
+        for number, run in enumerate(group):
+            _check_settings(run, group[:number])
+        for run in one_per_seed(group):
+            change = _decide(run, path, stored, replace_seeds)
+            changes.append(change)
+            if change.written:
+                stored[run.seed] = change.run
+        if any(change.written for change in changes if change.path == path):
+            contents[path] = list(stored.values())
+    for path, kept in contents.items():
+        _write(path, kept)
+    return changes
+
+
+_ADVICE = "use --name for another place, or --replace"
+
+
+def _decide(run: RunScores, path: Path, stored: dict[int, RunScores], replace_seeds: bool) -> Change:
+    """What to do with a run, given the runs in its cell. Raises UserError as :func:`add`."""
+    old = stored.get(run.seed)
+    if old is not None and same_run(run, old):
+        return _update(run, old, path)
+    if old is not None and not run.finished:
+        reason = f"{run.source} is unfinished, at {run.env_steps:,} of {run.budget:,} env steps, and replaces nothing"
+        return Change(run, "skipped", path, reason)
+    _check_settings(run, [other for other in stored.values() if other.seed != run.seed])
+    if old is None:
+        unfinished = "" if run.finished else f"unfinished, at {run.env_steps:,} of {run.budget:,} env steps"
+        return Change(run, "added", path, unfinished or _describe(run))
+    if not replace_seeds:
+        raise UserError(
+            f"{path} has seed {run.seed} already, from another run ({_describe(old)}); {run.source} has "
+            f"{_describe(run)}: {_ADVICE}"
+        )
+    return Change(run, "replaced", path, f"{_describe(old)} by {_describe(run)}")
+
+
+def _update(run: RunScores, old: RunScores, path: Path) -> Change:
+    """What to do with a run that the store has already, perhaps as it was earlier."""
+    reasons = []
+    if run.points.keys() - old.points.keys():
+        reasons.append(f"from {old.env_steps:,} to {run.env_steps:,} env steps")
+    elif old.points.keys() - run.points.keys():
+        return Change(run, "unchanged", path, "the store has more of this run")
+    if run.note and run.note != old.note:
+        reasons.append("note")
+    if run.recording is not None and old.recording is None:
+        reasons.append("recorded episodes")
+    kept = replace(run, provenance={"note": old.note or None} | run.provenance)
+    return Change(kept, "updated", path, ", ".join(reasons)) if reasons else Change(run, "unchanged", path)
+
+
+def _check_settings(run: RunScores, others: Iterable[RunScores]) -> None:
+    """Raise UserError if a run differs from others of its cell in a setting."""
+    for other in others:
+        if changed := changed_between(other, run):
+            key, (theirs, ours) = next(iter(changed.items()))
+            raise UserError(
+                f"{run.source} has {key}={ours}, and seed {other.seed} in {other.source} has {theirs}: "
+                "runs with different settings are not seeds of one method; use --name for another place"
+            )
+
+
+def _describe(run: RunScores) -> str:
+    """The last score of a run in words."""
+    commit = run.provenance.get("commit")
+    origin = f", commit {str(commit)[:7]}" if commit else ""
+    return f"{run.points[run.env_steps]:.4g} at {run.env_steps:,} env steps{origin}"
+
+
+def _write(path: Path, runs: Sequence[RunScores]) -> None:
+    """Write a CSV file, its provenance, and the recordings that come from run folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    runs = sorted(runs, key=lambda run: run.seed)
+    about = _read_provenance(path) | {f"seed {run.seed}": _provenance(run) for run in runs}
+    for run in runs:
+        if run.source != path:
+            _copy_recording(run, path.with_name(f"{path.stem}-seed{run.seed}.episodes"))
+    _write_file(path.with_suffix(".json"), (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerows([COLUMNS, *(row for run in runs for row in _episode_rows(run))])
+    _write_file(path, table.getvalue().encode())
+
+
+def _provenance(run: RunScores) -> dict[str, Any]:
+    known = {"name": run.name, "label": run.label, "budget": run.budget, "finished": run.finished}
+    return {key: value for key, value in (run.provenance | known).items() if value is not None}
+
+
+def _episode_rows(run: RunScores) -> Iterator[tuple[int, int, int | str, str, int]]:
+    for env_steps, values in sorted(run.episodes.items()):
+        if env_steps in run.averaged:
+            yield run.seed, env_steps, "", repr(values[0]), run.averaged[env_steps]
+        else:
+            yield from ((run.seed, env_steps, episode, repr(value), 1) for episode, value in enumerate(values))
+
+
+def _copy_recording(run: RunScores, target: Path) -> None:
+    """Copy the recorded episodes of a new run. Those of a run that it replaces do not fit its scores: they go."""
+    target.unlink(missing_ok=True)
+    if run.recording is not None:
+        _write_file(target, run.recording.read_bytes())
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    """Write a file in one step, so that a reader sees the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
