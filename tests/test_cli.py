@@ -144,9 +144,14 @@ def test_version_and_nothing(capsys: Capture) -> None:
         ("resume", "resume: the following arguments are required: RUN"),
         ("evaluate nothing", "nothing is not a run folder"),
         ("evaluate nothing --episodes 0", "expected an integer from 1, not '0'"),
-        ("report", "report: pass run folders to add to the results, or --plot DIR"),
-        ("report --plot plots", "results has no results"),
-        ("table dmc", "results has no results"),
+        ("report", "report: the following arguments are required: PATHS"),
+        ("report nothing --plot plots", "nothing has no results"),
+        ("report runs --draw plots", "unknown option --draw"),
+        ("collect", "collect: the following arguments are required: RUNS"),
+        ("collect nothing", "there are no run folders in nothing"),
+        ("collect runs --name ../evil", "a name has letters, digits"),
+        ("table dmc --results nothing", "nothing has no results"),
+        ("table dcm", "did you mean dmc?"),
         ("settings toy/reach --method no", "unknown method 'no'"),
         ("tasks dmc15", "did you mean dmc1"),
     ],
@@ -266,22 +271,60 @@ def test_evaluate_prints_the_score(capsys: Capture, finished: Path, monkeypatch:
     assert everything(finished) == before
 
 
-def test_report_adds_runs_and_plots_results(capsys: Capture, finished: Path) -> None:
+def test_collect_keeps_scores_and_report_only_reads(capsys: Capture, finished: Path) -> None:
     pytest.importorskip("matplotlib")
     capsys.readouterr()
-    assert main(["report", "runs"]) == 0
-    assert capsys.readouterr().out == "results/toy/mcurl/reach.csv\n"
+    assert main(["collect", "runs"]) == 0
+    assert capsys.readouterr().out == "added scores/toy/mcurl/reach.csv, seed 1: 1.5 at 100 env steps, " + (
+        f"commit {json.loads((finished / 'run.json').read_text())['commit'][:7]}\n"
+    )
+    assert main(["collect", "runs"]) == 0
+    assert capsys.readouterr().out == "unchanged scores/toy/mcurl/reach.csv, seed 1\n"
     shutil.copytree(finished, "runs/begun")
     Path("runs/begun/evaluations.csv").write_text("env_steps,episode,return\n")
-    assert main(["report", "runs"]) == 0
-    assert capsys.readouterr() == (
-        "results/toy/mcurl/reach.csv\n",
-        "mcurl: skipped: runs/begun has no evaluation yet\n",
-    )
-    assert "a name has letters, digits" in refused(capsys, "report", "runs", "--label", "../evil")
-    assert main(["report", "--plot", "plots"]) == 0
-    assert capsys.readouterr().out == "plots/toy-reach.png\n"
+    before = everything(Path())
+    for paths in (["runs"], ["scores"], ["scores", "runs"]):
+        assert main(["report", *paths]) == 0
+        assert "| toy | reach | mcurl | 1 | 100 | 1.5 |  |\n" in capsys.readouterr().out
+    assert everything(Path()) == before
+    assert main(["report", "scores", "--plot", "plots"]) == 0
+    assert capsys.readouterr().out.endswith("\nplots/toy-reach.png\n")
     assert Path("plots/toy-reach.png").stat().st_size > 1000
+    shutil.rmtree("plots")
+    assert everything(Path()) == before
+
+
+def test_a_run_without_evaluations_is_skipped(capsys: Capture, finished: Path) -> None:
+    shutil.copytree(finished, "runs/begun")
+    Path("runs/begun/evaluations.csv").write_text("env_steps,episode,return\n")
+    capsys.readouterr()
+    assert main(["collect", "runs", "--name", "mine", "--label", "My method", "--note", "chosen"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("added scores/toy/mine/reach.csv, seed 1")
+    assert err == "mcurl: skipped: runs/begun has no evaluation yet\n"
+    about = json.loads(Path("scores/toy/mine/reach.json").read_text())["seed 1"]
+    assert (about["label"], about["note"]) == ("My method", "chosen")
+
+
+def test_a_score_is_replaced_on_request_alone(capsys: Capture, finished: Path) -> None:
+    assert main(["collect", "runs"]) == 0
+    (finished / "evaluations.csv").write_text("env_steps,episode,return\n100,0,9.0\n")
+    about = json.loads((finished / "run.json").read_text()) | {"started_at": "another time"}
+    (finished / "run.json").write_text(json.dumps(about))
+    assert "scores/toy/mcurl/reach.csv has seed 1 already, from another run" in refused(capsys, "collect", "runs")
+    assert main(["collect", "runs", "--replace"]) == 0
+    assert capsys.readouterr().out.startswith("replaced scores/toy/mcurl/reach.csv, seed 1: 1.5 at 100 env steps")
+
+
+def test_the_table_is_that_of_the_package_wherever_one_is(capsys: Capture, finished: Path) -> None:
+    """A user's own runs and scores, or a folder named results, do not change it."""
+    assert main(["collect", "runs", "--results", "results"]) == 0
+    capsys.readouterr()
+    before = everything(Path())
+    assert main(["table", "dmc"]) == 0
+    assert "| cartpole-swingup | 561 (1 seed) | 427 (1 seed) | 582 ± 146 (10 seeds) |" in capsys.readouterr().out
+    assert everything(Path()) == before
+    assert "there are no results of dmc" in refused(capsys, "table", "dmc", "--results", "results")
 
 
 def test_settings_prints_toml_with_help(capsys: Capture) -> None:
@@ -380,12 +423,12 @@ def test_sac_on_states_is_filed_under_a_name_of_its_own(capsys: Capture) -> None
     folder = Path("runs/toy-reach/sac-state-seed1")
     assert json.loads((folder / "settings.json").read_text())["env"]["observation"] == "state"
     assert json.loads((folder / "run.json").read_text())["label"] == "SAC on states"
-    assert main(["report", "runs", "--plot", "plots"]) == 0
-    assert {str(path) for path in Path("results").rglob("*.csv")} == {
-        "results/toy/sac-state/reach.csv",
-        "results/toy/rl-only/reach.csv",
+    assert main(["collect", "runs"]) == 0
+    assert {str(path) for path in Path("scores").rglob("*.csv")} == {
+        "scores/toy/sac-state/reach.csv",
+        "scores/toy/rl-only/reach.csv",
     }
-    assert json.loads(Path("results/toy/sac-state/reach.json").read_text())["seed 1"]["label"] == "SAC on states"
+    assert json.loads(Path("scores/toy/sac-state/reach.json").read_text())["seed 1"]["label"] == "SAC on states"
     assert Path("plots/toy-reach.png").stat().st_size > 1000
 
 

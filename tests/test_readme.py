@@ -135,6 +135,7 @@ def test_an_example_trains_resumes_and_is_evaluated(task: str, parts: list[str],
     assert cli.main(["resume", str(folder), "--env-steps", str(read.env_steps + 10)]) == 0
     assert cli.main(["evaluate", str(folder), "--episodes", "1"]) == 0
     assert cli.main(["report", "runs"]) == 0
+    assert cli.main(["collect", "runs"]) == 0
 
 
 @pytest.mark.usefixtures("modules")

@@ -1,47 +1,105 @@
-"""Run folders -> results and curves."""
+"""Run folders -> scores, their store, tables and curves."""
 
 from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mcurl.config.resolve import TrainSettings
+from mcurl.config.resolve import TrainSettings, resolve
 from mcurl.errors import UserError
 from mcurl.published.scores import Score, sources
-from mcurl.report.collect import hours_per_100k, load, read_run, save
 from mcurl.report.curves import plot
-from mcurl.report.table import markdown
+from mcurl.report.scores import RunScores, cells, changed_between, hours_per_100k, merge, notes, read_run, read_runs
+from mcurl.report.store import add, load, read, shipped_results
+from mcurl.report.table import markdown, overview
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+Curve = dict[int, list[float]]
 
 
-def make_run(folder: Path, seed: int, method: str = "mcurl", last: float = 30.0) -> Path:
-    folder = folder / f"{method}-seed{seed}"
+def make_run(
+    out: Path,
+    seed: int = 1,
+    *,
+    task: str = "dmc/cartpole-swingup",
+    method: str = "mcurl",
+    env_steps: int = 1000,
+    episodes: Curve | None = None,
+    sections: dict[str, Any] | None = None,
+    about: dict[str, Any] | None = None,
+) -> Path:
+    """A run folder: returns 1 and 3 at the start, 10 and 30 at 1000 env steps unless said otherwise."""
+    name = (about or {}).get("name", method)
+    folder = out / task.replace("/", "-") / f"{name}-seed{seed}"
     folder.mkdir(parents=True)
-    (folder / "settings.json").write_text(json.dumps({"task": "dmc/cartpole-swingup", "method": method, "seed": seed}))
-    (folder / "run.json").write_text(json.dumps({"commit": "abc", "torch": "2"}))
-    (folder / "evaluations.csv").write_text(f"env_steps,episode,return\n0,0,1.0\n0,1,3.0\n1000,0,10.0\n1000,1,{last}\n")
+    settings = {"task": task, "method": method, "agent": "sac", "seed": seed, "env_steps": env_steps}
+    settings |= sections or {"sac": {"batch_size": 128}}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "run.json").write_text(json.dumps({"format": "mcurl-run", "commit": "abcdef0123", **(about or {})}))
+    rows = [
+        f"{step},{episode},{value}"
+        for step, values in (episodes or {0: [1.0, 3.0], 1000: [10.0, 30.0]}).items()
+        for episode, value in enumerate(values)
+    ]
+    (folder / "evaluations.csv").write_text("\n".join(["env_steps,episode,return", *rows]) + "\n")
+    return folder
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def store(tmp_path: Path, *folders: Path, replace: bool = False, name: str | None = None) -> list[str]:
+    return [change.action for change in add(tmp_path / "scores", read_runs(folders, name), replace)]
+
+
+def points(results: Path) -> dict[tuple[str, str, str], dict[int, dict[int, float]]]:
+    return {cell: {run.seed: run.points for run in runs} for cell, runs in cells(load(results)).items()}
+
+
+CELL = ("dmc", "cartpole-swingup", "mcurl")
+
+
+# Run folders
+
+
+def test_the_scores_of_a_run(tmp_path: Path) -> None:
+    about = {"name": "mine", "label": "Mine", "packages": {"mujoco": "3.17.0"}, "started_at": "2026-01-01T00:00:00"}
+    folder = make_run(tmp_path, about=about, sections={"env": {"action_repeat": 8}})
+    run = read_run(folder)
+    assert run.cell == ("dmc", "cartpole-swingup", "mine")
+    assert (run.label, run.seed, run.method, run.action_repeat) == ("Mine", 1, "mcurl", 8)
+    assert run.episodes == {0: [1.0, 3.0], 1000: [10.0, 30.0]}
+    assert run.points == {0: 2.0, 1000: 20.0}
+    assert (run.number_of_episodes(0), run.budget, run.env_steps, run.finished) == (2, 1000, 1000, True)
+    assert run.provenance["commit"] == "abcdef0123"
+    assert run.simulator == "mujoco 3.17.0"
+    assert read_run(folder, "mcurl-conv").name == read_run(folder, "mcurl-conv").label == "mcurl-conv"
+    assert read_run(folder, "other", "Another", "chosen").label == "Another"
+    assert read_run(folder, note="chosen").note == "chosen"
+
+
+def test_hours_are_those_of_the_log(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    assert hours_per_100k(folder) is None
     speeds = [
         {"env_steps": 500, "seconds": 10.0, "env_steps_per_second": 50.0},
         {"env_steps": 1000, "seconds": 30.0, "env_steps_per_second": 500 / 30},
     ]
     (folder / "speed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in speeds))
-    return folder
-
-
-def test_a_curve_is_the_mean_of_the_episodes(tmp_path: Path) -> None:
-    curve = read_run(make_run(tmp_path, 1))
-    assert curve.points == {0: 2.0, 1000: 20.0}
-    assert curve.episodes == {0: 2, 1000: 2}
-    assert curve.provenance["commit"] == "abc"
-    assert curve.benchmark == "dmc"
-    assert read_run(tmp_path / "mcurl-seed1", "mcurl-conv").method == "mcurl-conv"
-    assert hours_per_100k(tmp_path / "mcurl-seed1") == pytest.approx(40 / 1000 * 100_000 / 3600)
+    assert hours_per_100k(folder) == pytest.approx(40 / 1000 * 100_000 / 3600)
 
 
 def test_half_a_line_that_a_kill_left_does_not_count(tmp_path: Path) -> None:
-    folder = make_run(tmp_path, 1)
+    folder = make_run(tmp_path)
     whole = read_run(folder)
     for name, half in {"evaluations.csv": "2000,0,", "speed.jsonl": '{"env_st'}.items():
         with (folder / name).open("a") as file:
@@ -52,51 +110,341 @@ def test_half_a_line_that_a_kill_left_does_not_count(tmp_path: Path) -> None:
         read_run(folder)
 
 
-def test_a_foreign_table_among_the_results_is_one_line(tmp_path: Path) -> None:
-    (path,) = save([read_run(make_run(tmp_path, 1))], tmp_path / "results")
-    path.write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="has the columns a, b, not env_steps"):
-        load(tmp_path / "results", "dmc", "cartpole-swingup")
+@pytest.mark.parametrize(("extended", "finished"), [(None, True), (1000, True), (5000, False)])
+def test_a_run_is_finished_when_it_was_evaluated_at_its_budget(tmp_path: Path, extended: Any, finished: bool) -> None:
+    run = read_run(make_run(tmp_path, about={"extended_to": extended}))
+    assert run.finished == finished
+    short = read_run(make_run(tmp_path / "short", env_steps=1001))
+    assert not short.finished
+    assert notes([short]) == ["seed 1 is unfinished, at 1,000 of 1,001 env steps"]
+
+
+def test_the_score_is_the_first_evaluation_at_or_after_the_budget_within_one_agent_step() -> None:
+    def score(*steps: int, repeat: int = 8) -> float | None:
+        settings = {"env": {"action_repeat": repeat}}
+        episodes = {step: [float(step)] for step in steps}
+        run = RunScores("dmc", "t", "m", "M", 1, episodes, 1, provenance={"settings": settings})
+        return run.score(100_000)
+
+    assert score(0, 99_996, 100_000, 100_004) == 100_000
+    assert score(0, 99_996, 100_004, 100_007) == 100_004
+    assert score(0, 99_996, 100_008) is None
+    assert score(100_001, repeat=1) is None
+    assert score(100_001, repeat=2) == 100_001
+    assert score(99_999) is None
 
 
 def test_atari_with_the_budget_of_its_benchmark_stands_apart(tmp_path: Path) -> None:
     for frames, benchmark in ((400_000, "atari100k"), (40_000, "atari")):
-        folder = make_run(tmp_path / benchmark, 1)
-        (folder / "settings.json").write_text(
-            json.dumps({"task": "atari/Krull", "method": "mcurl", "seed": 1, "env_steps": frames})
+        folder = make_run(tmp_path / benchmark, task="atari/Krull", env_steps=frames, episodes={frames: [7.0]})
+        [change] = add(tmp_path / "scores", [read_run(folder)])
+        assert change.path == tmp_path / "scores" / benchmark / "mcurl" / "Krull.csv"
+
+
+# Runs that differ in a setting
+
+
+def pixels_and_states(tmp_path: Path) -> list[Path]:
+    """The two runs of `none` that became "530 ± 467 (2 seeds)"."""
+    return [
+        make_run(
+            tmp_path / observation,
+            seed,
+            method="rl-only",
+            env_steps=100_000,
+            episodes={100_000: [score]},
+            sections={"env": {"observation": observation}},
         )
-        (path,) = save([read_run(folder)], tmp_path / "results")
-        assert path == tmp_path / "results" / benchmark / "mcurl" / "Krull.csv"
+        for seed, observation, score in ((1, "pixels", 200.0), (2, "state", 860.0))
+    ]
 
 
-def test_results_grow_and_a_seed_is_replaced(tmp_path: Path) -> None:
-    results = tmp_path / "results"
-    save([read_run(make_run(tmp_path / "a", seed)) for seed in (1, 2)], results)
-    (path,) = save([read_run(make_run(tmp_path / "b", 2, last=50.0))], results)
-    assert path == results / "dmc" / "mcurl" / "cartpole-swingup.csv"
-    assert load(results, "dmc", "cartpole-swingup") == {"mcurl": {1: {0: 2.0, 1000: 20.0}, 2: {0: 2.0, 1000: 30.0}}}
-    with path.open(newline="") as file:
-        assert [row["seed"] for row in csv.DictReader(file)] == ["1", "1", "2", "2"]
-    assert set(json.loads(path.with_suffix(".json").read_text())) == {"seed 1", "seed 2"}
+def test_runs_that_differ_in_a_setting_are_not_seeds_of_one_method(tmp_path: Path) -> None:
+    folders = pixels_and_states(tmp_path)
+    runs = read(folders)
+    assert [(run.name, run.label, run.score(100_000)) for run in runs] == [
+        ("rl-only-observation=pixels", "rl-only, observation=pixels", 200.0),
+        ("rl-only-observation=state", "rl-only, observation=state", 860.0),
+    ]
+    assert "| 200 (1 seed) | 860 (1 seed) |" in markdown(runs, "dmc")
+    with pytest.raises(UserError, match=r"has env\.observation=state, and seed 1 in .* has pixels: .* use --name"):
+        store(tmp_path, *folders)
+    assert not (tmp_path / "scores").exists()
+    assert store(tmp_path, folders[0]) == ["added"]
+    before = everything(tmp_path / "scores")
+    with pytest.raises(UserError, match="not seeds of one method"):
+        store(tmp_path, folders[1], replace=True)
+    assert everything(tmp_path / "scores") == before
+    assert store(tmp_path, folders[1], name="rl-only-states") == ["added"]
 
 
-def test_curves_are_plotted(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    results = tmp_path / "results"
-    save([read_run(make_run(tmp_path, 1)), read_run(make_run(tmp_path, 1, "curl"))], results)
-    plot(results, "dmc", "cartpole-swingup", tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+def test_a_second_run_of_a_method_and_seed_with_other_settings_replaces_nothing(tmp_path: Path) -> None:
+    long = make_run(tmp_path / "a", env_steps=2000, episodes={1000: [5.0], 2000: [9.0]})
+    short = make_run(tmp_path / "b", sections={"sac": {"batch_size": 512}})
+    assert store(tmp_path, long) == ["added"]
+    with pytest.raises(UserError, match="seed 1 already, from another run"):
+        store(tmp_path, short)
+    assert points(tmp_path / "scores") == {CELL: {1: {1000: 5.0, 2000: 9.0}}}
+    assert [run.name for run in read([long, short])] == ["mcurl-batch_size=128", "mcurl-batch_size=512"]
 
 
-@pytest.mark.parametrize(("last", "shown"), [(30.0, False), (-100.0, True)])
-def test_returns_below_0_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: float, shown: bool) -> None:
-    figure = pytest.importorskip("matplotlib.figure")
-    limits = []
-    monkeypatch.setattr(figure.Figure, "savefig", lambda self, _: limits.append(self.axes[0].get_ylim()))
-    save([read_run(make_run(tmp_path / "runs", 1, last=last))], tmp_path / "results")
-    plot(tmp_path / "results", "dmc", "cartpole-swingup", tmp_path / "curve.png")
-    ((bottom, _),) = limits
-    assert bottom < -45 if shown else bottom == 0
+@pytest.mark.parametrize(
+    ("section", "values", "differs"),
+    [
+        ("sac", {"batch_size": 64}, True),
+        ("compute", {"precision": "fp32"}, True),
+        ("compute", {"threads": 7, "device": "cpu", "native": "off", "graphs": False, "overlap": False}, False),
+        ("evaluation", {"every": 5, "final_episodes": 3}, False),
+        ("checkpoint", {"every": 5}, False),
+    ],
+)
+def test_which_settings_make_another_method(section: str, values: dict[str, Any], differs: bool) -> None:
+    first, second = resolve("toy/reach").to_json(), resolve("toy/reach", seed=2, env_steps=300).to_json()
+    second[section] |= values
+    runs = [
+        RunScores("toy", "reach", "mcurl", "M-CURL", number, {0: [1.0]}, 1, provenance={"settings": settings})
+        for number, settings in enumerate((first, second))
+    ]
+    changed = {f"{section}.{key}" for key in values} if differs else set()
+    assert set(changed_between(*runs)) == changed
+    # A setting that an older version did not have has its default, false.
+    del first["mcurl"]["projection"]
+    assert set(changed_between(*runs)) == changed
+    second["mcurl"]["projection"] = True
+    assert set(changed_between(*runs)) == changed | {"mcurl.projection"}
+
+
+def test_the_budget_is_another_method_where_schedules_depend_on_it() -> None:
+    def changed(task: str, agent: str) -> dict[str, Any]:
+        runs = []
+        for budget in (100_000, 500_000):
+            settings = {"task": task, "method": "mcurl", "agent": agent, "env_steps": budget}
+            runs.append(RunScores("x", "y", "mcurl", "M", 1, {0: [1.0]}, budget, provenance={"settings": settings}))
+        return changed_between(*runs)
+
+    assert changed("dmc/walker-walk", "sac") == {}
+    assert changed("atari/Pong", "rainbow") == {"env_steps": (100_000, 500_000)}
+
+
+def test_settings_with_a_class_of_unknown_origin_run_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit('executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    folders = [
+        make_run(tmp_path / str(size), size, method="evil:Loss", sections={"sac": {"batch_size": size, f"x{size}": 1}})
+        for size in (1, 2)
+    ]
+    assert {run.name for run in read(folders)} >= {"evil-Loss-batch_size=1-x1=1"}
+
+
+# The store
+
+
+def test_scores_grow_seed_by_seed(tmp_path: Path) -> None:
+    assert store(tmp_path, make_run(tmp_path / "a", 2)) == ["added"]
+    assert store(tmp_path, make_run(tmp_path / "b", 1, episodes={0: [0.5], 1000: [8.0, 9.0, 10.0]})) == ["added"]
+    path = tmp_path / "scores" / "dmc" / "mcurl" / "cartpole-swingup.csv"
+    assert path.read_text().splitlines() == [
+        "seed,env_steps,episode,return,episodes",
+        "1,0,0,0.5,1",
+        "1,1000,0,8.0,1",
+        "1,1000,1,9.0,1",
+        "1,1000,2,10.0,1",
+        "2,0,0,1.0,1",
+        "2,0,1,3.0,1",
+        "2,1000,0,10.0,1",
+        "2,1000,1,30.0,1",
+    ]
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert set(about) == {"seed 1", "seed 2"}
+    assert {key: about["seed 1"][key] for key in ("name", "budget", "finished", "commit")} == {
+        "name": "mcurl",
+        "budget": 1000,
+        "finished": True,
+        "commit": "abcdef0123",
+    }
+    first, second = load(tmp_path / "scores")
+    assert (first.seed, first.episodes) == (1, {0: [0.5], 1000: [8.0, 9.0, 10.0]})
+    assert second == second
+    assert not first.averaged
+
+
+def test_what_is_read_from_a_store_is_what_was_added(tmp_path: Path) -> None:
+    about = {"name": "mine", "label": "Mine", "packages": {"mujoco": "3"}, "extended_to": 2000, "started_at": "now"}
+    run = read_run(make_run(tmp_path, about=about), note="chosen")
+    add(tmp_path / "scores", [run])
+    [loaded] = load(tmp_path / "scores")
+    for field in ("cell", "label", "seed", "episodes", "budget", "finished", "note", "simulator", "settings"):
+        assert getattr(loaded, field) == getattr(run, field)
+
+
+def test_a_repeated_seed_is_refused_and_replaced_only_on_request(tmp_path: Path) -> None:
+    old, new = make_run(tmp_path / "a"), make_run(tmp_path / "b", episodes={0: [2.0], 1000: [50.0]})
+    store(tmp_path, old, make_run(tmp_path / "a", 2))
+    before = everything(tmp_path / "scores")
+    with pytest.raises(UserError) as caught:
+        store(tmp_path, make_run(tmp_path / "c", 3), new)
+    assert "has seed 1 already, from another run (20 at 1,000 env steps, commit abcdef0)" in str(caught.value)
+    assert "has 50 at 1,000 env steps, commit abcdef0: use --name for another place, or --replace" in str(caught.value)
+    assert everything(tmp_path / "scores") == before
+    [change] = add(tmp_path / "scores", [read_run(new)], replace_seeds=True)
+    assert str(change) == (
+        f"replaced {tmp_path}/scores/dmc/mcurl/cartpole-swingup.csv, seed 1: "
+        "20 at 1,000 env steps, commit abcdef0 by 50 at 1,000 env steps, commit abcdef0"
+    )
+    assert points(tmp_path / "scores") == {CELL: {1: {0: 2.0, 1000: 50.0}, 2: {0: 2.0, 1000: 20.0}}}
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_two_runs_of_one_seed_at_once_are_refused(tmp_path: Path, replace: bool) -> None:
+    folders = make_run(tmp_path / "a"), make_run(tmp_path / "b", episodes={1000: [50.0]})
+    with pytest.raises(UserError, match="two runs of dmc/cartpole-swingup, mcurl, seed 1"):
+        store(tmp_path, *folders, replace=replace)
+    with pytest.raises(UserError, match="two runs of dmc/cartpole-swingup, mcurl, seed 1"):
+        read(folders)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_an_unfinished_run_is_marked_and_replaces_nothing(tmp_path: Path, replace: bool) -> None:
+    """`make train`, then a report in the checkout: 11 points that ended at 561 were replaced by one point of 4.87."""
+    shipped = {step: [50.0 + step / 200] for step in range(0, 110_000, 10_000)}
+    store(tmp_path, make_run(tmp_path / "shipped", env_steps=100_000, episodes=shipped))
+    before = everything(tmp_path / "scores")
+    begun = make_run(tmp_path / "runs", env_steps=100_000, episodes={0: [4.87]})
+    [change] = add(tmp_path / "scores", [read_run(begun)], replace)
+    assert change.action == "skipped"
+    assert "is unfinished, at 0 of 100,000 env steps, and replaces nothing" in str(change)
+    assert everything(tmp_path / "scores") == before
+    assert store(tmp_path, make_run(tmp_path / "runs", 2, env_steps=100_000, episodes={0: [4.0]})) == ["added"]
+    path = tmp_path / "scores" / "dmc" / "mcurl" / "cartpole-swingup.json"
+    assert json.loads(path.read_text())["seed 2"]["finished"] is False
+    first, second = load(tmp_path / "scores")
+    assert (first.finished, second.finished) == (True, False)
+    assert notes([first, second]) == ["seed 2 is unfinished, at 0 of 100,000 env steps"]
+    text = markdown([first, second], "dmc")
+    assert "| cartpole-swingup | 550 (1 seed) |" in text
+    assert "| dmc | cartpole-swingup | mcurl | 1 | 100,000 | 550 | seed 2 is unfinished" in overview([first, second])
+
+
+def test_a_run_that_went_on_is_updated(tmp_path: Path) -> None:
+    half = make_run(tmp_path / "a", env_steps=2000)
+    assert store(tmp_path, half) == ["added"]
+    assert store(tmp_path, half) == ["unchanged"]
+    whole = make_run(tmp_path / "b", env_steps=2000, episodes={0: [1.0, 3.0], 1000: [10.0, 30.0], 2000: [40.0]})
+    [change] = add(tmp_path / "scores", [read_run(whole)])
+    assert str(change).endswith("seed 1: from 1,000 to 2,000 env steps")
+    assert points(tmp_path / "scores") == {CELL: {1: {0: 2.0, 1000: 20.0, 2000: 40.0}}}
+    assert store(tmp_path, half) == ["unchanged"]
+    assert store(tmp_path, half, whole) == ["unchanged"]
+
+
+def test_notes_and_recorded_episodes_come_later(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a")
+    store(tmp_path, folder)
+    (folder / "episodes").mkdir()
+    for steps, text in ((500, b"early"), (1000, b"final")):
+        (folder / "episodes" / f"{steps:09d}.episodes").write_bytes(text)
+    [change] = add(tmp_path / "scores", [read_run(folder, note="chosen")])
+    assert str(change).endswith("seed 1: note, recorded episodes")
+    recording = tmp_path / "scores" / "dmc" / "mcurl" / "cartpole-swingup-seed1.episodes"
+    assert recording.read_bytes() == b"final"
+    assert store(tmp_path, folder) == ["unchanged"]
+    [run] = load(tmp_path / "scores")
+    assert (run.note, run.recording) == ("chosen", recording)
+    # Those of a run that is replaced do not fit the new scores.
+    assert store(tmp_path, make_run(tmp_path / "b", episodes={1000: [7.0]}), replace=True) == ["replaced"]
+    assert not recording.exists()
+    assert load(tmp_path / "scores")[0].note == ""
+
+
+def test_a_seed_beside_scores_of_older_versions(tmp_path: Path) -> None:
+    """Old files have a mean and a number of episodes: no number changes when a seed is added."""
+    write_scores(tmp_path / "scores", "dmc/mcurl/cartpole-swingup.csv", "0,5.027451222272092,1,10", "1000,561.5,1,7")
+    assert store(tmp_path, make_run(tmp_path / "a", 2)) == ["added"]
+    old, new = load(tmp_path / "scores")
+    assert old.points == {0: 5.027451222272092, 1000: 561.5}
+    assert old.averaged == {0: 10, 1000: 7}
+    assert (old.number_of_episodes(1000), new.number_of_episodes(1000)) == (7, 2)
+    path = tmp_path / "scores" / "dmc" / "mcurl" / "cartpole-swingup.csv"
+    assert path.read_text().splitlines()[:3] == [
+        "seed,env_steps,episode,return,episodes",
+        "1,0,,5.027451222272092,10",
+        "1,1000,,561.5,7",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("csv", "a,b\n1,2\n", "has the columns a, b, not seed"),
+        ("csv", "seed,env_steps,episode,return,episodes\n1,x,0,2,1\n", "is damaged in line 2: invalid literal"),
+        ("csv", "seed,env_steps,episode,return,episodes\n1,0,0,2,1\n1\n", "is damaged in line 3"),
+        ("json", "{", "is damaged"),
+        ("json", "[1]", "is damaged: it is not an object"),
+    ],
+)
+def test_a_damaged_store_is_one_line(tmp_path: Path, name: str, text: str, message: str) -> None:
+    store(tmp_path, make_run(tmp_path))
+    path = tmp_path / "scores" / "dmc" / "mcurl" / f"cartpole-swingup.{name}"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "scores")
+    with pytest.raises(UserError, match=message):
+        store(tmp_path, make_run(tmp_path / "b", 2))
+    assert path.read_text() == text
+
+
+def test_a_task_of_ones_own_has_a_file(tmp_path: Path) -> None:
+    for number, task in enumerate(("gym/my_envs:Corridor-v0", "gym/ALE/Pong-v5")):
+        store(tmp_path, make_run(tmp_path / str(number), task=task))
+    assert [run.task for run in load(tmp_path / "scores")] == ["ALE/Pong-v5", "my_envs:Corridor-v0"]
+    assert {path.name for path in (tmp_path / "scores").glob("*/*/*.csv")} == {
+        "my_envs-Corridor-v0.csv",
+        "ALE-Pong-v5.csv",
+    }
+
+
+def test_runs_and_stores_are_read_together(tmp_path: Path) -> None:
+    finished, begun = make_run(tmp_path / "a"), make_run(tmp_path / "b", episodes={0: [1.0]})
+    store(tmp_path, finished)
+    other = make_run(tmp_path / "c", 2)
+    before = everything(tmp_path)
+    assert [run.seed for run in read([tmp_path / "scores", other])] == [1, 2]
+    assert len(read([tmp_path / "scores", finished, finished.parent, begun])) == 1
+    assert read([begun, tmp_path / "scores"])[0].finished
+    assert everything(tmp_path) == before
+    with pytest.raises(UserError, match="nothing has no results"):
+        read([Path("nothing")])
+
+
+# Versions of the simulators
+
+
+def versions(tmp_path: Path, seed: int, mujoco: str | None, **about: Any) -> RunScores:
+    packages = {} if mujoco is None else {"packages": {"mujoco": mujoco, "dm_control": "1.0.50", "torch": str(seed)}}
+    return read_run(make_run(tmp_path, seed, about=packages | about))
+
+
+def test_seeds_made_with_different_simulators_are_shown_as_such(tmp_path: Path) -> None:
+    runs = [versions(tmp_path, 1, "3.11.0"), versions(tmp_path, 2, "3.17.0"), versions(tmp_path, 3, "3.17.0")]
+    [text] = notes(runs)
+    assert text == (
+        "made with different simulators (seed 1: mujoco 3.11.0, dm_control 1.0.50; "
+        "seed 2, 3: mujoco 3.17.0, dm_control 1.0.50)"
+    )
+    assert text in overview(runs)
+    assert notes(runs[1:]) == []
+    assert "seed 4: unknown" in notes([*runs[1:], versions(tmp_path, 4, None)])[0]
+    resumed = versions(tmp_path, 5, "3.11.0", resumed=[{"packages": {"mujoco": "3.17.0"}}])
+    assert resumed.simulator == "mujoco 3.11.0, dm_control 1.0.50, then mujoco 3.17.0"
+
+
+def test_the_package_of_an_environment_is_part_of_its_simulator(tmp_path: Path) -> None:
+    about = {"packages": {"gymnasium": "1.4.0", "mujoco": "3"}, "environment": {"minigrid": "3.0.0"}}
+    run = read_run(make_run(tmp_path, task="gym/MiniGrid-Empty-v0", about=about))
+    assert run.simulator == "gymnasium 1.4.0, minigrid 3.0.0"
+
+
+# Tables
 
 
 def test_sources_know_the_tasks_in_our_spelling() -> None:
@@ -105,6 +453,7 @@ def test_sources_know_the_tasks_in_our_spelling() -> None:
     assert paper.score("hopper-hop") is None
     assert rerun.score("ball_in_cup-catch") is not None
     assert (paper.method, rerun.method, sac.method) == ("curl", "curl", "rl-only-nocrop")
+    assert sources("dmc", 500_000)[0].score("cartpole-swingup") == Score(841.0, 45.0, 10)
     assert {source.name: source.score("RoadRunner") for source in sources("atari100k")}[
         "CURL, mean of final scores"
     ] == Score(5006.1)
@@ -112,12 +461,13 @@ def test_sources_know_the_tasks_in_our_spelling() -> None:
 
 
 def write_scores(results: Path, place: str, *rows: str) -> None:
+    """A file of an older version."""
     path = results / place
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(["env_steps,return,seed,episodes", *rows]) + "\n")
 
 
-def test_a_table_sets_scores_at_the_budget_beside_published_ones(tmp_path: Path) -> None:
+def test_a_table_sets_scores_at_the_budgets_beside_published_ones(tmp_path: Path) -> None:
     """A run that went on counts with its score at the budget; one that did not get there does not count."""
     write_scores(
         tmp_path,
@@ -128,28 +478,92 @@ def test_a_table_sets_scores_at_the_budget_beside_published_ones(tmp_path: Path)
         "100000,30,2,10",
         "80000,7,3,10",
     )
-    heading, _, line = markdown(tmp_path, "dmc").splitlines()
-    assert heading.startswith("| task | M-CURL, this package | CURL, CURL paper |")
+    heading, _, line, *_ = markdown(load(tmp_path), "dmc").splitlines()
+    assert heading.startswith("| task | M-CURL, this package, at 100k | CURL, CURL paper, at 100k |")
     assert line.startswith("| cartpole-swingup | 25.0 ± 7.1 (2 seeds) | 582 ± 146 (10 seeds) | 551 ± 104 (10 seeds) |")
+    at_500k = heading.split(" | ").index("M-CURL, this package, at 500k")
+    assert line.split(" | ")[at_500k : at_500k + 2] == ["800 (1 seed)", "841 ± 45 (10 seeds)"]
     write_scores(tmp_path, "atari100k/rl-only/Krull.csv", "0,1598,1,10", "400000,2131.75,1,100")
     write_scores(tmp_path, "atari100k/curl/Krull.csv", "360000,9000,1,10")
     write_scores(tmp_path, "atari100k/curl/Pong.csv", "0,-21,1,10")
-    heading, _, *lines = markdown(tmp_path, "atari100k").splitlines()
+    heading, _, *lines = markdown(load(tmp_path), "atari100k").splitlines()
     assert heading.startswith("| task | RL alone, this package | M-CURL, M-CURL paper |")
     assert lines == ["| Krull | 2132 (1 seed, 0.50) | 2929 | 4230 | 2852 | 3049 | 3257 | 1598 |"]
 
 
+def test_published_maxima_are_called_maxima(tmp_path: Path) -> None:
+    """The paper's column of CURL on Atari holds maxima over evaluations."""
+    write_scores(tmp_path, "atari100k/curl/Krull.csv", "400000,2131.75,1,100")
+    heading = markdown(load(tmp_path), "atari100k").splitlines()[0].split(" | ")
+    [column] = [text for text in heading if text.startswith("CURL") and "paper" in text]
+    assert column == "CURL (maxima over evaluations), M-CURL paper"
+
+
 def test_a_table_of_nothing_is_refused(tmp_path: Path) -> None:
     write_scores(tmp_path, "dmc/curl/cartpole-swingup.csv", "80000,7,3,10")
+    runs = load(tmp_path)
     with pytest.raises(UserError, match="did you mean dmc"):
-        markdown(tmp_path, "dcm")
-    with pytest.raises(UserError, match="has no results"):
-        markdown(tmp_path / "none", "dmc")
+        markdown(runs, "dcm")
+    with pytest.raises(UserError, match="there are no results of atari100k"):
+        markdown(runs, "atari100k")
     with pytest.raises(UserError, match="has reached 100,000 env steps yet"):
-        markdown(tmp_path, "dmc")
+        markdown(runs, "dmc")
+    with pytest.raises(UserError, match="has no results"):
+        load(tmp_path / "none")
 
 
-RESULTS = Path(__file__).parents[1] / "results"
+def test_a_strangers_label_stays_in_its_cell(tmp_path: Path) -> None:
+    store(tmp_path, make_run(tmp_path, env_steps=100_000, episodes={100_000: [7.0]}, about={"label": "a | b"}))
+    heading = markdown(load(tmp_path / "scores"), "dmc").splitlines()[0]
+    assert heading.startswith("| task | a &#124; b, this package, at 100k |")
+
+
+# Curves
+
+
+def lines_of(monkeypatch: pytest.MonkeyPatch, runs: list[RunScores], tmp_path: Path) -> Any:
+    """The axes and the figure of a plot."""
+    figure = pytest.importorskip("matplotlib.figure")
+    figures: list[Any] = []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, _: figures.append(self))
+    plot(runs, "dmc", "cartpole-swingup", tmp_path / "curve.png")
+    return figures[0]
+
+
+def test_curves_are_plotted(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    runs = read([make_run(tmp_path), make_run(tmp_path, method="curl")])
+    plot(runs, "dmc", "cartpole-swingup", tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match="there are no results of dmc/walker-walk"):
+        plot(runs, "dmc", "walker-walk", tmp_path / "other.png")
+
+
+@pytest.mark.parametrize(("last", "shown"), [(30.0, False), (-100.0, True)])
+def test_returns_below_0_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: float, shown: bool) -> None:
+    run = read_run(make_run(tmp_path / "runs", episodes={0: [1.0], 1000: [last]}))
+    bottom, _ = lines_of(monkeypatch, [run], tmp_path).axes[0].get_ylim()
+    assert bottom < -45 if shown else bottom == 0
+
+
+def test_an_unfinished_run_is_dotted_and_not_in_the_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = [make_run(tmp_path, seed) for seed in (1, 2)]
+    begun = make_run(tmp_path, 3, episodes={0: [900.0]})
+    figure = lines_of(monkeypatch, read([*finished, begun]), tmp_path)
+    curves = [line for line in figure.axes[0].lines if line.get_color() == "#c8102e"]
+    [mean] = [line for line in curves if line.get_linewidth() == 2]
+    assert list(mean.get_ydata()) == [2.0, 20.0]
+    assert mean.get_label() == "mcurl (2 seeds)"
+    assert [line.get_linestyle() for line in curves if line.get_linewidth() < 1] == ["-", "-", ":"]
+    assert "seed 3 is unfinished, at 0 of 1,000 env steps" in figure.get_supxlabel()
+
+
+def test_short_runs_have_a_right_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    axis = lines_of(monkeypatch, [read_run(make_run(tmp_path))], tmp_path).axes[0].xaxis
+    assert [axis.get_major_formatter()(value, None) for value in (0, 500, 1000, 1500)] == ["0", "0.5k", "1k", "1.5k"]
+
+
+# The results in this repository
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -159,7 +573,85 @@ def test_the_results_in_this_repository_say_how_they_were_made(path: Path) -> No
         settings = TrainSettings.from_json(note["settings"])
         assert settings.task.endswith(f"/{path.stem}")
         assert settings.method == path.parent.name or path.parent.name.startswith(f"{settings.method}-")
-        assert note["label"] == (settings.label if settings.method == path.parent.name else path.parent.name)
+        if settings.method == path.parent.name:
+            assert note["label"] == settings.parts.method.label
         whole = settings.to_json()
         for section, values in note["settings"].items():
             assert whole[section] == (whole[section] | values if isinstance(values, dict) else values)
+
+
+def test_the_results_in_this_repository_keep_their_numbers() -> None:
+    runs = load(RESULTS)
+    assert shipped_results().resolve() == RESULTS.resolve()
+    scores = {(*run.cell, run.seed): run.score({"dmc": 100_000, "atari100k": 400_000}[run.benchmark]) for run in runs}
+    expected = {
+        ("dmc", "cartpole-swingup", "mcurl", 1): 560.5402992357707,
+        ("dmc", "cartpole-swingup", "curl", 1): 426.7186465483659,
+        ("atari100k", "Freeway", "mcurl", 1): 24.76,
+        ("atari100k", "Krull", "mcurl", 1): 3020.5,
+        ("atari100k", "RoadRunner", "mcurl", 3): 1035.0,
+        ("atari100k", "RoadRunner", "mcurl", 6): 15726.0,
+        ("atari100k", "RoadRunner", "rl-only", 2): 13707.0,
+    }
+    assert {key: scores[key] for key in expected} == pytest.approx(expected)
+    assert all(run.finished for run in runs if (*run.cell, run.seed) in expected)
+    for path in RESULTS.glob("*/*/*.csv"):
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        of_file = {run.seed: run for run in runs if run.source == path}
+        for row in rows:
+            run = of_file[int(row["seed"])]
+            if row["episodes"] != "1":
+                assert run.points[int(row["env_steps"])] == float(row["return"])
+                assert run.number_of_episodes(int(row["env_steps"])) == int(row["episodes"])
+
+
+def test_the_chosen_seed_on_roadrunner_is_marked() -> None:
+    runs = load(RESULTS)
+    table = markdown(runs, "atari100k")
+    [line] = [line for line in table.splitlines() if line.startswith("| RoadRunner")]
+    assert line.startswith("| RoadRunner | 8380 ± 10388 (2 seeds, 1.07) [1] [2] |")
+    assert "[1] RoadRunner, M-CURL, this package: seed 3: stuck: it runs left for ever" in table
+    assert "[2] RoadRunner, M-CURL, this package: seed 6: chosen because its first 24k frames were promising" in table
+
+
+def test_a_new_seed_fits_into_the_results_of_this_repository(tmp_path: Path) -> None:
+    """A run with the defaults of this version is a seed of the default methods there."""
+    for task, name in (("dmc/cartpole-swingup", "mcurl"), ("atari/Krull", "curl"), ("atari/Krull", "rl-only")):
+        settings = resolve(task, name, seed=99).to_json()
+        [run, *_] = [run for run in load(RESULTS) if run.settings.get("task") == task and run.name == name]
+        new = RunScores(*run.cell, run.label, 99, {0: [1.0]}, 1, provenance={"settings": settings})
+        assert changed_between(run, new) == {}
+
+
+@pytest.mark.slow
+def test_the_wheel_has_the_results(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = "from mcurl.report.store import *; print(len(load(shipped_results())), shipped_results())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(tmp_path / "site")},
+    )
+    assert done.stdout.split() == [str(len(load(RESULTS))), str(tmp_path / "site" / "mcurl" / "results")]
+
+
+def test_merge_sorts_and_keeps_what_is_comparable(tmp_path: Path) -> None:
+    runs = [read_run(make_run(tmp_path, seed, method=method)) for method in ("curl", "mcurl") for seed in (2, 1)]
+    assert [(run.name, run.seed) for run in merge(runs)] == [("mcurl", 1), ("mcurl", 2), ("curl", 1), ("curl", 2)]

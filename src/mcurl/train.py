@@ -84,6 +84,8 @@ class Trainer:
         torch.manual_seed(seeding.integer(settings.seed, "torch"))
         self.generators = seeding.Generators(settings.seed)
         self.env = ThreadedEnv(lambda: build_env(settings, seeding.integer(settings.seed, "env")))
+        if spec := self.env.env.get_wrapper_attr("spec"):
+            run.record_environment(spec.entry_point)
         self.action_repeat = int(self.env.env.get_wrapper_attr("action_repeat"))
         self.agent = build_agent(settings, self.env.env, self.compute)
         if self.compute.graphs and hasattr(self.agent, "step"):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def test_a_run_says_what_it_was_made_with(tmp_path: Path) -> None:
             "commit",
             "dirty",
             "torch",
+            "packages",
             "python",
             "platform",
             "cpu",
@@ -62,6 +64,7 @@ def test_a_run_says_what_it_was_made_with(tmp_path: Path) -> None:
             "started_at",
         } <= run.metadata.keys()
         assert run.metadata["torch"] == torch.__version__
+        assert run.metadata["packages"]["numpy"] == np.__version__
         run.record_resume()
         run.record_resume(extend_to=2000)
         assert run.env_steps == 2000
@@ -356,3 +359,15 @@ def test_a_run_keeps_its_name(tmp_path: Path) -> None:
         assert run.name == "mcurl"
     with pytest.raises(UserError, match="a name has letters"):
         Run.create(tmp_path, SETTINGS, name="../evil")
+
+
+def test_a_run_has_the_versions_of_its_environments_packages(tmp_path: Path) -> None:
+    assert provenance.package_versions(["numpy", "no-such-package"]) == {"numpy": np.__version__}
+    with make(tmp_path) as run:
+        run.record_environment("gymnasium.envs.classic_control.cartpole:CartPoleEnv")
+        assert run.metadata["environment"] == {"gymnasium": version("gymnasium")}
+        run.record_environment(np.random.default_rng)
+        assert run.metadata["environment"] == {"numpy": np.__version__}
+        for unknown in ("my_module:Corridor", "", None):
+            run.record_environment(unknown)
+            assert run.metadata["environment"] == {}

@@ -126,6 +126,7 @@ class GymEnv(StackedEnv):
         spec = copy.deepcopy(gymnasium.spec(self.task.rpartition(":")[2]))
         # Counted here, because a saved state cannot contain the counter of Gymnasium's wrapper.
         self._limit = spec.max_episode_steps
+        self.spec = spec
         self._env, self._renders = _make(spec, settings.render)
         self._image: Any = None
         self._steps = 0

@@ -25,7 +25,10 @@ from mcurl.run.names import append_changes, run_name
 
 SIMULATORS = {"dmc": ("mujoco", "dm_control"), "atari": ("ale-py",)}
 """Suite -> packages whose versions decide what its environments do; other suites: gymnasium."""
-_KEPT_METADATA = ("commit", "dirty", "mcurl", "torch", "python", "packages", "cpu", "gpu", "cores", "compute")
+_KEPT_METADATA = (
+    *("commit", "dirty", "mcurl", "torch", "python", "packages", "environment", "cpu", "gpu", "cores", "compute"),
+    *("started_at",),
+)
 _SAME_LEARNING = (
     *("task", "seed", "evaluation", "checkpoint"),
     *("compute.device", "compute.threads", "compute.overlap", "compute.graphs", "compute.native"),
@@ -104,11 +107,18 @@ class RunScores:
 
     @property
     def simulator(self) -> str:
-        """The versions of what simulates the task, such as ``"ale-py 0.12.1"``; ``"unknown"`` in older results."""
-        packages = self.provenance.get("packages") or {}
+        """The versions of what simulates the task, such as ``"ale-py 0.12.1"``; ``"unknown"`` in older results.
+
+        With those of every resume that had others.
+        """
         suite = str(self.settings.get("task", self.benchmark)).partition("/")[0]
         names = SIMULATORS.get(suite, ("gymnasium",))
-        return ", ".join(f"{name} {packages[name]}" for name in names if name in packages) or "unknown"
+        versions = []
+        for about in (self.provenance, *self.provenance.get("resumed", ())):
+            packages = {name: number for name, number in (about.get("packages") or {}).items() if name in names}
+            packages |= about.get("environment") or self.provenance.get("environment") or {}
+            versions.append(", ".join(f"{name} {number}" for name, number in packages.items()) or "unknown")
+        return ", then ".join(dict.fromkeys(versions))
 
     def number_of_episodes(self, env_steps: int) -> int:
         """Number of episodes of the evaluation at ``env_steps``."""
@@ -149,7 +159,7 @@ def read_run(folder: Path, name: str | None = None, label: str | None = None, no
         own_name = str(metadata.get("name") or run_name(settings))
         budget = int(metadata.get("extended_to") or settings["env_steps"])
         provenance = {key: metadata[key] for key in _KEPT_METADATA if key in metadata}
-        provenance |= {"started_at": metadata.get("started_at"), "settings": settings}
+        provenance |= {"settings": settings, "resumed": _resumed(metadata)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} is not a run folder, or it is damaged: {type(error).__name__} {error}") from error
     if not episodes:
@@ -167,6 +177,13 @@ def read_run(folder: Path, name: str | None = None, label: str | None = None, no
         recording=max((folder / "episodes").glob("*.episodes"), default=None),
         source=folder,
     )
+
+
+def _resumed(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Commit and versions of those resumes that had others than the start of the run."""
+    start = {key: metadata.get(key) for key in ("commit", "packages")}
+    resumes = [{key: resume.get(key) for key in start} for resume in metadata.get("resumed", ())]
+    return [resume for resume in resumes if resume != start]
 
 
 def benchmark_of(settings: Mapping[str, Any]) -> str:

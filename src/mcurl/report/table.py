@@ -98,7 +98,7 @@ def overview(runs: Iterable[RunScores]) -> str:
         shared = set.intersection(*(set(run.points) for run in counted))
         values = [run.points[max(shared)] for run in counted] if shared else []
         score = Score(fmean(values), stdev(values) if len(values) > 1 else None) if values else ""
-        numbers = ", ".join(str(run.seed) for run in group)
+        numbers = ", ".join(str(run.seed) for run in counted)
         steps = f"{max(shared):,}" if shared else ""
         rows.append([benchmark, task, name, numbers, steps, str(score), "; ".join(notes(group))])
     return _rows_as_markdown(rows)

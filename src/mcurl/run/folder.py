@@ -28,7 +28,7 @@ from typing import Any, Self
 from mcurl.errors import UserError, suggest
 from mcurl.run.checkpoint import load_tree, recover, save_tree, write_atomically, write_file
 from mcurl.run.names import check_name, run_name
-from mcurl.run.provenance import run_metadata
+from mcurl.run.provenance import environment_packages, run_metadata
 
 FORMAT = "mcurl-run"
 RECENT_CHECKPOINTS = 2
@@ -213,6 +213,16 @@ class Run:
         metadata = self.metadata
         if metadata.get("compute") != values:
             write_file(self.folder / "run.json", _json(metadata | {"compute": dict(values)}))
+
+    def record_environment(self, entry_point: object) -> None:
+        """Write to ``run.json`` the versions of the packages that provide the environment.
+
+        Args:
+            entry_point: see :func:`mcurl.run.provenance.environment_packages`.
+        """
+        metadata = self.metadata
+        if metadata.get("environment") != (packages := environment_packages(entry_point)):
+            write_file(self.folder / "run.json", _json(metadata | {"environment": packages}))
 
     @property
     def sinks(self) -> list[str]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
+
+PACKAGES = (
+    *("torch", "numpy", "gymnasium", "safetensors", "mujoco", "dm_control", "ale-py"),
+    *("opencv-python-headless", "opencv-python", "shimmy"),
+)
+"""Packages whose versions are recorded, where they are installed."""
 
 
 def run_metadata() -> dict[str, Any]:
@@ -22,6 +31,7 @@ def run_metadata() -> dict[str, Any]:
         **_commit(Path(__file__).parents[1]),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "packages": package_versions(),
         "platform": platform.platform(),
         "cpu": _processor(),
         "cores": os.cpu_count(),
@@ -29,6 +39,25 @@ def run_metadata() -> dict[str, Any]:
         "command": ["mcurl", *sys.argv[1:]],
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Name -> version of those packages that are installed."""
+    versions = {}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
+
+
+def environment_packages(entry_point: object) -> dict[str, str]:
+    """Name -> version of the packages that provide an environment; empty if it belongs to none.
+
+    Args:
+        entry_point: that of the environment's Gymnasium spec: text (``"module:Class"``), a class or a function.
+    """
+    module = str(entry_point if isinstance(entry_point, str) else getattr(entry_point, "__module__", ""))
+    return package_versions(packages_distributions().get(module.partition(":")[0].partition(".")[0], ()))
 
 
 def _commit(package: Path) -> dict[str, Any]:
