@@ -35,7 +35,7 @@ SMALL = [
     "mcurl.batch=2",
     "mcurl.length=4",
 ]
-TINY = ["--threads", "1", "--set", "compute.precision=fp32", "evaluation.episodes=2", *SMALL]
+TINY = ["--name", "mcurl", "--threads", "1", "--set", "compute.precision=fp32", "evaluation.episodes=2", *SMALL]
 Capture = pytest.CaptureFixture[str]
 
 
@@ -401,7 +401,7 @@ def test_what_a_run_computes_with_is_noted_at_its_first_checkpoint(finished: Pat
     """And again where a resumed run computes with something else."""
     line = ["train", "toy/reach", "--env-steps", "30", *TINY, "evaluation.every=0", "compute.native=off"]
     assert "compute" not in json.loads((finished / "run.json").read_text())
-    assert main([*line, "--seed", "2", "--method", "sym-curl"]) == 0
+    assert main([*line, "--seed", "2", "--method", "sym-curl", "--name", "sym-curl"]) == 0
     folder = Path("runs/toy-reach/sym-curl-seed2")
     about = json.loads((folder / "run.json").read_text())
     assert about["compute"]["native"] == []
@@ -420,15 +420,16 @@ def test_sac_on_states_is_filed_under_a_name_of_its_own(capsys: Capture) -> None
     small = ["--env-steps", "40", "--threads", "1", "--set", "sac.hidden=16", "sac.learning_starts=20"]
     for method in ("sac-state", "rl-only"):
         assert main(["train", "toy/reach", "--method", method, *small, "evaluation.episodes=1"]) == 0
-    folder = Path("runs/toy-reach/sac-state-seed1")
+    folder = Path("runs/toy-reach/sac-state-learning_starts=20-hidden=16-seed1")
     assert json.loads((folder / "settings.json").read_text())["env"]["observation"] == "state"
-    assert json.loads((folder / "run.json").read_text())["label"] == "SAC on states"
+    assert json.loads((folder / "run.json").read_text())["label"] == "SAC on states, learning_starts=20, hidden=16"
     assert main(["collect", "runs"]) == 0
     assert {str(path) for path in Path("scores").rglob("*.csv")} == {
-        "scores/toy/sac-state/reach.csv",
-        "scores/toy/rl-only/reach.csv",
+        "scores/toy/sac-state-learning_starts=20-hidden=16/reach.csv",
+        "scores/toy/rl-only-learning_starts=20-hidden=16/reach.csv",
     }
-    assert json.loads(Path("scores/toy/sac-state/reach.json").read_text())["seed 1"]["label"] == "SAC on states"
+    assert main(["report", "scores", "--plot", "plots"]) == 0
+    assert "| sac-state-learning_starts=20-hidden=16 | 1 | 40 |" in capsys.readouterr().out
     assert Path("plots/toy-reach.png").stat().st_size > 1000
 
 
@@ -475,7 +476,7 @@ def test_an_environment_of_ones_own_has_the_agent_that_learns_its_actions(
     monkeypatch.syspath_prepend(Path().absolute())
     monkeypatch.delitem(sys.modules, "dot_envs", raising=False)
     other = "rainbow.n_step=3" if agent == "sac" else "sac.batch_size=8"
-    line = ["train", f"gym/{task}", "--method", "rl-only", "--env-steps", "40", "--threads", "1"]
+    line = ["train", f"gym/{task}", "--method", "rl-only", "--env-steps", "40", "--threads", "1", "--name", "dot"]
     assert f"{other.partition('=')[0]} has no effect here" in refused(capsys, *line, "--set", other)
     assert "env.observation, which gym does not have" in refused(
         capsys, *line[:3], "sac-state", "--agent", "sac", *line[4:]
@@ -485,7 +486,7 @@ def test_an_environment_of_ones_own_has_the_agent_that_learns_its_actions(
             capsys, *line[:3], "rl-only-nocrop", *line[4:]
         )
     assert main([*line, "--set", "env.image_size=28", "evaluation.episodes=2", *small]) == 0
-    folder = Path(f"runs/gym-{task.replace(':', '-')}/rl-only-seed1")
+    folder = Path(f"runs/gym-{task.replace(':', '-')}/dot-seed1")
     assert json.loads((folder / "settings.json").read_text())["agent"] == agent
     capsys.readouterr()
     assert main(["resume", str(folder), "--env-steps", "60"]) == 0

@@ -115,8 +115,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def train(out: str, method: str) -> tuple[int, Path]:
-    line = ["train", "toy/catch", "--agent", "linear_agent:LinearQ", "--method", method, "--out", out, *SMALL]
-    status = main([*line, *METHODS[method]])
+    line = ["train", "toy/catch", "--agent", "linear_agent:LinearQ", "--method", method, "--out", out]
+    line += ["--name", f"linear_agent-LinearQ-{method}"] if METHODS[method] else []
+    status = main([*line, *SMALL, *METHODS[method]])
     return status, Path(out, "toy-catch", f"linear_agent-LinearQ-{method}-seed1")
 
 
@@ -152,7 +153,7 @@ def test_killed_and_resumed_is_as_never_stopped(method: str, monkeypatch: pytest
 def test_it_is_evaluated_and_reported_under_a_name_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     for method in ("rl-only", "curl"):
         assert train("runs", method)[0] == 0
-    assert main(["train", "toy/catch", "--method", "rl-only", *SMALL, "rainbow.hidden=16"]) == 0
+    assert main(["train", "toy/catch", "--method", "rl-only", *SMALL]) == 0
     folder = Path("runs/toy-catch/linear_agent-LinearQ-rl-only-seed1")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     capsys.readouterr()
@@ -162,14 +163,16 @@ def test_it_is_evaluated_and_reported_under_a_name_of_its_own(capsys: pytest.Cap
     assert json.loads((folder / "run.json").read_text())["label"] == "Linear Q, RL alone"
     assert json.loads((folder / "settings.json").read_text())["agent"] == "linear_agent:LinearQ"
 
-    assert main(["report", "runs"]) == 0
+    assert main(["collect", "runs"]) == 0
     names = ["linear_agent-LinearQ-curl", "linear_agent-LinearQ-rl-only", "rl-only"]
-    assert capsys.readouterr().out.splitlines() == [f"results/toy/{name}/catch.csv" for name in names]
+    added = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(added) == [f"added scores/toy/{name}/catch.csv" for name in names]
     labels = {}
     for name in names:
-        with Path(f"results/toy/{name}/catch.csv").open(newline="") as file:
-            assert [int(row["env_steps"]) for row in csv.DictReader(file)] == [0, 200, 400, 500]
-        labels[name] = json.loads(Path(f"results/toy/{name}/catch.json").read_text())["seed 1"]["label"]
+        with Path(f"scores/toy/{name}/catch.csv").open(newline="") as file:
+            steps = [int(row["env_steps"]) for row in csv.DictReader(file)]
+        assert steps == [step for step in (0, 200, 400, 500) for _ in range(3)]
+        labels[name] = json.loads(Path(f"scores/toy/{name}/catch.json").read_text())["seed 1"]["label"]
     assert list(labels.values()) == ["Linear Q, CURL", "Linear Q, RL alone", "RL alone"]
 
 

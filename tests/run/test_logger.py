@@ -40,7 +40,16 @@ from mcurl.run.logger import (
 
 SETTINGS = {"task": "toy/reach", "method": "mcurl", "seed": 1, "env_steps": 100}
 TINY = [
-    *("--threads", "1", "--set", "compute.precision=fp32", "evaluation.episodes=2", "evaluation.every=30"),
+    *(
+        "--name",
+        "mcurl",
+        "--threads",
+        "1",
+        "--set",
+        "compute.precision=fp32",
+        "evaluation.episodes=2",
+        "evaluation.every=30",
+    ),
     *("checkpoint.every=30", "sac.batch_size=4", "sac.hidden=16", "sac.filters=4", "sac.learning_starts=20"),
     *("mcurl.batch=2", "mcurl.length=4"),
 ]

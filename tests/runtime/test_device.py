@@ -59,8 +59,8 @@ def spy(*arguments):
 train.build_env = spy
 small = ["sac.batch_size=4", "sac.hidden=16", "sac.filters=4", "sac.learning_starts=20", "mcurl.batch=2"]
 small += ["mcurl.length=4", "evaluation.episodes=1"]
-assert cli.main(["train", "toy/reach", "--env-steps", "20", "--threads", "1", "--set", *small]) == 0
-assert cli.main(["evaluate", "runs/toy-reach/mcurl-seed1", "--episodes", "1"]) == 0
+assert cli.main(["train", "toy/reach", "--env-steps", "20", "--threads", "1", "--name", "tiny", "--set", *small]) == 0
+assert cli.main(["evaluate", "runs/toy-reach/tiny-seed1", "--episodes", "1"]) == 0
 assert seen
 assert all(seen)
 print("in order")

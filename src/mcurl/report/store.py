@@ -203,6 +203,9 @@ def add(results: Path, runs: Iterable[RunScores], replace_seeds: bool = False) -
     for group in cells(runs).values():
         path = cell_path(results, group[0])
         stored = {run.seed: run for run in load_cell(path)}
+        others = [run for run in stored.values() if run.task != group[0].task]
+        if others or path in contents:
+            raise UserError(f"{path} has scores of another task than {group[0].task}: use --name for another place")
         for number, run in enumerate(group):
             _check_settings(run, group[:number])
         for run in one_per_seed(group):

@@ -46,7 +46,7 @@ class _Column:
     def __init__(self, heading: str, benchmark: str, budget: int) -> None:
         self.heading, self.benchmark, self.budget = heading, benchmark, budget
         self.own: dict[str, Sequence[RunScores]] = {}
-        """Task -> runs with a score; empty for a source."""
+        """Task -> runs, at least one with a score; empty for a source."""
         self.source: Source | None = None
 
     def cell(self, task: str, footnotes: dict[str, int]) -> str:
@@ -59,7 +59,8 @@ class _Column:
         score = Score(fmean(values), stdev(values) if len(values) > 1 else None)
         normalised = self.benchmark == "atari100k" and task in atari_random_and_human()
         suffix = f", {human_normalised(task, score.mean):.2f}" if normalised else ""
-        numbers = [footnotes.setdefault(f"{task}, {self.heading}: {text}", len(footnotes) + 1) for text in notes(runs)]
+        texts = [f"{task}, {runs[0].label}: {text}" for text in notes(runs)]
+        numbers = [footnotes.setdefault(text, len(footnotes) + 1) for text in texts]
         return f"{score} ({seeds(len(values))}{suffix})" + "".join(f" [{number}]" for number in numbers)
 
 
@@ -69,10 +70,9 @@ def _columns(groups: dict[tuple[str, str], list[RunScores]], benchmark: str, bud
     own: dict[str, _Column] = {}
     for name in sort_names({name for _, name in groups}):
         for (task, other), group in groups.items():
-            runs = [run for run in group if run.score(budget) is not None]
-            if other == name and runs:
-                heading = f"{runs[0].label}, this package{at}"
-                own.setdefault(name, _Column(heading, benchmark, budget)).own[task] = runs
+            if other == name and any(run.score(budget) is not None for run in group):
+                heading = f"{group[0].label}, this package{at}"
+                own.setdefault(name, _Column(heading, benchmark, budget)).own[task] = group
     if not own:
         return []
     published = []
