@@ -377,7 +377,7 @@ def test_train_resume_and_evaluate_for_real(capsys: Capture) -> None:
     assert f"finished; evaluate more episodes with: mcurl evaluate {folder}" in out
     assert json.loads((folder / "settings.json").read_text())["sac"]["batch_size"] == 4
     about = json.loads((folder / "run.json").read_text())
-    assert about["label"] == "M-CURL"
+    assert about["label"] == "mcurl"
     assert (about["compute"]["threads"], about["compute"]["precision"]) == (1, "fp32")
     assert about["compute"]["native"] == native.operations_used()
     assert about["compute"]["processor_flags"] == processor_flags()
@@ -405,7 +405,7 @@ def test_what_a_run_computes_with_is_noted_at_its_first_checkpoint(finished: Pat
     folder = Path("runs/toy-reach/sym-curl-seed2")
     about = json.loads((folder / "run.json").read_text())
     assert about["compute"]["native"] == []
-    assert about["label"] == "sym-CURL"
+    assert about["label"] == "sym-curl"
     settings = json.loads((folder / "settings.json").read_text())
     settings["compute"] |= {"native": "auto", "threads": 2}
     (folder / "settings.json").write_text(json.dumps(settings))

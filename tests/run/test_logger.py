@@ -495,7 +495,7 @@ def test_after_a_stop_and_a_resume_every_point_is_there_once(number: signal.Sign
 def test_a_users_sink_gets_what_the_run_folder_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     """From Python, without a display."""
     monkeypatch.setattr(train, "Logger", partial(Logger, every=5))
-    settings = config.resolve("toy/reach", "mcurl", overrides=["env_steps=90", "compute.threads=1", *TINY[3:]])
+    settings = config.resolve("toy/reach", "mcurl", overrides=["env_steps=90", "compute.threads=1", *TINY[5:]])
     calls: list[tuple[Any, ...]] = []
     with Run.create(Path("runs"), settings.to_json(), label=settings.label) as run:
         train.train(settings, run, [*make_sinks(run, None), Recorder(calls)])
@@ -534,7 +534,7 @@ def test_a_users_sink_that_raises_leaves_a_run_that_goes_on(monkeypatch: pytest.
             if env_steps > 50:
                 raise ZeroDivisionError
 
-    settings = config.resolve("toy/reach", "mcurl", overrides=["env_steps=90", "compute.threads=1", *TINY[3:]])
+    settings = config.resolve("toy/reach", "mcurl", overrides=["env_steps=90", "compute.threads=1", *TINY[5:]])
     logs, recorded = [], []
     for out in ("whole", "broken"):
         calls: list[tuple[Any, ...]] = []
