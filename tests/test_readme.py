@@ -151,7 +151,12 @@ def test_a_suite_of_ones_own_trains(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("modules")
 def test_code_on_the_pages_runs() -> None:
-    assert cli.main(["train", "toy/reach", "--method", "curl", "--env-steps", "330", *SHORT, "sac.hidden=16"]) == 0
+    assert (
+        cli.main(
+            ["train", "toy/reach", "--method", "curl", "--name", "curl", "--env-steps", "330", *SHORT, "sac.hidden=16"]
+        )
+        == 0
+    )
     for name, text in PAGES.items():
         for code in blocks("python", text):
             if name != "README.md" and code not in MODULES.values():
