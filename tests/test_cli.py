@@ -488,6 +488,7 @@ def test_an_environment_of_ones_own_has_the_agent_that_learns_its_actions(
     assert main([*line, "--set", "env.image_size=28", "evaluation.episodes=2", *small]) == 0
     folder = Path(f"runs/gym-{task.replace(':', '-')}/dot-seed1")
     assert json.loads((folder / "settings.json").read_text())["agent"] == agent
+    assert json.loads((folder / "run.json").read_text())["environment"] == {}  # its module belongs to no package
     capsys.readouterr()
     assert main(["resume", str(folder), "--env-steps", "60"]) == 0
     assert "not exact: this environment cannot save its state" in capsys.readouterr().out
