@@ -218,6 +218,8 @@ def _add_report(report: _Parser) -> None:
     report.add_argument("paths", nargs="+", type=Path, metavar="PATHS", help=paths)
     plots = "plot the learning curves and published scores of each task as DIR/<benchmark>-<task>.png"
     report.add_argument("--plot", type=Path, metavar="DIR", help=plots)
+    table = "write all returns as one long table for other tools, a new file in .csv or .parquet (docs/statistics.md)"
+    report.add_argument("--table", type=Path, metavar="FILE", help=table)
 
 
 def _add_table(table: _Parser) -> None:

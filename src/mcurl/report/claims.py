@@ -6,9 +6,9 @@ count is the paper's. The paper prints numbers for Atari only: its results on DM
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from mcurl.report.statistics import (
     probability_of_improvement,
     score_matrix,
 )
+
+if TYPE_CHECKING:
+    from mcurl.report.scores import RunScores
 
 Scores = Mapping[str, Mapping[str, Sequence[float]]]
 """Method -> task, without its suite -> the scores of its runs at the claim's budget."""
@@ -41,6 +44,8 @@ LABELS = {
     "otrainbow": "OTRainbow",
 }
 """Method -> its name in the paper."""
+CHOSEN = "chosen"
+"""The first word of the note of a run that was selected for its results: it is no fair sample of the seeds."""
 PAPER, OURS = "the paper's Table 1", "our scores"
 
 
@@ -251,7 +256,7 @@ class Statement:
 
     claim: Claim
     basis: str
-    """``PAPER`` or ``OURS``."""
+    """``PAPER``, ``OURS``, or the place in the paper of results without numbers."""
     finding: Finding
 
     def __str__(self) -> str:
@@ -271,12 +276,25 @@ def paper_scores() -> dict[str, dict[str, list[float]]]:
     return scores
 
 
+def final_scores(runs: Iterable[RunScores], benchmark: str, env_steps: int) -> dict[str, dict[str, list[float]]]:
+    """Scores at a budget: name of the run -> task -> scores of its seeds, in the order of seeds.
+
+    Left out: runs without an evaluation at the budget, and runs whose note begins with ``CHOSEN``.
+    """
+    scores: dict[str, dict[str, list[float]]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        score = run.score(env_steps)
+        if run.benchmark == benchmark and not run.note.startswith(CHOSEN) and score is not None:
+            scores.setdefault(run.name, {}).setdefault(run.task, []).append(score)
+    return scores
+
+
 def evaluate(scores_at: Callable[[str, int], Scores] | None = None) -> list[Statement]:
     """Check all claims in the paper's own table and in scores of this package.
 
     Args:
         scores_at: benchmark, env steps -> the scores of runs of this package at that budget; None: the paper's table
-            alone.
+            alone. :func:`final_scores` gives them.
 
     Returns:
         A statement about the paper's table for each claim whose numbers are printed, and one about our scores for each
@@ -288,8 +306,8 @@ def evaluate(scores_at: Callable[[str, int], Scores] | None = None) -> list[Stat
         if claim.printed:
             statements.append(Statement(claim, PAPER, claim.check(table)))
         else:
-            nothing = Finding("not enough data", "no numbers", "the paper shows these results as a picture only")
-            statements.append(Statement(claim, PAPER, nothing))
+            nothing = Finding("not enough data", "no numbers", "the results are in a picture only")
+            statements.append(Statement(claim, claim.place, nothing))
         if scores_at is not None and not (isinstance(claim.check, Median) and claim.check.method not in PAPER_COLUMNS):
             ours = Evidence(scores_at(claim.benchmark, claim.env_steps), published=False)
             statements.append(Statement(claim, OURS, claim.check(ours)))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from mcurl.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from mcurl.report.scores import RunScores
 
 FORMATS = (".csv", ".parquet")
 
@@ -36,22 +37,16 @@ class Row(NamedTuple):
 COLUMNS = tuple(field.rstrip("_") for field in Row._fields)
 
 
-def episode_rows(
-    suite: str, task: str, method: str, seed: int, evaluations: Mapping[int, Sequence[float]]
-) -> Iterator[Row]:
-    """The rows of one run. ``evaluations``: env steps -> returns of the episodes."""
-    for env_steps, returns in sorted(evaluations.items()):
-        for episode, value in enumerate(returns):
-            yield Row(suite, task, method, seed, env_steps, episode, value)
+def rows(runs: Iterable[RunScores]) -> Iterator[Row]:
+    """The rows of runs. An evaluation of which only the mean is known has one row."""
+    for run in runs:
+        for env_steps, returns in run.episodes.items():
+            for episode, value in enumerate(returns):
+                known = None if env_steps in run.averaged else episode
+                yield Row(run.benchmark, run.task, run.name, run.seed, env_steps, known, value)
 
 
-def mean_rows(suite: str, task: str, method: str, seed: int, means: Mapping[int, float]) -> Iterator[Row]:
-    """The rows of one run of which only means are known. ``means``: env steps -> mean return."""
-    for env_steps, value in sorted(means.items()):
-        yield Row(suite, task, method, seed, env_steps, None, value)
-
-
-def write_table(rows: Iterable[Row], path: Path) -> int:
+def write_table(table: Iterable[Row], path: Path) -> int:
     """Write a table to a new file. The name's ending chooses the format.
 
     CSV: UTF-8, an empty cell for a missing episode, floats with all their digits. Parquet: strings, int64, and float64;
@@ -64,12 +59,12 @@ def write_table(rows: Iterable[Row], path: Path) -> int:
         UserError: unknown ending, no rows, a file of this name exists, or pyarrow is not installed.
     """
     check_target(path)
-    table = sorted(rows, key=lambda row: (*row[:5], -1 if row.episode is None else row.episode))
-    if not table:
+    ordered = sorted(table, key=lambda row: (*row[:5], -1 if row.episode is None else row.episode))
+    if not ordered:
         raise UserError("there are no scores to write")
     path.parent.mkdir(parents=True, exist_ok=True)
-    (_write_csv if path.suffix == ".csv" else _write_parquet)(table, path)
-    return len(table)
+    (_write_csv if path.suffix == ".csv" else _write_parquet)(ordered, path)
+    return len(ordered)
 
 
 def check_target(path: Path) -> None:
@@ -94,28 +89,6 @@ def read_table(path: Path) -> list[Row]:
         return list(_read_csv(path) if path.suffix == ".csv" else _read_parquet(path))
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise UserError(f"{path} is not a table of scores: {type(error).__name__} {error}") from error
-
-
-def final_scores(rows: Iterable[Row], env_steps: int) -> dict[str, dict[str, list[float]]]:
-    """Scores at a budget: method -> task -> the score of each seed, in the order of seeds.
-
-    The score of a run is the mean return of its evaluation at ``env_steps``.
-
-    Raises:
-        UserError: the rows are of several suites.
-    """
-    returns: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    suites = set()
-    for row in rows:
-        if row.env_steps == env_steps:
-            suites.add(row.suite)
-            returns[row.method, row.task, row.seed].append(row.return_)
-    if len(suites) > 1:
-        raise UserError(f"scores of several suites cannot be compared: {', '.join(sorted(suites))}")
-    scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for (method, task, _), values in sorted(returns.items()):
-        scores[method][task].append(fmean(values))
-    return {method: dict(tasks) for method, tasks in scores.items()}
 
 
 def _write_csv(table: Sequence[Row], path: Path) -> None:

@@ -313,13 +313,14 @@ def human_normalise(scores: ArrayLike, games: Sequence[str]) -> Array:
 def read_columns(path: Path) -> dict[str, dict[str, float]]:
     """Read a CSV file with one row per game and one column per method, such as those of ``mcurl.published``.
 
-    Empty cells are left out.
+    Empty cells, and rows that are not a game of the Atari 100k benchmark (such as a median), are left out.
 
     Returns:
         Column -> game -> score.
 
     Raises:
-        UserError: the file cannot be read, has no column ``game`` or a game twice, or a cell is not a number.
+        UserError: the file cannot be read, has no column ``game``, no game or a game twice, or a cell is
+            not a number.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -329,11 +330,16 @@ def read_columns(path: Path) -> dict[str, dict[str, float]]:
         raise UserError(f"{path} cannot be read as CSV: {error}") from error
     if "game" not in header:
         raise UserError(f"{path} has no column 'game'; its columns are {', '.join(header) or 'none'}")
+    rows = [row for row in rows if row["game"] in atari_random_and_human()]
+    games = [row["game"] for row in rows]
+    if not games:
+        raise UserError(f"{path} has no game of the Atari 100k benchmark in its column 'game'")
+    for game in games:
+        if games.count(game) > 1:
+            raise UserError(f"{path} has {games.count(game)} rows of {game}")
     columns: dict[str, dict[str, float]] = {name: {} for name in header if name != "game"}
     for row in rows:
         for name, column in columns.items():
-            if row["game"] in column:
-                raise UserError(f"{path} has two rows of {row['game']}")
             if row[name]:
                 column[row["game"]] = _number(row[name], f"{path}, {row['game']}, {name}")
     return columns
