@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -125,3 +128,29 @@ def test_a_damaged_or_foreign_parquet_file_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({name: ["1"] for name in COLUMNS}), path)
     with pytest.raises(UserError, match="its columns are"):
         read_table(path)
+
+
+def test_openrlbenchmark_gets_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "offline"
+    arguments = ["report", str(shipped_results()), "--openrlbenchmark", str(folder)]
+    assert cli.main(arguments) == 0
+    runs = read([shipped_results()])
+    assert f"{folder}: {len(runs)} runs" in capsys.readouterr().out
+    listed = {}
+    for path in folder.glob("*/offline.sqlite"):
+        with closing(sqlite3.connect(path)) as database:
+            database.row_factory = sqlite3.Row
+            for row in database.execute("SELECT * FROM offlinerun"):
+                config = json.loads(row["config"])
+                assert (row["entity"], row["project"]) == ("mcurl", path.parent.name)
+                listed[row["project"], config["env_id"], config["exp_name"], config["seed"]] = path.parent / row["id"]
+    assert set(listed) == {(*run.cell, run.seed) for run in runs}
+    for run in runs:
+        target = listed[*run.cell, run.seed]
+        about = json.loads((target / "run.json").read_text())
+        assert about["path"] == ["mcurl", run.benchmark, target.name]
+        with (target / "run_df.csv").open(newline="") as file:
+            written = [(int(row["global_step"]), float(row["charts/episodic_return"])) for row in csv.DictReader(file)]
+        assert written == [(step, value) for step, values in sorted(run.episodes.items()) for value in values]
+    assert cli.main(arguments) == 2
+    assert "exists already" in capsys.readouterr().err

@@ -220,6 +220,8 @@ def _add_report(report: _Parser) -> None:
     report.add_argument("--plot", type=Path, metavar="DIR", help=plots)
     table = "write all returns as one long table for other tools, a new file in .csv or .parquet (docs/statistics.md)"
     report.add_argument("--table", type=Path, metavar="FILE", help=table)
+    offline = "write the runs for openrlbenchmark's offline mode, to a new folder (docs/statistics.md)"
+    report.add_argument("--openrlbenchmark", type=Path, metavar="DIR", help=offline)
 
 
 def _add_table(table: _Parser) -> None:

@@ -179,16 +179,21 @@ def collect(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Print the scores of stores and run folders, and plot learning curves. Only files are read."""
-    from mcurl.report import curves, export, table
+    from mcurl.report import curves, export, openrlbenchmark, table
     from mcurl.report.store import file_name, read
 
     if options.table:
         export.check_target(options.table)
+    if options.openrlbenchmark:
+        openrlbenchmark.check_folder(options.openrlbenchmark)
     runs = read(options.paths)
     print(table.overview(runs))
     if options.table:
         count = export.write_table(export.rows(runs), options.table)
         print(f"{options.table}: {count:,} rows")
+    if options.openrlbenchmark:
+        count = openrlbenchmark.write_offline(runs, options.openrlbenchmark)
+        print(f"{options.openrlbenchmark}: {count:,} runs")
     for benchmark, task in dict.fromkeys((run.benchmark, run.task) for run in runs) if options.plot else ():
         target = options.plot / f"{benchmark}-{file_name(task)}.png"
         curves.plot(runs, benchmark, task, target)
