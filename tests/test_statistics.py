@@ -141,6 +141,12 @@ def test_statistics_are_their_definitions(
     assert float(statistic(scores)) == pytest.approx(twin(scores), abs=1e-12)
 
 
+def test_a_score_that_ends_at_a_quarter_is_left_out() -> None:
+    """Of weights 1/2 1/2 1/3 1/3 1/3 the quarter is 1/2: the lowest is left out whole, whatever rounding says."""
+    scores = np.array([[5.0, 1.0], [3.0, 0.0], [4.0, np.nan]])
+    assert float(interquartile_mean(scores)) == pytest.approx((1 / 2 + 3 / 3 + 4 / 3) / (1 / 2 + 2 / 3))
+
+
 @given(pair=st.integers(1, 5).flatmap(lambda tasks: st.tuples(arrays(tasks), arrays(tasks))))
 @SOME
 def test_the_probability_of_improvement_is_its_definition(pair: tuple[Array, Array]) -> None:

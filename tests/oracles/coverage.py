@@ -10,7 +10,7 @@ import numpy as np
 
 from mcurl.report.statistics import interquartile_mean, interval, mean, median
 
-TRIALS = 400
+TRIALS = 200
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
                 truth = float(np.mean(statistic(rng.gamma(2.0, 0.5, (3000, seeds, tasks)) * scale)))
                 inside = 0
                 for trial in range(TRIALS):
-                    found = interval(statistic, rng.gamma(2.0, 0.5, (seeds, tasks)) * scale, resamples=1000, seed=trial)
+                    found = interval(statistic, rng.gamma(2.0, 0.5, (seeds, tasks)) * scale, resamples=500, seed=trial)
                     assert found is not None
                     inside += bool(found.low <= truth <= found.high)
                 print(f"{seeds} seeds, {tasks} tasks, {statistic.__name__}: {100 * inside / TRIALS:.0f} %", flush=True)
