@@ -78,13 +78,19 @@ static inline int64_t chunk_tile(int64_t row, int64_t column) {
     return tile_offset(row / TILE, column / BLOCK, CHUNK / BLOCK);
 }
 
-/* Packs rows [row, row + BLOCK) of n columns, a chunk. */
+/* Packs rows [row, row + BLOCK) of n columns, a chunk. What is packed next is fetched: the next chunk of the rows, or
+   the first one of the next rows. */
 AMX_TARGET static inline void pack_chunk(const Matrix *m, int whole, int64_t row, int64_t column, int64_t n,
                                          uint16_t *to) {
+    const int64_t ahead = column + n < m->columns ? CHUNK : BLOCK * m->columns - column;
     for (int64_t r = 0; r < BLOCK; r++)
-        for (int64_t j = 0; j < n; j += BLOCK)
+        for (int64_t j = 0; j < n; j += BLOCK) {
+            const float *next = m->at + (row + r) * m->columns + column + j + ahead;
+            __builtin_prefetch(next, 0, 2);
+            __builtin_prefetch(next + TILE, 0, 2);
             store_planes(load(m, whole, row + r, column + j), load(m, whole, row + r, column + j + TILE),
                          to + chunk_tile(r, j) + r % TILE * BLOCK);
+        }
 }
 
 /* Packs columns [column, column + BLOCK) of n rows, transposed. */

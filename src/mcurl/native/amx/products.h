@@ -107,17 +107,33 @@ AMX_TARGET static inline void pack_right_transposed(int64_t planes, int64_t rows
 }
 
 /* Accumulators += a b, of two planes each. The product of both second planes is left out: it is below float32's
-   precision. lower: from the upper tile of a to the lower. a_plane, b_plane: from a plane to the next. */
+   precision. lower: from the upper tile of a to the lower. a_plane, b_plane: from a plane to the next. A tile is loaded
+   right before the first product that needs it. */
 AMX_TARGET static inline void add_planes(const uint16_t *a, int64_t lower, int64_t a_plane, const uint16_t *b,
                                          int64_t b_plane) {
-    add_product(a, a + lower, TILE_BYTES, b, b + TILE_NUMBERS, TILE_BYTES);
-    _tile_loadd(6, b + b_plane, TILE_BYTES);
-    _tile_loadd(7, b + b_plane + TILE_NUMBERS, TILE_BYTES);
+    COMPILER_BARRIER();
+    _tile_loadd(4, a, TILE_BYTES);
+    _tile_loadd(6, b, TILE_BYTES);
     _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, b + TILE_NUMBERS, TILE_BYTES);
     _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, a + lower, TILE_BYTES);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
-    add_product(a + a_plane, a + a_plane + lower, TILE_BYTES, b, b + TILE_NUMBERS, TILE_BYTES);
+    _tile_loadd(6, b + b_plane, TILE_BYTES);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_loadd(7, b + b_plane + TILE_NUMBERS, TILE_BYTES);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(3, 5, 7);
+    _tile_loadd(4, a + a_plane, TILE_BYTES);
+    _tile_loadd(6, b, TILE_BYTES);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, b + TILE_NUMBERS, TILE_BYTES);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, a + a_plane + lower, TILE_BYTES);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
 }
 
 /* c [.., columns] = left right + initial, for rows [from, from + rows), a multiple of BLOCK. initial: a row of
