@@ -13,8 +13,9 @@ import torch
 
 from mcurl import native
 from mcurl.bench import command
+from mcurl.bench.parts import time_act
 from mcurl.bench.timing import Timing, measure
-from mcurl.bench.update import Learner, operations, time_ablations, time_update
+from mcurl.bench.update import Learner, operations, time_ablations, time_busy, time_update
 from mcurl.errors import UserError
 from mcurl.objectives.masked import MCurl
 from mcurl.runtime.device import Compute
@@ -86,7 +87,7 @@ def test_settings_that_nothing_timed_has_are_refused_before_anything_is(monkeypa
         "target": None,
         "plot_dir": Path(),
     }
-    with pytest.raises(UserError, match="--set is for update and profile, not for render"):
+    with pytest.raises(UserError, match="--set is for update, busy, profile, not for render"):
         command.run(["update", "render"], methods=["mcurl"], overrides=["mcurl.layers=1"], **rest)
     with pytest.raises(UserError, match=r"mcurl\.layers has no effect"):
         command.run(["update"], methods=["mcurl", "curl"], overrides=["mcurl.layers=1"], **rest)
@@ -101,6 +102,19 @@ def test_operations_to_leave_out_are_named() -> None:
         command.run(["update"], without=["amx.duelling"], **rest)
     assert operations("frames") == {"frames"}
     assert operations("amx") == native.AMX
+
+
+def test_an_update_beside_a_busy_process_is_timed() -> None:
+    compute = Compute(torch.device("cpu"), torch.bfloat16, graphs=False)
+    alone, busy = time_busy("atari", "rl-only", compute, repeats=2)
+    assert [alone.name, busy.name] == ["atari rl-only, alone", "atari rl-only, beside a busy process"]
+    assert min(alone.milliseconds, busy.milliseconds) > 0
+
+
+@pytest.mark.parametrize("suite", ["dmc", "atari"])
+def test_acting_is_timed(suite: str) -> None:
+    compute = Compute(torch.device("cpu"), torch.bfloat16, graphs=False)
+    assert [timing.name for timing in time_act(suite, compute, 1)] == [f"{suite}, act on 1", f"{suite}, act on 10"]
 
 
 def test_what_an_operation_gains_alone() -> None:

@@ -45,6 +45,7 @@ RULES: dict[str, set[str]] = {
     "runtime.seeding": set(),
     "runtime.signals": set(),
     "runtime.threads": set(),
+    "runtime.waiting": {"native.teams"},
     "runtime.parallel": {"runtime.signals"},
     "runtime.cuda_graphs": {"replay.batch"},
     "runtime.device": {"runtime.threads", "config.fields", "native"},
@@ -60,13 +61,13 @@ RULES: dict[str, set[str]] = {
     "evaluate": {"agents.base", "build", "config", "published", "run.folder", "runtime.device", "runtime.seeding"},
     "train": {
         *("agents.base", "batches", "build", "config", "envs", "evaluate", "replay", "run.folder", "run.logger"),
-        *("runtime.cuda_graphs", "runtime.device", "runtime.seeding", "runtime.signals"),
+        *("runtime.cuda_graphs", "runtime.device", "runtime.seeding", "runtime.signals", "runtime.waiting"),
     },
     "report": {"config", "config.tasks", "published", "run.names"},
     "bench": {
         *("agents.base", "agents.rainbow", "agents.sac", "batches", "build", "config", "evaluate", "native"),
         *("networks.encoders", "objectives.masked", "replay", "run.checkpoint", "run.provenance"),
-        *("runtime.cuda_graphs", "runtime.device", "runtime.seeding", "runtime.threads"),
+        *("runtime.cuda_graphs", "runtime.device", "runtime.seeding", "runtime.threads", "runtime.waiting"),
     },
     "commands": {
         *("bench", "config", "config.fields", "config.tasks", "evaluate", "report", "train"),

@@ -231,7 +231,7 @@ def _add_table(table: _Parser) -> None:
 
 
 def _add_bench(bench: _Parser) -> None:
-    parts = "update, run, memory, replay, render, env, checkpoint, profile; default update"
+    parts = "update, busy, act, run, memory, replay, render, env, checkpoint, profile; default update"
     bench.add_argument("what", nargs="*", metavar="PART", help=parts)
     plain = "also time the textbook version of each update: float32, contiguous tensors, no fused operations"
     bench.add_argument("--plain", action="store_true", help=plain)
@@ -244,7 +244,7 @@ def _add_bench(bench: _Parser) -> None:
     bench.add_argument("--suite", choices=suite, action="append", metavar="NAME", help="dmc or atari; default both")
     methods = "method, as for train; default mcurl and curl"
     bench.add_argument("--method", action="append", metavar="NAME", help=methods)
-    _add_overrides(bench, "values of settings, for update and profile")
+    _add_overrides(bench, "values of settings, for update, busy and profile")
     precision = ("auto", "fp32", "tf32", "bf16")
     text = "auto, fp32, tf32 or bf16; default auto"
     bench.add_argument("--precision", choices=precision, default="auto", metavar="NAME", help=text)

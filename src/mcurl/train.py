@@ -26,6 +26,7 @@ from mcurl.runtime import seeding
 from mcurl.runtime.cuda_graphs import CudaGraphStep
 from mcurl.runtime.device import compute_metadata, prepare, restore_torch_state, torch_state
 from mcurl.runtime.signals import Interrupted, Stop, stop_on_signal
+from mcurl.runtime.waiting import AdaptiveWaiting
 
 
 def train(settings: TrainSettings, run: Run, sinks: Sequence[Sink]) -> None:
@@ -99,12 +100,14 @@ class Trainer:
         self._warned = False
         self._stop = Stop()
         self._speed = SpeedMeter()
+        self._waiting = AdaptiveWaiting(torch.get_num_threads())
         self._oldest_rows: list[int] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._waiting.close()
         self.env.close()
 
     @property
@@ -148,6 +151,7 @@ class Trainer:
             self._update()
         if done:
             self._end_episode()
+        self._waiting.check()
         self.logger.progress(self.clock.env_steps, self.updates)
 
     def _act(self) -> Any:

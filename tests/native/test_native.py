@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native import adam, dense, frames, onednn
+from mcurl.native import adam, dense, frames, onednn, teams
 from mcurl.native.amx import convolutions, dueling, encoder, features, mlp, transformer
 from mcurl.networks.acting import PixelPolicy
 from mcurl.networks.atari import DataEfficientEncoder
@@ -27,7 +27,7 @@ from mcurl.networks.transformer import Transformer
 
 FOLDER = Path(native.__file__).parent
 SOURCES = sorted(FOLDER.rglob("*.c"))
-COMPILED = {"frames": frames, "adam": adam, "dense": dense} | {
+COMPILED = {"frames": frames, "adam": adam, "dense": dense, "teams": teams} | {
     "amx.convolutions": convolutions,
     "amx.dueling": dueling,
     "amx.encoder": encoder,
@@ -78,6 +78,7 @@ def test_what_compiles_is_used() -> None:
     assert frames.available()
     assert adam.available()
     assert dense.available()
+    assert teams.available()
     amx = on_amx()
     for module in (convolutions, encoder, features, mlp, transformer, dueling):
         assert module.available() == amx
@@ -230,7 +231,7 @@ def test_operations_used_are_those_that_ran() -> None:
     on = run_everything()
     available = {name for name, module in COMPILED.items() if module.available()}  # type: ignore[attr-defined]
     available |= {name for name in native.ONEDNN if onednn.available(name)}
-    assert native.operations_used() == sorted(available - {"adam"})
+    assert native.operations_used() == sorted(available - {"adam", "teams"})
     native.disable(native.ALL, "the plain twin")
     plain = run_everything()
     for name in plain:

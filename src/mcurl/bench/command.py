@@ -19,15 +19,15 @@ from mcurl.bench.memory import time_memory
 from mcurl.bench.profile import plot, time_by_group
 from mcurl.bench.runs import time_runs
 from mcurl.bench.timing import Timing, time_peak_throughput
-from mcurl.bench.update import operations, resolve, time_ablations, time_update
+from mcurl.bench.update import operations, resolve, time_ablations, time_busy, time_update
 from mcurl.errors import UserError
 from mcurl.run import provenance
 from mcurl.runtime.device import Compute, ComputeSettings, prepare
 from mcurl.runtime.threads import available_cores
 
-PARTS = ("update", "run", "memory", "replay", "render", "env", "checkpoint", "profile")
+PARTS = ("update", "busy", "act", "run", "memory", "replay", "render", "env", "checkpoint", "profile")
 """Names of the parts that can be timed."""
-PARTS_WITH_SETTINGS = ("update", "profile")
+PARTS_WITH_SETTINGS = ("update", "busy", "profile")
 """Parts to which ``--set`` applies."""
 
 
@@ -83,6 +83,12 @@ def run(
         results.timings += time_peak_throughput(compute.device)
         for suite, method in pairs:
             _time_updates(results, suite, method, compute, overrides, threads, repeats, plain, without)
+    for suite, method in pairs if "busy" in what else ():
+        alone, busy = time_busy(suite, method, compute, overrides=overrides, repeats=repeats)
+        results.timings += [alone, busy]
+        results.ratios[busy.name] = busy.milliseconds / alone.milliseconds
+    for suite in suites if "act" in what else ():
+        results.timings += parts.time_act(suite, compute, repeats)
     for suite, method in pairs if "memory" in what else ():
         timing, results.peaks[timing.name] = time_memory(suite, method, threads)
         results.timings.append(timing)
@@ -120,7 +126,7 @@ def _check(
     """Check the arguments before anything is timed, and create the output folders. Raises UserError."""
     others = [part for part in what if part not in PARTS_WITH_SETTINGS]
     if overrides and others:
-        raise UserError(f"bench: --set is for {' and '.join(PARTS_WITH_SETTINGS)}, not for {', '.join(others)}")
+        raise UserError(f"bench: --set is for {', '.join(PARTS_WITH_SETTINGS)}, not for {', '.join(others)}")
     if without and "update" not in what:
         raise UserError(f"bench: --without is for update, not for {', '.join(what)}")
     for name in without:

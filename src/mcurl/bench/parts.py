@@ -38,6 +38,20 @@ def time_replay(compute: Compute, repeats: int) -> list[Timing]:
     return timings
 
 
+def time_act(suite: str, compute: Compute, repeats: int) -> list[Timing]:
+    """Time acting on one observation, as in training, and on ten, as in evaluation. The objective plays no part."""
+    learner, timings = Learner(suite, "rl-only", compute), []
+    shape = learner.replay.frame_stack * learner.replay.frame_shape[0], *learner.replay.frame_shape[1:]
+    for n, explore in ((1, True), (10, False)):
+        observations = np.random.default_rng(0).integers(0, 256, (n, *shape), dtype=np.uint8)
+
+        def act(observations=observations, explore=explore) -> None:  # type: ignore[no-untyped-def]
+            learner.agent.act(observations, explore=explore, clock=learner.clock)
+
+        timings.append(measure(f"{suite}, act on {n}", act, warm_up=20, repeats=5 * repeats))
+    return timings
+
+
 def time_render(repeats: int) -> list[Timing]:
     """Time one agent step of DMControl tasks with each size of the shadow map. Most of the time is rendering."""
     timings = []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +31,7 @@ from mcurl.replay.buffer import Replay
 from mcurl.runtime.cuda_graphs import CudaGraphStep
 from mcurl.runtime.device import Compute
 from mcurl.runtime.seeding import Generators
+from mcurl.runtime.waiting import AdaptiveWaiting
 
 TASKS = {"dmc": "dmc/cartpole-swingup", "atari": "atari/RoadRunner"}
 """Suite -> task of the benchmarks."""
@@ -177,6 +181,36 @@ def time_update(
     gflop = _gflop(update_twice) if compute.device.type == "cpu" else 0.0
     name = " ".join([suite, method, *(overrides or []), *(["(textbook)"] if plain else [])])
     return _half(measure(name, update_twice, warm_up=4, repeats=max(repeats // 2, 2), gflop=gflop))
+
+
+def time_busy(
+    suite: str, method: str, compute: Compute, *, overrides: Sequence[str] = (), repeats: int = 20
+) -> list[Timing]:
+    """Time updates alone, and beside another process that computes all the time.
+
+    Args:
+        suite, method, compute, overrides: as for :func:`time_update`.
+        repeats: number of updates of each timing.
+
+    Returns:
+        The timing alone, and the one beside the other process.
+    """
+    learner, waiting = Learner(suite, method, compute, overrides=overrides), AdaptiveWaiting(torch.get_num_threads())
+
+    def update() -> None:
+        learner.learn(learner.sample())
+        waiting.check()
+
+    with closing(waiting):
+        title = " ".join([suite, method, *overrides])
+        # Long enough to notice the other process, and to compile everything before.
+        alone = measure(f"{title}, alone", update, warm_up=10, repeats=repeats)
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+            try:
+                busy = measure(f"{title}, beside a busy process", update, warm_up=10, repeats=repeats)
+            finally:
+                other.kill()
+    return [alone, busy]
 
 
 def time_ablations(

@@ -24,7 +24,7 @@ AMX = frozenset({"amx.convolutions", "amx.encoder", "amx.features", "amx.mlp", "
 """Layers in C for the matrix units (AMX) of x86 processors."""
 ONEDNN = frozenset({"onednn.conv_relu", "onednn.linear_relu"})
 """Private oneDNN operations of PyTorch."""
-ALL = frozenset({"frames", "adam", "dense"}) | AMX | ONEDNN
+ALL = frozenset({"frames", "adam", "dense", "teams"}) | AMX | ONEDNN
 """Names of all accelerated operations."""
 
 disabled: Mapping[str, str] = {}

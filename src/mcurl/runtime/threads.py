@@ -16,8 +16,10 @@ def limit_openmp_spinning() -> None:
     """Let OpenMP threads sleep soon while they wait for each other.
 
     By default they spin for milliseconds. If other processes use the cores too, an update then takes 20 times as long.
-    OpenMP reads the environment variable GOMP_SPINCOUNT once, so this must be called before PyTorch is imported. Values
-    of the user (OMP_WAIT_POLICY or GOMP_SPINCOUNT) are not changed.
+    OpenMP reads its environment variables once, so this must be called before PyTorch is imported. Values of the user
+    (OMP_WAIT_POLICY or GOMP_SPINCOUNT) are not changed. With the policy ``active``, threads spin a thousand times
+    instead of a hundred where ``runtime.waiting`` shortens the wait.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+        os.environ["OMP_WAIT_POLICY"] = "active"
