@@ -24,7 +24,7 @@ from mcurl.run.display import Display
 from mcurl.run.folder import Run
 from mcurl.run.logger import DisplaySink
 from mcurl.runtime.device import processor_flags
-from mcurl.runtime.parallel import ParallelRuns
+from mcurl.runtime.parallel import run_parallel
 from mcurl.runtime.signals import Interrupted
 
 SMALL = [
@@ -203,8 +203,13 @@ def test_resuming_what_is_complete_or_not_a_run(capsys: Capture, finished: Path)
 def test_a_run_without_a_checkpoint_says_so(capsys: Capture, finished: Path) -> None:
     checkpoint = next((finished / "checkpoints").iterdir())
     (checkpoint / "state.json").unlink()
-    assert "has no checkpoint yet" in refused(capsys, "resume", str(finished))
-    assert "has no checkpoint yet" in refused(capsys, "evaluate", str(finished))
+    hint = f"wait for the first one or, if the run was stopped before it, use `mcurl resume {finished}`"
+    assert f"has no checkpoint yet: {hint}" in refused(capsys, "evaluate", str(finished))
+    assert f"use `mcurl resume {finished}`" in refused(capsys, "train", "toy/reach")
+    about = json.loads((finished / "run.json").read_text())
+    (finished / "run.json").write_text(json.dumps(about | {"compute": {}}))  # written at the first checkpoint
+    for command in ("resume", "evaluate"):
+        assert "has no checkpoint: they were removed, so start a new run" in refused(capsys, command, str(finished))
 
 
 def test_resume_extends_and_knows_the_past(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -612,8 +617,8 @@ def test_a_seed_that_was_killed_is_no_success(tmp_path: Path, monkeypatch: pytes
     dies.write_text("#!/bin/sh\n[ $3 = well ] || kill -9 $$\n")
     dies.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(dies))
-    assert ParallelRuns({"a": ["well"], "b": ["badly"]}, 2).run() == 128 + signal.SIGKILL
-    assert ParallelRuns({"a": ["well"]}, 1).run() == 0
+    assert run_parallel({"a": ["well"], "b": ["badly"]}, 2) == 128 + signal.SIGKILL
+    assert run_parallel({"a": ["well"]}, 1) == 0
 
 
 def test_of_several_seeds_none_starts_after_a_mistake(capsys: Capture) -> None:

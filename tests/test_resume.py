@@ -175,3 +175,16 @@ def evaluated(folder: Path) -> dict[int, int]:
     """Episodes at each evaluation."""
     with open(folder / "evaluations.csv") as file:
         return dict(Counter(int(row["env_steps"]) for row in csv.DictReader(file)))
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path: Path) -> None:
+    arguments = ["train", "toy/reach", "--method", "rl-only", *EXACT, *TOY, "--set", "checkpoint.every=0"]
+    subprocess.run(command(*arguments, "--out", str(tmp_path / "whole")), check=True, stdout=subprocess.DEVNULL)
+    killed = tmp_path / "killed"
+    with subprocess.Popen(command(*arguments, "--out", str(killed)), stdout=subprocess.DEVNULL) as process:
+        wait_for(lambda: any(path.stat().st_size for path in killed.glob("*/*/metrics.jsonl")), process)
+        process.kill()
+    folder = run_folder(killed)
+    assert not list((folder / "checkpoints").iterdir())
+    subprocess.run(command("resume", str(folder)), check=True, stdout=subprocess.DEVNULL)
+    assert files(folder) == files(run_folder(tmp_path / "whole"))

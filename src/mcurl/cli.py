@@ -31,6 +31,7 @@ examples:
   mcurl collect runs                                    keep the scores in scores/
   mcurl bench update --plain                            time an update and its textbook version
   mcurl settings dmc/cartpole-swingup                   list all settings with values and descriptions
+  mcurl suite run mini-dmc                              train all runs of an experiment, see `mcurl suite list`
 """
 TASK_HELP = (
     "suite/name, such as dmc/cartpole-swingup, atari/Pong, toy/reach, gym/CartPole-v1, gym/my_module:MyEnv-v0; "
@@ -98,6 +99,11 @@ def _run(arguments: list[str]) -> int:
     first = arguments[0]
     if not first.startswith("-") and first not in parsers:
         raise UserError(f"unknown command {first!r}: {suggest(first, parsers)}")
+    if first == "suite" and len(arguments) > 1 and not arguments[1].startswith("-"):
+        actions = [name.removeprefix("suite ") for name in parsers if name.startswith("suite ")]
+        if arguments[1] not in actions:
+            raise UserError(f"suite: unknown action {arguments[1]!r}: {suggest(arguments[1], actions)}")
+        first = f"suite {arguments[1]}"
     options, rest = parser.parse_known_args(arguments)
     if rest and rest[0].startswith("-"):
         known = parsers[first].options() if first in parsers else parser.options()
@@ -139,6 +145,8 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
         "400k frames)."
     )
     _add_table(add(commands.table, "compare scores with published ones", budget))
+    experiments = "A suite is an experiment of the paper, or the TOML file of your own (docs/suites.md)."
+    _add_suite(add(commands.suite, "list, show or run the experiments of the paper", experiments), parsers, layout)
     idle = "Use an idle machine."
     _add_bench(add(commands.bench, "time the parts of a run", idle))
     lists = "a suite (dmc, atari, toy, gym) or a list of tasks from the paper (dmc16, atari26, ...)"
@@ -230,6 +238,50 @@ def _add_table(table: _Parser) -> None:
     table.add_argument("--results", type=Path, metavar="DIR", help=results)
 
 
+def _add_suite(suite: _Parser, parsers: dict[str, _Parser], layout: dict[str, Any]) -> None:
+    """Add ``suite list``, ``suite show`` and ``suite run``."""
+    suite.set_defaults(print_help=suite.print_help)
+    subparsers = suite.add_subparsers(metavar="ACTION")
+
+    def add(command: Command, name: str, text: str, details: str) -> _Parser:
+        description = f"{text[0].upper()}{text[1:]}. {details}"
+        parsers[f"suite {name}"] = subparsers.add_parser(name, help=text, description=description, **layout)
+        parsers[f"suite {name}"].set_defaults(run=command)
+        return parsers[f"suite {name}"]
+
+    add(commands.suite_list, "list", "list the suites", "Each is arms (methods with settings) × tasks × seeds.")
+    show = add(
+        commands.suite_show,
+        "show",
+        "show the runs of a suite: how many, how long they take, which exist",
+        "Nothing is changed.",
+    )
+    _add_suite_runs(show)
+    measure = "time each kind of run for a short time, and remember the result; use an idle machine"
+    show.add_argument("--measure", action="store_true", help=measure)
+    again = (
+        "Ctrl-C saves all runs; the same command continues them. Finished runs are not made again. A run that another "
+        "process trains is left to it. The exit status is 1 if a run failed."
+    )
+    run = add(commands.suite_run, "run", "train the runs of a suite, each in a process of its own", again)
+    _add_suite_runs(run)
+    retries = "how often a failed run is started again without a new checkpoint in between; default 2"
+    run.add_argument("--retries", type=_natural, default=2, metavar="N", help=retries)
+
+
+def _add_suite_runs(parser: _Parser) -> None:
+    """Add the options that choose runs of a suite."""
+    parser.add_argument("name", metavar="SUITE", help="name of a suite, see `mcurl suite list`, or path of a TOML file")
+    parser.add_argument("--tasks", type=_names, metavar="A,B", help="only these tasks, such as Krull,Boxing")
+    parser.add_argument("--methods", type=_names, metavar="A,B", help="only these arms, such as mcurl,curl")
+    seeds = "these seeds instead of the suite's, such as 1,2"
+    parser.add_argument("--seeds", type=_seeds, metavar="1,2", help=seeds)
+    jobs = "runs at a time; default one per core. They share the cores equally"
+    parser.add_argument("--jobs", type=_count, metavar="N", help=jobs)
+    out = "folder of all runs; default runs"
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help=out)
+
+
 def _add_bench(bench: _Parser) -> None:
     parts = "update, busy, act, run, memory, replay, render, env, checkpoint, profile; default update"
     bench.add_argument("what", nargs="*", metavar="PART", help=parts)
@@ -259,6 +311,13 @@ def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected an integer from 0, not {text!r}")
     return int(text)
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("expected names, separated by commas")
+    return names
 
 
 def _seeds(text: str) -> list[int]:

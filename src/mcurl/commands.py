@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 from mcurl.errors import UserError, suggest
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mcurl.config.resolve import TrainSettings
     from mcurl.run.folder import Checkpoint, Run
     from mcurl.run.logger import Sink
+    from mcurl.suites.suite import Suite, SuiteRun
 
 
 def train(options: argparse.Namespace) -> int:
@@ -40,7 +43,7 @@ def train(options: argparse.Namespace) -> int:
 def _train_parallel(options: argparse.Namespace) -> int:
     """Train several seeds in parallel. All settings and folders are checked before the first seed starts."""
     from mcurl.run.folder import Run, run_folder
-    from mcurl.runtime.parallel import ParallelRuns
+    from mcurl.runtime.parallel import run_parallel
     from mcurl.runtime.threads import available_cores
 
     for seed in options.seed:
@@ -56,7 +59,7 @@ def _train_parallel(options: argparse.Namespace) -> int:
     # The user's overrides come last, so that they take precedence.
     arguments += ["--set", f"compute.threads={threads}", *options.overrides]
     commands = {f"seed {seed}": ["train", *arguments, "--seed", str(seed)] for seed in options.seed}
-    return ParallelRuns(commands, max_parallel).run()
+    return run_parallel(commands, max_parallel)
 
 
 def resume(options: argparse.Namespace) -> int:
@@ -68,25 +71,25 @@ def resume(options: argparse.Namespace) -> int:
     check_sinks(options.log)
     env_steps = None if options.env_steps is None else read_value("--env-steps", int, options.env_steps)
     with Run.open(options.path, train=True) as run:
-        checkpoint = run.latest_checkpoint()
+        checkpoint = None if run.resumable and not run.checkpoints() else run.latest_checkpoint()
         _check_budget(run, checkpoint, env_steps)
         check_sinks(run.sinks)
         run.add_sinks(options.log)
         from mcurl.train import resume
 
-        evaluations = run.evaluations(until=checkpoint.env_steps)
+        evaluations = run.evaluations(until=checkpoint.env_steps) if checkpoint else {}
         return _run_with_display(
             run, env_steps or run.env_steps, lambda sinks: resume(run, sinks, env_steps), evaluations
         )
 
 
-def _check_budget(run: Run, checkpoint: Checkpoint, env_steps: int | None) -> None:
+def _check_budget(run: Run, checkpoint: Checkpoint | None, env_steps: int | None) -> None:
     """Raise UserError if nothing remains to train, or a new budget is too small."""
-    steps = checkpoint.env_steps
+    steps = checkpoint.env_steps if checkpoint else 0
     if env_steps is not None and (env_steps <= steps or env_steps < run.env_steps):
         current = f"a budget of {run.env_steps:,}" if env_steps > steps else f"{steps:,}"
         raise UserError(f"{run.folder} has {current} env steps already: --env-steps must be above {env_steps:,}")
-    if env_steps is None and checkpoint.final and steps >= run.env_steps:
+    if env_steps is None and checkpoint and checkpoint.final and steps >= run.env_steps:
         raise UserError(f"{run.folder} is complete with {steps:,} env steps: use a larger --env-steps to continue")
 
 
@@ -242,13 +245,101 @@ def tasks(options: argparse.Namespace) -> int:
     return 0
 
 
+def suite(options: argparse.Namespace) -> int:
+    """Print the help of the actions on suites."""
+    options.print_help()
+    return 0
+
+
+def suite_list(options: argparse.Namespace) -> int:
+    """Print the suites of the package."""
+    from rich.console import Console
+
+    from mcurl.suites.show import list_suites
+
+    list_suites(_wide(Console(highlight=False)))
+    return 0
+
+
+def suite_show(options: argparse.Namespace) -> int:
+    """Print the runs of a suite, the time that they take, and which of them exist."""
+    from rich.console import Console
+
+    from mcurl.suites import hours
+    from mcurl.suites.show import Overview
+
+    suite, runs = _suite_runs(options)
+    jobs = _jobs(options, len(runs))
+    overview = Overview.read(suite, runs, options.out, jobs)
+    if options.measure:
+        for run in overview.unknown.values():
+            print(f"timing {run.task} {run.arm.name} ...", file=sys.stderr, flush=True)
+            hours.measure(run, jobs)
+        overview = Overview.read(suite, runs, options.out, jobs)
+    overview.print(_wide(Console(highlight=False)))
+    return 0
+
+
+def suite_run(options: argparse.Namespace) -> int:
+    """Train the runs of a suite."""
+    from mcurl.suites.display import PoolDisplay
+    from mcurl.suites.hours import threads
+    from mcurl.suites.pool import Pool
+
+    suite, runs = _suite_runs(options)
+    jobs = _jobs(options, len(runs))
+    with PoolDisplay(f"{suite.name}: {len(runs)} runs", str(options.out), jobs) as display:
+        overrides = [f"compute.threads={threads(jobs)}"]
+        pool = Pool(runs, options.out, jobs=jobs, display=display, overrides=overrides, retries=options.retries)
+        status = pool.run()
+    failed = [entry for entry in pool.entries.values() if entry.failure]
+    for entry in failed:
+        print(f"mcurl: {entry.run.name} failed: {entry.failure}", file=sys.stderr)
+        for line in list(entry.output)[:-1]:
+            print(f"  {line}", file=sys.stderr)
+    if status > 1:
+        print("stopped; the same command continues")
+    return status
+
+
+def _suite_runs(options: argparse.Namespace) -> tuple[Suite, list[SuiteRun]]:
+    """The suite and its chosen runs. All settings are checked."""
+    from mcurl.suites.suite import Suite, check_runs
+
+    _import_from_current_folder()
+    suite = Suite.load(options.name)
+    runs = suite.runs(options.tasks, options.methods, options.seeds)
+    check_runs(runs)
+    return suite, runs
+
+
+def _jobs(options: argparse.Namespace, runs: int) -> int:
+    from mcurl.runtime.threads import available_cores
+
+    return min(options.jobs or available_cores(), runs)
+
+
+def _wide(console: Console) -> Console:
+    """Complete rows, even if the output is not a terminal."""
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    return console
+
+
+def _import_from_current_folder() -> None:
+    """Let modules that the user names on the command line lie in the current folder.
+
+    Modules in the settings of a run are not searched there, because a run folder of unknown origin must not execute its
+    code.
+    """
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+
+
 def _resolve(options: argparse.Namespace, seed: int = 1) -> TrainSettings:
     from mcurl.config.resolve import resolve
 
-    # Modules on the command line may lie in the current folder. Modules in the settings of a run are not searched
-    # there, because a run folder of unknown origin must not execute its code.
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    _import_from_current_folder()
     threads = [f"compute.threads={options.threads}"] if options.threads else []
     return resolve(
         options.task,

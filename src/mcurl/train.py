@@ -48,6 +48,8 @@ def train(settings: TrainSettings, run: Run, sinks: Sequence[Sink]) -> None:
 def resume(run: Run, sinks: Sequence[Sink], env_steps: int | None = None) -> None:
     """Continue from the latest checkpoint, exactly as if the run had not stopped.
 
+    A run that was stopped before its first checkpoint starts from the beginning.
+
     Args:
         run: a run folder, opened for training.
         sinks: as for :func:`train`.
@@ -58,22 +60,30 @@ def resume(run: Run, sinks: Sequence[Sink], env_steps: int | None = None) -> Non
         UserError: the checkpoint is damaged, or the settings changed after it was saved.
     """
     settings = TrainSettings.from_json(run.settings)
-    checkpoint = run.latest_checkpoint()
     with closing(Logger(sinks)) as logger, Trainer(settings, run, logger) as trainer:
-        try:
-            trainer.load_state_dict(checkpoint.load())
-        except (RuntimeError, KeyError) as error:
-            reason = str(error).partition("\n")[0]
-            path = run.folder / "settings.json"
-            raise UserError(f"{checkpoint.folder} does not fit {path}, which was changed since: {reason}") from error
-        run.rewind(checkpoint)
-        logger.rewind(checkpoint.env_steps)
+        if run.checkpoints() or not run.resumable:
+            _load(run, trainer)
+        else:
+            run.restart()
+        logger.rewind(trainer.clock.env_steps)
         run.record_resume(env_steps)
         logger.message(f"resumed at {trainer.clock.env_steps:,} env steps")
         if run.env_steps != settings.env_steps:
             horizon = f"schedules keep the horizon of {settings.env_steps:,} that the run began with"
             logger.message(f"extended to {run.env_steps:,} env steps; {horizon}")
         trainer.learn(run.env_steps)
+
+
+def _load(run: Run, trainer: Trainer) -> None:
+    """Load the latest checkpoint, and truncate the logs to it."""
+    checkpoint = run.latest_checkpoint()
+    try:
+        trainer.load_state_dict(checkpoint.load())
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        path = run.folder / "settings.json"
+        raise UserError(f"{checkpoint.folder} does not fit {path}, which was changed since: {reason}") from error
+    run.rewind(checkpoint)
 
 
 class Trainer:

@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from mcurl.run.display import Display, Speed, _duration, _number, sparkline
+from mcurl.run.display import Display, Speed, _number, format_duration, sparkline
 
 
 class Clock:
@@ -170,7 +170,7 @@ def test_small_parts() -> None:
     assert sparkline([1, 2, 4, math.nan]) == "▁▃█"
     assert sparkline([1]) == sparkline([]) == ""
     assert sparkline([2, 2]) == "▁▁"
-    assert [_duration(seconds) for seconds in (0, 59, 3700, 200_000)] == ["0:00", "0:59", "1:01:40", "2 d 7 h"]
+    assert [format_duration(seconds) for seconds in (0, 59, 3700, 200_000)] == ["0:00", "0:59", "1:01:40", "2 d 7 h"]
     assert [_number(value) for value in (0.00012345, 12345.6, math.inf, -3.0)] == ["0.0001234", "12,346", "inf", "-3"]
 
 

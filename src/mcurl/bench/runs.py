@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from mcurl.bench.timing import Timing
@@ -47,33 +48,33 @@ def _timing(name: str, suite: str, seconds: list[float], runs: int) -> Timing:
 
 
 def _measure(suite: str, method: str, threads: int, runs: int, repeats: int) -> list[float]:
-    """Seconds between two checkpoints, for all runs."""
+    arguments = [TASKS[suite], "--method", method, *(["--threads", str(threads)] if threads else [])]
+    checkpoints = f"checkpoint.every={INTERVAL[suite] * ACTION_REPEAT[suite]}"
+    arguments += ["--set", LEARNING_STARTS[suite], checkpoints]
+    return time_intervals(arguments, runs, max(repeats // 10, 1))
+
+
+def time_intervals(arguments: Sequence[str], runs: int, intervals: int) -> list[float]:
+    """Train several seeds in parallel for a short time, without evaluation.
+
+    Args:
+        arguments: of ``mcurl train``. The first interval between two checkpoints should contain the warm-up.
+        runs: number of seeds.
+        intervals: number of intervals to time, after the first.
+
+    Returns:
+        Seconds between two checkpoints, for all runs and intervals.
+
+    Raises:
+        RuntimeError: a run ended early.
+    """
     with tempfile.TemporaryDirectory() as directory:
-        seeds = ",".join(map(str, range(1, runs + 1)))
-        command = [
-            sys.executable,
-            "-m",
-            "mcurl",
-            "train",
-            TASKS[suite],
-            "--method",
-            method,
-            "--seed",
-            seeds,
-            "--out",
-            directory,
-        ]
-        command += ["--threads", str(threads)] if threads else []
-        command += [
-            "--set",
-            LEARNING_STARTS[suite],
-            f"checkpoint.every={INTERVAL[suite] * ACTION_REPEAT[suite]}",
-            "evaluation.every=0",
-            "evaluation.episodes=1",
-        ]
+        command = [sys.executable, "-m", "mcurl", "train", *arguments]
+        command += ["--seed", ",".join(map(str, range(1, runs + 1))), "--at-once", str(runs), "--out", directory]
+        command += ["--set", "evaluation.every=0", "evaluation.episodes=1"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
-                return _wait_for_intervals(process, Path(directory), runs, max(repeats // 10, 1))
+                return _wait_for_intervals(process, Path(directory), runs, intervals)
             finally:
                 process.terminate()
 

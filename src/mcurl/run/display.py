@@ -298,7 +298,8 @@ class Display:
             if self.activity
             else Text(" · ".join(self._rates()) or "starting", "dim")
         )
-        grid.add_row(left, Text(f"{_duration(self.clock() - self._start_time)} elapsed · {self._time_left()}", "dim"))
+        elapsed = format_duration(self.clock() - self._start_time)
+        grid.add_row(left, Text(f"{elapsed} elapsed · {self._time_left()}", "dim"))
         return grid
 
     def _rates(self) -> list[str]:
@@ -309,7 +310,7 @@ class Display:
         if self.env_steps >= self.total:
             return "done"
         rate = self._long_speed.rate
-        return "time left unknown" if rate is None else f"{_duration((self.total - self.env_steps) / rate)} left"
+        return "time left unknown" if rate is None else f"{format_duration((self.total - self.env_steps) / rate)} left"
 
 
 def sparkline(values: Iterable[float]) -> str:
@@ -338,10 +339,10 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1e4 and math.isfinite(value) else f"{value:.4g}"
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a duration.
 
-    >>> _duration(59), _duration(3700), _duration(200_000)
+    >>> format_duration(59), format_duration(3700), format_duration(200_000)
     ('0:59', '1:01:40', '2 d 7 h')
     """
     whole = int(seconds)

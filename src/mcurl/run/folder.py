@@ -20,6 +20,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ from mcurl.run.provenance import environment_packages, run_metadata
 FORMAT = "mcurl-run"
 RECENT_CHECKPOINTS = 2
 """Number of latest checkpoints to keep, in addition to final ones. The latest may be damaged by a disk failure."""
+_EVALUATIONS_HEADER = "env_steps,episode,return\n"
+_LOCK_ATTEMPTS = 4
 _DETERMINISTIC_LOGS = ("metrics.jsonl", "evaluations.csv")
 """Logs that :meth:`Run.rewind` truncates; a resumed run writes the same lines again."""
 
@@ -107,19 +110,23 @@ class Run:
         cls.refuse_existing(folder)
         created = [path for path in (folder, *folder.parents) if not path.exists()]
         metadata = _json({"format": FORMAT, "name": name, "label": label or name, **run_metadata(), "resumed": []})
+        # Other processes see the folder when it is complete and locked.
+        draft = folder.with_name(f".{folder.name}.{os.getpid()}")
         try:
-            folder.mkdir(parents=True)
             for subfolder in ("checkpoints", "replay"):
-                (folder / subfolder).mkdir()
-            (folder / "metrics.jsonl").touch()
-            (folder / "evaluations.csv").write_text("env_steps,episode,return\n")
-            write_file(folder / "settings.json", _json(settings))
-            write_file(folder / "run.json", metadata)
+                (draft / subfolder).mkdir(parents=True)
+            (draft / "metrics.jsonl").touch()
+            (draft / "evaluations.csv").write_text(_EVALUATIONS_HEADER)
+            write_file(draft / "settings.json", _json(settings))
+            write_file(draft / "run.json", metadata)
+            run = cls(draft)
+            run._acquire_lock()
+            draft.rename(folder)
         except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            cls.refuse_existing(folder)
             raise UserError(f"cannot create {folder}: {error.strerror}") from error
-        run = cls(folder)
-        run._created = created
-        run._acquire_lock()
+        run.folder, run._created = folder, created
         return run
 
     @classmethod
@@ -148,7 +155,7 @@ class Run:
         """Raise UserError if ``folder`` exists. The message says how to resume its run, or how to avoid it."""
         if not folder.exists():
             return
-        if _is_run(folder) and Run(folder).checkpoints():
+        if _is_run(folder) and Run(folder).resumable:
             raise UserError(f"{folder} exists already: use `mcurl resume {folder}`, or another --seed, --name or --out")
         message = "without a checkpoint: move it away, or use another --seed, --name or --out"
         raise UserError(f"{folder} exists already, {message}")
@@ -164,6 +171,23 @@ class Run:
         for log in (*self._logs.values(), *([self._lock] if self._lock else [])):
             log.close()
         self._logs, self._lock = {}, None
+
+    @property
+    def locked(self) -> bool:
+        """Whether a process trains this run. Nothing is changed."""
+        try:
+            with (self.folder / "lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        return False
+
+    @property
+    def resumable(self) -> bool:
+        """Whether training can continue: from a checkpoint or, if there never was one, from the beginning."""
+        return bool(self.checkpoints()) or not self._had_checkpoint()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -317,10 +341,11 @@ class Run:
         """The latest complete checkpoint. Raises UserError if there is none yet."""
         checkpoints = self.checkpoints()
         if not checkpoints:
-            raise UserError(
-                f"{self.folder} has no checkpoint yet: wait for the first one or, if the run was stopped before it, "
-                "start a new run with another --seed, --name or --out"
-            )
+            if self.resumable:
+                hint = f"wait for the first one or, if the run was stopped before it, use `mcurl resume {self.folder}`"
+            else:
+                hint = "they were removed, so start a new run with another --seed, --name or --out"
+            raise UserError(f"{self.folder} has no checkpoint{' yet' if self.resumable else ''}: {hint}")
         return checkpoints[-1]
 
     def rewind(self, checkpoint: Checkpoint) -> None:
@@ -338,6 +363,17 @@ class Run:
                 )
         for name, length in checkpoint.log_bytes().items():
             os.truncate(self.folder / name, length)
+
+    def restart(self) -> None:
+        """Empty the logs of a run that was stopped before its first checkpoint, to train from the beginning.
+
+        Raises:
+            UserError: the run once had a checkpoint.
+        """
+        if not self.resumable:
+            self.latest_checkpoint()
+        os.truncate(self.folder / "metrics.jsonl", 0)
+        write_file(self.folder / "evaluations.csv", _EVALUATIONS_HEADER)
 
     def _write(self, name: str, *lines: str) -> None:
         if name not in self._logs:
@@ -373,7 +409,7 @@ class Run:
         """Lock the folder for training. Raises UserError if another process holds the lock."""
         self._lock = (self.folder / "lock").open("a+")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._try_lock()
         except OSError as error:
             self._lock.seek(0)
             holder = self._lock.read().strip()
@@ -384,6 +420,23 @@ class Run:
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()}")
         self._lock.flush()
+
+    def _had_checkpoint(self) -> bool:
+        """Whether there was a checkpoint, although its files may be gone."""
+        every = self.settings.get("checkpoint", {}).get("every", 0)
+        # Runs of older versions do not record what they compute with.
+        return "compute" in self.metadata or 0 < every < max(self.evaluations(), default=0)
+
+    def _try_lock(self) -> None:
+        """Lock the file. Tries again for a moment, because :attr:`locked` of another process locks it too."""
+        for attempt in range(_LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if attempt == _LOCK_ATTEMPTS - 1:
+                    raise
+                time.sleep(0.05)
 
 
 def run_folder(out: Path, settings: Mapping[str, Any], name: str | None = None) -> Path:

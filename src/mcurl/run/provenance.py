@@ -32,12 +32,21 @@ def run_metadata() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "packages": package_versions(),
+        **machine_metadata(),
+        "command": ["mcurl", *sys.argv[1:]],
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def machine_metadata() -> dict[str, Any]:
+    """What tells machines apart: ``platform``, ``cpu``, ``cores`` and ``gpu``, as JSON values."""
+    import torch
+
+    return {
         "platform": platform.platform(),
         "cpu": _processor(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "command": ["mcurl", *sys.argv[1:]],
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -1,0 +1,1 @@
+"""Suites: the experiments of the paper as data, and running them."""
