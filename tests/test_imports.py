@@ -69,9 +69,15 @@ RULES: dict[str, set[str]] = {
         *("networks.encoders", "objectives.masked", "replay", "run.checkpoint", "run.provenance"),
         *("runtime.cuda_graphs", "runtime.device", "runtime.seeding", "runtime.threads", "runtime.waiting"),
     },
+    "suites.suite": {"config", "config.fields", "config.tasks", "envs", "run.folder", "run.names"},
+    "suites": {
+        *("bench.runs", "config", "config.tasks", "run.checkpoint", "run.display", "run.folder", "run.provenance"),
+        *("runtime.parallel", "runtime.threads", "suites.suite"),
+    },
     "commands": {
         *("bench", "config", "config.fields", "config.tasks", "evaluate", "report", "train"),
         *("run.display", "run.folder", "run.logger", "runtime.parallel", "runtime.signals", "runtime.threads"),
+        *("suites", "suites.suite"),
     },
     "cli": {"commands", "run.names", "runtime.threads"},
     "__main__": {"cli"},
@@ -82,7 +88,7 @@ NO_TORCH = {
     *("__init__", "__main__", "cli", "commands", "errors", "registry", "envs", "published", "report"),
     *("config", "config.fields", "config.sections", "config.tasks", "agents.registry", "objectives.registry"),
     *("run.names", "run.display", "run.logger", "run.provenance"),
-    *("runtime.seeding", "runtime.signals", "runtime.parallel", "runtime.threads"),
+    *("runtime.seeding", "runtime.signals", "runtime.parallel", "runtime.threads", "suites.suite"),
 }
 """Rooms that must not import torch when they are imported."""
 

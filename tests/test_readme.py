@@ -14,6 +14,7 @@ import torch
 from mcurl import cli, envs
 from mcurl.config.resolve import TrainSettings, resolve
 from mcurl.run.folder import Run
+from mcurl.suites.suite import Suite, check_runs, suite_names
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -161,3 +162,19 @@ def test_code_on_the_pages_runs() -> None:
         for code in blocks("python", text):
             if name != "README.md" and code not in MODULES.values():
                 exec(code, {})
+
+
+@pytest.mark.usefixtures("modules")
+def test_the_suite_on_its_page_is_one() -> None:
+    [text] = [block for block in blocks("toml", PAGES["suites.md"]) if block.startswith("# my_suite.toml")]
+    Path("my_suite.toml").write_text(text)
+    runs = Suite.load("my_suite.toml").runs()
+    check_runs(runs)
+    assert len(runs) == 3 * 2 * 3
+
+
+def test_the_page_of_suites_counts_their_runs() -> None:
+    rows = dict(re.findall(r"^\| `([\w-]+)` \|.*\| (\d+) \|$", PAGES["suites.md"], re.MULTILINE))
+    assert {name: int(count) for name, count in rows.items()} == {
+        name: len(Suite.load(name).runs()) for name in suite_names()
+    }
