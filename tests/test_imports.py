@@ -74,6 +74,11 @@ RULES: dict[str, set[str]] = {
         *("bench.runs", "config", "config.tasks", "run.checkpoint", "run.display", "run.folder", "run.provenance"),
         *("runtime.parallel", "runtime.threads", "suites.suite"),
     },
+    "suites.suite": {"config", "config.fields", "config.tasks", "envs", "run.folder", "run.names"},
+    "suites": {
+        *("bench.runs", "config", "config.tasks", "run.checkpoint", "run.display", "run.folder", "run.provenance"),
+        *("runtime.parallel", "runtime.threads", "suites.suite"),
+    },
     "commands": {
         *("bench", "config", "config.fields", "config.tasks", "evaluate", "report", "train"),
         *("run.display", "run.folder", "run.logger", "runtime.parallel", "runtime.signals", "runtime.threads"),
