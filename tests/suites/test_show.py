@@ -298,3 +298,18 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
         "1 of 4 finished · 1 running · 1 failed · 1 stopped",
         "1 of 4 finished · 1 running · 1 failed · 1 stopped",
     ]
+
+
+def test_on_a_terminal_events_stand_above_the_table() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=80, height=24, _environ={"TERM": "xterm"})
+    shown = entries("figure4b-small")
+    with PoolDisplay("small", "runs", 2, console=console) as display:
+        display.update(shown)
+        display.event(shown[0], "finished, mean return 823.4")
+        display.message("Saving all runs")
+        display.update(shown)
+    text = file.getvalue()
+    assert text.index("mcurl-50k seed 1: finished, mean return 823.4") < text.index("Saving all runs")
+    assert "sym-curl-50k" in text.rpartition("Saving all runs")[2]
+    assert "3 of 12 finished" in text

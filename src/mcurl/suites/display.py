@@ -117,7 +117,7 @@ class PoolDisplay:
         values = _value_columns(self.console.width)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=False)
         free = self.console.width - sum(width + 2 for width, _ in values.values()) - 2 * len(names)
-        widths = {title: max(len(text(entry.run)) for entry in shown) for title, text in names.items()}
+        widths = {title: max((len(text(e.run)) for e in shown), default=0) for title, text in names.items()}
         for title, width in _shrink(widths, free).items():
             side: Literal["left", "right"] = "right" if title == "seed" else "left"
             table.add_column(title, width=width, justify=side, no_wrap=True, overflow="ellipsis")
