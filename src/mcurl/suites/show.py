@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,11 +45,11 @@ class Overview:
 
     def hours_left(self) -> float:
         """Hours until all runs of known speed are finished, with ``jobs`` at a time."""
-        seconds = sum(
-            self.seconds.get(hours.kind(run), 0.0) * (run.env_steps - self.statuses[run].env_steps)
-            for run in self._to_do()
-        )
-        return seconds / max(min(self.jobs, len(self._to_do())), 1) / 3600
+        finish = [0.0] * self.jobs  # when each process is free
+        for run in self._to_do():
+            seconds = self.seconds.get(hours.kind(run), 0.0) * (run.env_steps - self.statuses[run].env_steps)
+            heapq.heapreplace(finish, finish[0] + seconds)
+        return max(finish) / 3600
 
     def _to_do(self) -> list[SuiteRun]:
         return [run for run, status in self.statuses.items() if status.state not in (State.FINISHED, State.FAILED)]
