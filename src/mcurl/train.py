@@ -287,6 +287,7 @@ class Trainer:
 
     def _save(self, *, final: bool = False) -> None:
         self._set_priorities()
+        self.run.check_owner()
         replay = self.replay.save_files(self.run.replay_folder)
         policy = self.agent.policy_state() if final else None
         self.run.checkpoint(self.clock.env_steps, {**self.state_dict(), "replay": replay}, policy=policy)

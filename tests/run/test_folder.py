@@ -18,6 +18,7 @@ import torch
 
 from mcurl.errors import UserError
 from mcurl.run import provenance
+from mcurl.run.checkpoint import save_tree
 from mcurl.run.folder import Run, run_folder
 from mcurl.runtime.signals import stop_on_signal
 
@@ -271,6 +272,61 @@ def test_one_process_trains(tmp_path: Path) -> None:
         one_line(error)
         Run.open(run.folder).close()
     Run.open(run.folder, train=True).close()
+
+
+@pytest.fixture
+def _locks_do_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As between the machines of some network file systems."""
+    monkeypatch.setattr("fcntl.flock", lambda *args: None)
+
+
+@pytest.mark.usefixtures("_locks_do_not_hold")
+def test_where_locks_do_not_hold_the_process_that_was_given_up_changes_nothing(tmp_path: Path) -> None:
+    with make(tmp_path) as given_up:
+        given_up.log(100, {"loss": 1.0})
+        given_up.checkpoint(100, {"x": torch.ones(3)})
+        given_up.log(200, {"loss": 2.0})
+        with Run.open(given_up.folder, train=True) as successor:
+            successor.rewind(successor.latest_checkpoint())
+            given_up.log(300, {"loss": 3.0})
+            successor.log(200, {"loss": 2.0})
+            before = tree_of(given_up.folder)
+            for write in (
+                lambda: given_up.checkpoint(300, {"x": torch.zeros(3)}),
+                lambda: given_up.log_evaluation(300, [1.0]),
+                given_up.check_owner,
+            ):
+                with pytest.raises(UserError, match=r"is trained by another process .process .* now") as error:
+                    write()
+                assert "\n" not in str(error.value)
+            assert tree_of(given_up.folder) == before
+            assert successor.metrics() == [(100, {"loss": 1.0}), (200, {"loss": 2.0})]
+            successor.checkpoint(200, {"x": torch.ones(3)})
+
+
+@pytest.mark.usefixtures("_locks_do_not_hold")
+def test_a_process_given_up_while_it_saves_does_not_replace_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make(tmp_path) as given_up:
+        given_up.checkpoint(100, {"x": torch.ones(3)})
+        before = tree_of(given_up.folder / "checkpoints")
+
+        def slow_save(folder: Path, tree: Any) -> None:
+            save_tree(folder, tree)
+            Run.open(given_up.folder, train=True).close()
+
+        monkeypatch.setattr("mcurl.run.folder.save_tree", slow_save)
+        with pytest.raises(UserError, match="stops without saving"):
+            given_up.checkpoint(100, {"x": torch.zeros(3)})
+        assert tree_of(given_up.folder / "checkpoints") == before
+
+
+@pytest.mark.usefixtures("_locks_do_not_hold")
+def test_a_process_given_up_before_its_first_line_does_not_delete_the_folder(tmp_path: Path) -> None:
+    with make(tmp_path) as given_up, Run.open(given_up.folder, train=True):
+        given_up.discard_if_empty()
+        assert given_up.folder.exists()
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:

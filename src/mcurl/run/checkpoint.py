@@ -118,10 +118,10 @@ def recover(final: Path) -> None:
         old.rename(final)
 
 
-def write_file(path: Path, text: str) -> None:
-    """Write a text file atomically: if the process is killed, either the old or the new file exists."""
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file atomically: if the process is killed, either the old or the new file exists."""
     new = _sibling(path, "new")
-    _write_and_sync(new, text.encode())
+    _write_and_sync(new, content.encode() if isinstance(content, str) else content)
     os.replace(new, path)
     sync(path.parent)
 

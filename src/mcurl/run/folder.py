@@ -9,7 +9,7 @@
     tensorboard/        TensorBoard event files, with --log tensorboard
     checkpoints/<env_steps>/   the two latest checkpoints and all final ones
     replay/             files of the replay, to which new frames are appended
-    lock                locked by the process that trains
+    lock                locked by the process that trains, and naming it
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -90,6 +92,7 @@ class Run:
         self.folder = folder
         self._logs: dict[str, Any] = {}
         self._lock: Any = None
+        self._owner = ""
         self._created: list[Path] = []
 
     @classmethod
@@ -299,6 +302,7 @@ class Run:
         """Delete the run folder if this object created it, and nothing was logged or saved in it."""
         if (
             self._created
+            and self._holder() == self._owner
             and not self.checkpoints()
             and (self.folder / "metrics.jsonl").stat().st_size == 0
             and not self.evaluations()
@@ -307,6 +311,15 @@ class Run:
             with contextlib.suppress(OSError):  # the parent folder contains another run
                 for parent in self._created[1:]:
                     parent.rmdir()
+
+    def check_owner(self) -> None:
+        """Raise UserError if another process took over the training of this run.
+
+        This happens only on a file system whose locks do not hold across machines, after a scheduler has given up a
+        machine that still computes. This process must not write to the folder any more.
+        """
+        if self._lock is not None and (holder := self._holder()) != self._owner:
+            raise UserError(f"{self.folder} is trained by {_another(holder)} now: this process stops without saving")
 
     def checkpoint(self, env_steps: int, tree: Any, policy: Any = None) -> Checkpoint:
         """Save a checkpoint, and delete older ones.
@@ -317,7 +330,11 @@ class Run:
             env_steps: simulator steps so far; the name of the folder. An existing checkpoint is replaced.
             tree: see :func:`mcurl.run.checkpoint.save_tree`. The files of the replay must be synced before.
             policy: the policy's weights, in the same form. A checkpoint with a policy is final, and is never deleted.
+
+        Raises:
+            UserError: another process took over the run, see :meth:`check_owner`. Nothing is saved.
         """
+        self.check_owner()
         lengths = {name: self._sync(name) for name in _DETERMINISTIC_LOGS}
         self._sync("speed.jsonl")
 
@@ -327,6 +344,7 @@ class Run:
             if policy is not None:
                 (folder / "policy").mkdir()
                 save_tree(folder / "policy", policy)
+            self.check_owner()  # again, because writing takes seconds
 
         checkpoint = Checkpoint(self.folder / "checkpoints" / f"{env_steps:09d}")
         write_atomically(checkpoint.folder, write)
@@ -349,7 +367,10 @@ class Run:
         return checkpoints[-1]
 
     def rewind(self, checkpoint: Checkpoint) -> None:
-        """Truncate the logs to their length at a checkpoint, before training continues from it.
+        """Cut the logs back to their length at a checkpoint, before training continues from it.
+
+        Each log becomes a new file. So a process that still has the old one open cannot write to it, see
+        :meth:`check_owner`.
 
         Raises:
             UserError: a log is shorter than at the checkpoint. No log is changed.
@@ -362,7 +383,8 @@ class Run:
                     "another program changed it"
                 )
         for name, length in checkpoint.log_bytes().items():
-            os.truncate(self.folder / name, length)
+            with (self.folder / name).open("rb") as log:
+                write_file(self.folder / name, log.read(length))
 
     def restart(self) -> None:
         """Empty the logs of a run that was stopped before its first checkpoint, to train from the beginning.
@@ -377,6 +399,7 @@ class Run:
 
     def _write(self, name: str, *lines: str) -> None:
         if name not in self._logs:
+            self.check_owner()
             # Line buffering, so that readers of the log see complete lines.
             self._logs[name] = (self.folder / name).open("a", buffering=1)
         for line in lines:
@@ -411,15 +434,20 @@ class Run:
         try:
             self._try_lock()
         except OSError as error:
-            self._lock.seek(0)
-            holder = self._lock.read().strip()
             self.close()
-            raise UserError(
-                f"{self.folder} is being trained by another process" + (f" ({holder})" if holder else "")
-            ) from error
+            raise UserError(f"{self.folder} is being trained by {_another(self._holder())}") from error
+        self._owner = f"process {os.getpid()} on {platform.node()}, {secrets.token_hex(8)}"
         self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()}")
+        self._lock.write(self._owner)
         self._lock.flush()
+        os.fsync(self._lock.fileno())
+
+    def _holder(self) -> str:
+        """What the last process that locked the folder wrote into ``lock``."""
+        # Opened anew: NFS compares a file with the server's when it is opened.
+        with contextlib.suppress(OSError):
+            return (self.folder / "lock").read_text()
+        return ""
 
     def _had_checkpoint(self) -> bool:
         """Whether there was a checkpoint, although its files may be gone."""
@@ -449,6 +477,10 @@ def run_folder(out: Path, settings: Mapping[str, Any], name: str | None = None) 
     """
     task = re.sub(r"[^\w.-]+", "-", settings["task"])
     return out / task / f"{check_name(name) if name is not None else run_name(settings)}-seed{settings['seed']}"
+
+
+def _another(holder: str) -> str:
+    return f"another process ({holder.partition(',')[0]})" if holder else "another process"
 
 
 def _is_run(path: Path) -> bool:
