@@ -267,6 +267,13 @@ def _add_suite(suite: _Parser, parsers: dict[str, _Parser], layout: dict[str, An
     _add_suite_runs(run)
     retries = "how often a failed run is started again without a new checkpoint in between; default 2"
     run.add_argument("--retries", type=_natural, default=2, metavar="N", help=retries)
+    on = "where the runs are trained: local (this machine, the default), or ray (a Ray cluster, see docs/clusters.md)"
+    run.add_argument("--on", choices=("local", "ray"), default="local", metavar="WHERE", help=on)
+    address = "of the Ray cluster: host:port, auto, or local for a new one; default RAY_ADDRESS, else local"
+    run.add_argument("--address", metavar="HOST:PORT", help=address)
+    run.add_argument("--threads", type=_count, metavar="N", help="CPUs of each run on Ray; default 1")
+    gpus = "GPUs of each run on Ray, such as 0.25; default 1 if the cluster has any, else 0"
+    run.add_argument("--gpus", type=_gpus, metavar="X", help=gpus)
 
 
 def _add_suite_runs(parser: _Parser) -> None:
@@ -332,6 +339,16 @@ def _name(text: str) -> str:
         return check_name(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _gpus(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1 and not (number >= 1 and number.is_integer()):
+        raise argparse.ArgumentTypeError(f"expected a whole number, or a part of one GPU such as 0.25, not {text!r}")
+    return number
 
 
 def _count(text: str) -> int:

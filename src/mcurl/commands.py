@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mcurl.config.resolve import TrainSettings
     from mcurl.run.folder import Checkpoint, Run
     from mcurl.run.logger import Sink
+    from mcurl.suites.ray import RayProcesses
     from mcurl.suites.suite import Suite, SuiteRun
 
 
@@ -287,10 +288,26 @@ def suite_run(options: argparse.Namespace) -> int:
     from mcurl.suites.pool import Pool
 
     suite, runs = _suite_runs(options)
-    jobs = _jobs(options, len(runs))
-    with PoolDisplay(f"{suite.name}: {len(runs)} runs", str(options.out), jobs) as display:
-        overrides = [f"compute.threads={threads(jobs)}"]
-        pool = Pool(runs, options.out, jobs=jobs, display=display, overrides=overrides, retries=options.retries)
+    cluster = _cluster(options)
+    if cluster is None:
+        jobs = at_once = _jobs(options, len(runs))
+        cpus = threads(jobs)
+    else:
+        # By default all are started, so that a cluster that grows on demand sees the demand.
+        jobs, cpus = options.jobs or len(runs), cluster.threads
+        at_once = min(jobs, max(cluster.slots, 1))
+    with PoolDisplay(f"{suite.name}: {len(runs)} runs", str(options.out), at_once) as display:
+        if cluster is not None:
+            display.message(cluster.description)
+        pool = Pool(
+            runs,
+            options.out,
+            jobs=jobs,
+            processes=cluster,
+            display=display,
+            overrides=[f"compute.threads={cpus}"],
+            retries=options.retries,
+        )
         status = pool.run()
     failed = [entry for entry in pool.entries.values() if entry.failure]
     for entry in failed:
@@ -300,6 +317,24 @@ def suite_run(options: argparse.Namespace) -> int:
     if status > 1:
         print("stopped; the same command continues")
     return status
+
+
+def _cluster(options: argparse.Namespace) -> RayProcesses | None:
+    """The Ray cluster of ``--on ray``; None: this machine."""
+    if options.on == "ray":
+        from mcurl.suites.ray import RayProcesses
+
+        return RayProcesses(
+            options.out,
+            address=options.address,
+            threads=options.threads or 1,
+            gpus=options.gpus,
+            retries=options.retries,
+        )
+    for name in ("address", "threads", "gpus"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name} has an effect only with --on ray")
+    return None
 
 
 def _suite_runs(options: argparse.Namespace) -> tuple[Suite, list[SuiteRun]]:

@@ -394,7 +394,7 @@ class Run:
         """
         if not self.resumable:
             self.latest_checkpoint()
-        os.truncate(self.folder / "metrics.jsonl", 0)
+        write_file(self.folder / "metrics.jsonl", "")
         write_file(self.folder / "evaluations.csv", _EVALUATIONS_HEADER)
 
     def _write(self, name: str, *lines: str) -> None:

@@ -28,6 +28,9 @@ class ProcessPool:
     by Ctrl-C, and waited for.
     """
 
+    queues = False
+    """A started process runs at once."""
+
     def __init__(self) -> None:
         self.signal_number = 0
         """Number of the first stop signal; 0: none so far."""

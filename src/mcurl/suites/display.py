@@ -25,6 +25,7 @@ _STYLES = {
     "running": "bold cyan",
     "failed": "bold red",
     "elsewhere": "magenta",
+    "queued": "cyan",
     "stopped": "yellow",
     "waiting": "dim",
     "finished": "green",

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 from mcurl.run.display import Speed
 from mcurl.runtime.parallel import ProcessPool
@@ -39,6 +39,8 @@ class Entry:
     """What its folder says."""
     own: bool = False
     """Whether a process of this pool trains it."""
+    queued: bool = False
+    """Whether that process still waits for a machine."""
     failures: int = 0
     """Failures in a row, without a new checkpoint in between."""
     output: deque[str] = field(default_factory=lambda: deque(maxlen=OUTPUT_LINES))
@@ -52,9 +54,9 @@ class Entry:
 
     @property
     def state(self) -> str:
-        """The state in one word: a :class:`State`, or ``elsewhere``: another process trains it."""
+        """The state in one word: a :class:`State`, ``queued``, or ``elsewhere``: another process trains it."""
         if self.own:
-            return str(State.RUNNING)
+            return "queued" if self.queued else str(State.RUNNING)
         if self.failure:
             return str(State.FAILED)
         return "elsewhere" if self.status.state is State.RUNNING else str(self.status.state)
@@ -103,6 +105,29 @@ class Display(Protocol):
         """Show a message about the pool."""
 
 
+class Processes(Protocol):
+    """Processes of ``mcurl``: :class:`mcurl.runtime.parallel.ProcessPool`, or the same on other machines."""
+
+    queues: bool
+    """Whether a started process may have to wait for a machine."""
+    signal_number: int
+    """Number of the first stop signal; 0: none so far."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    @property
+    def running(self) -> Sequence[object]:
+        """Runs whose processes have not ended."""
+
+    def start(self, run: SuiteRun, arguments: list[str], on_line: Callable[[str], None], /) -> None:
+        """Start ``mcurl`` with these arguments. ``on_line`` receives the last lines of its output at least."""
+
+    def wait(self, timeout: float, /) -> Mapping[Any, int]:
+        """Wait until a process ends, at most so many seconds. Returns run -> exit status."""
+
+
 class Pool:
     """Trains runs until each is finished or given up.
 
@@ -110,6 +135,7 @@ class Pool:
         runs: in the order in which they are started. Runs that have a checkpoint come first.
         out: folder of all runs.
         jobs: number of processes at a time, at least 1.
+        processes: where they run; None: on this machine.
         overrides: values of settings for this machine, such as ``compute.threads=1``.
         retries: how often a run is started again after a failure, without a new checkpoint in between.
         display: shows the pool.
@@ -123,6 +149,7 @@ class Pool:
         *,
         jobs: int,
         display: Display,
+        processes: Processes | None = None,
         overrides: Sequence[str] = (),
         retries: int = RETRIES,
         poll_seconds: float = POLL_SECONDS,
@@ -130,7 +157,7 @@ class Pool:
         self.out, self.jobs, self.display, self.overrides, self.retries = out, jobs, display, overrides, retries
         self.poll_seconds = poll_seconds
         self.entries = {run: Entry(run, read_status(run, out)) for run in runs}
-        self._processes = ProcessPool()
+        self._processes: Processes = processes or ProcessPool()
         self._scanned = time.monotonic()
         for entry in self.entries.values():
             entry.failure = entry.status.reason
@@ -151,7 +178,6 @@ class Pool:
                     self.display.message("Saving all runs before exit. Press Ctrl-C again to quit without saving.")
                 self.display.update(list(self.entries.values()))
                 for run, status in processes.wait(self.poll_seconds).items():
-                    assert isinstance(run, SuiteRun)
                     self._end(self.entries[run], status)
                 self._look()
             self.display.update(list(self.entries.values()))
@@ -173,7 +199,7 @@ class Pool:
         entry.failure = entry.status.reason
         if entry.status.state not in (State.STOPPED, State.WAITING):  # another process was faster
             return
-        entry.own, entry.started_from = True, entry.status.checkpoint
+        entry.own, entry.queued, entry.started_from = True, self._processes.queues, entry.status.checkpoint
         entry.output.clear()
         if entry.status.state is State.WAITING:
             arguments = entry.run.arguments(self.out, self.overrides)
@@ -216,6 +242,7 @@ class Pool:
         for entry in self._open():
             if entry.own or scan:
                 entry.status = read_status(entry.run, self.out)
+                entry.queued = entry.own and self._processes.queues and entry.status.state is not State.RUNNING
                 entry.measure()
             if not entry.own:
                 entry.failure = entry.status.reason
