@@ -79,10 +79,11 @@ RULES: dict[str, set[str]] = {
         *("bench.runs", "config", "config.tasks", "run.checkpoint", "run.display", "run.folder", "run.provenance"),
         *("runtime.parallel", "runtime.threads", "suites.suite"),
     },
+    "suites.ray": {"runtime.parallel", "runtime.signals", "runtime.threads", "suites.suite"},
     "commands": {
         *("bench", "config", "config.fields", "config.tasks", "evaluate", "report", "train"),
         *("run.display", "run.folder", "run.logger", "runtime.parallel", "runtime.signals", "runtime.threads"),
-        *("suites", "suites.suite"),
+        *("suites", "suites.ray", "suites.suite"),
     },
     "cli": {"commands", "run.names", "runtime.threads"},
     "__main__": {"cli"},
@@ -93,7 +94,7 @@ NO_TORCH = {
     *("__init__", "__main__", "cli", "commands", "errors", "registry", "envs", "published", "report"),
     *("config", "config.fields", "config.sections", "config.tasks", "agents.registry", "objectives.registry"),
     *("run.names", "run.display", "run.logger", "run.provenance"),
-    *("runtime.seeding", "runtime.signals", "runtime.parallel", "runtime.threads", "suites.suite"),
+    *("runtime.seeding", "runtime.signals", "runtime.parallel", "runtime.threads", "suites.ray", "suites.suite"),
 }
 """Rooms that must not import torch when they are imported."""
 
