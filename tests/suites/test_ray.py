@@ -123,7 +123,7 @@ class Command:
         with self.output.open("w") as output:
             self.process = subprocess.Popen([*command, "--gpus", "0"], stdout=output, stderr=output)
 
-    def wait_for(self, what: str, condition: Callable[[], Any], seconds: float = 60) -> None:
+    def wait_for(self, what: str, condition: Callable[[], Any], seconds: float = 180) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, f"ended before {what}: {self.output.read_text()}"
@@ -142,7 +142,7 @@ class Command:
 
     def end(self) -> int:
         try:
-            return self.process.wait(120)
+            return self.process.wait(300)
         finally:
             self.process.kill()
 
