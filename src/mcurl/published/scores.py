@@ -74,7 +74,7 @@ def _atari() -> list[Source]:
         return Source(f"{name}, M-CURL paper", method, scores)
 
     def final(name: str, method: str, column: str) -> Source:
-        rows = _rows("atari100k_published_per_game.csv")
+        rows = read_rows("atari100k_published_per_game.csv")
         return Source(
             f"{name}, mean of final scores",
             method,
@@ -99,10 +99,10 @@ def _dmc(env_steps: int) -> list[Source]:
 
     tables = [
         row
-        for row in _rows("dmc_published_tables.csv")
+        for row in read_rows("dmc_published_tables.csv")
         if used(row) and row["method"] == "CURL" and "CURL paper" in row["source"]
     ]
-    reruns = [row for row in _rows("dmc_published_at_100k_500k.csv") if used(row)]
+    reruns = [row for row in read_rows("dmc_published_at_100k_500k.csv") if used(row)]
 
     def rerun(name: str, method: str, column: str) -> Source:
         rows = [row for row in reruns if row["method"] == column]
@@ -123,6 +123,7 @@ def _dmc(env_steps: int) -> list[Source]:
     ]
 
 
-def _rows(name: str) -> list[dict[str, str]]:
+def read_rows(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file of this package."""
     with (FOLDER / name).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

@@ -1,0 +1,79 @@
+"""Axes of plots: their ends, their ticks, and how the ticks are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mcurl.report.model import Figure, Panel
+
+MARGIN = 0.04
+"""Room beyond the data, as a part of the axis."""
+
+
+def x_range(figure: Figure, panel: Panel) -> tuple[float, float]:
+    """The ends of the horizontal axis: from 0 (or the first step) to a little beyond the last step of curve or mark."""
+    if figure.x_range is not None:
+        return figure.x_range
+    curves = [x for series in panel.series for x, _ in (*series.mean, *(p for seed in series.seeds for p in seed))]
+    values = [*curves, *(mark.x for mark in panel.marks)]
+    if not values:
+        return 0.0, 1.0
+    low, high = min(0.0, min(values)), max(values)
+    return (low, high + MARGIN * (high - low)) if high > low else (low - 0.5, high + 0.5)
+
+
+def y_range(figure: Figure, panel: Panel) -> tuple[float, float]:
+    """The ends of the vertical axis. It begins at 0 unless a value is negative."""
+    if figure.y_range is not None:
+        return figure.y_range
+    values = [y for series in panel.series for points in (series.mean, *series.seeds) for _, y in points]
+    values += [end for series in panel.series for _, low, high in series.band for end in (low, high)]
+    values += [mark.y + sign * (mark.std or 0.0) for mark in panel.marks for sign in (-1, 1)]
+    values += [line.y for line in panel.lines]
+    if not values:
+        return 0.0, 1.0
+    # A bar that reaches below 0 does not pull the axis down where no score is negative.
+    centres = [y for series in panel.series for points in (series.mean, *series.seeds) for _, y in points]
+    centres += [item.y for item in (*panel.marks, *panel.lines)]
+    low = min(0.0, min(values)) if min(centres) < 0 else 0.0
+    high = max(values)
+    if high <= low:
+        high = low + 1.0
+    room = MARGIN * (high - low)
+    return (low - room if low < 0 else low), high + room
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round values from ``low`` to ``high``: multiples of 1, 2, 2.5 or 5 times a power of ten, at most ``most``.
+
+    >>> ticks(0, 2000), ticks(0, 1)
+    ([0.0, 500.0, 1000.0, 1500.0, 2000.0], [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    """
+    span = high - low
+    power = 10.0 ** math.floor(math.log10(span / most))
+    for step in (power * factor for factor in (1, 2, 2.5, 5, 10, 20)):
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first + 1 <= most:
+            break
+    return [round(i * step, 12) + 0.0 for i in range(first, last + 1)]
+
+
+def tick_labels(values: Sequence[float], kilo: bool = True) -> list[str]:
+    """The ticks as text, all in one unit and with the same decimals, so that no two look alike.
+
+    >>> tick_labels([0, 500, 1000]), tick_labels([0, 2500, 5000]), tick_labels([0, 100_000])
+    (['0', '500', '1000'], ['0', '2.5k', '5k'], ['0', '100k'])
+    """
+    largest = max((abs(value) for value in values), default=0.0)
+    unit, suffix = (1.0, "")
+    if kilo and largest >= 2_000_000:
+        unit, suffix = 1e6, "M"
+    elif kilo and largest >= 2000:
+        unit, suffix = 1000.0, "k"
+    return [_trimmed(value / unit) + (suffix if value else "") for value in values]
+
+
+def _trimmed(value: float) -> str:
+    text = f"{value:.4f}".rstrip("0").rstrip(".")
+    return text.replace("-", "−")

@@ -1,0 +1,472 @@
+"""What a report contains: tables, figures, claims and provenance, from scores and published columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean, median, stdev
+from typing import Any
+
+from mcurl.config.tasks import methods
+from mcurl.published import atari_random_and_human, human_normalised
+from mcurl.published.catalogue import Column as PublishedColumn
+from mcurl.published.catalogue import catalogue, choose
+from mcurl.published.scores import Score
+from mcurl.report.model import (
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Line,
+    Mark,
+    Panel,
+    Points,
+    Report,
+    Section,
+    Series,
+    Table,
+    count,
+)
+from mcurl.report.palette import STYLES, steps, styles
+
+BUDGETS = {"atari100k": (400_000,), "dmc": (100_000, 500_000)}
+"""Benchmark -> env steps at which its scores are compared."""
+TITLES = {"atari100k": "Atari 100k", "dmc": "DMControl"}
+SCORES = {
+    "atari100k": "The score is the mean of 100 full games with the final weights, after 400k frames (100k agent steps).",
+    "dmc": "The score is the mean return of the episodes of the first evaluation at or after the budget.",
+}
+FEWEST = 3
+"""The fewest seeds with which a mean has a band, and with which the best of a row is set in bold."""
+MARK_STEP = 0.022
+"""Distance between published marks at one budget, as a part of the axis."""
+
+
+@dataclass(frozen=True)
+class OwnRun:
+    """The scores of one run."""
+
+    benchmark: str
+    """``"dmc"``, ``"atari100k"``, or another suite."""
+    task: str
+    """The task without its suite."""
+    name: str
+    """Name of the run: its method, and what else distinguishes it."""
+    label: str
+    """The name for people."""
+    method: str
+    seed: int
+    points: dict[int, float]
+    """Env steps -> mean return of the episodes of an evaluation."""
+    finished: bool = True
+    action_repeat: int = 1
+    note: str = ""
+    """What must be known of the run, such as that its seed was chosen."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def score(self, env_steps: int) -> float | None:
+        """The first evaluation at or after ``env_steps``, within one agent step; None if there is none."""
+        after = [step for step in self.points if env_steps <= step < env_steps + self.action_repeat]
+        return self.points[min(after)] if after else None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of curves and a column of tables: the runs of one name."""
+
+    name: str
+    label: str
+    method: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared: the part of a suite that a report needs, or all runs of one benchmark."""
+
+    key: str
+    title: str
+    benchmark: str
+    arms: tuple[Arm, ...]
+    tasks: tuple[str, ...]
+    """Tasks without their suite."""
+    budgets: tuple[int, ...]
+    """Env steps at which scores are compared."""
+    expected: int | None = None
+    """Number of seeds of each arm and task that the suite asks for; None: no suite."""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The runs of a plan, found by task and arm."""
+
+    plan: Plan
+    runs: tuple[OwnRun, ...]
+
+    def find(self, task: str, arm: Arm) -> list[OwnRun]:
+        """The runs of a task and an arm, by seed."""
+        return sorted(
+            (run for run in self.runs if run.task == task and run.name == arm.name), key=lambda run: run.seed
+        )
+
+    def scores(self, task: str, arm: Arm, env_steps: int) -> list[float]:
+        """One score for each seed that has one."""
+        values = (run.score(env_steps) for run in self.find(task, arm))
+        return [value for value in values if value is not None]
+
+
+def plan_of_benchmark(benchmark: str, runs: Iterable[OwnRun]) -> Plan:
+    """All runs of a benchmark. Atari 100k has all its 26 games; other benchmarks have the tasks that were run."""
+    runs = [run for run in runs if run.benchmark == benchmark]
+    names = list(dict.fromkeys(run.name for run in sorted(runs, key=lambda run: _order(run.name))))
+    first = {run.name: run for run in reversed(runs)}
+    tasks = sorted({run.task for run in runs})
+    if benchmark == "atari100k":
+        tasks = [*atari_random_and_human(), *(task for task in tasks if task not in atari_random_and_human())]
+    last = max((step for run in runs for step in run.points), default=0)
+    budgets = tuple(budget for budget in BUDGETS.get(benchmark, ()) if budget <= last) or (last,)
+    if benchmark == "atari100k":
+        budgets = BUDGETS[benchmark]
+    arms = tuple(Arm(name, first[name].label, first[name].method) for name in names)
+    return Plan(_slug(benchmark), TITLES.get(benchmark, benchmark), benchmark, arms, tuple(tasks), budgets)
+
+
+def section(plan: Plan, runs: Iterable[OwnRun], published: Sequence[str] | None) -> Section:
+    """The section of a plan: table, curves."""
+    scores = Scores(plan, tuple(run for run in runs if run.benchmark == plan.benchmark))
+    columns = choose(plan.benchmark, published)
+    blocks: list[Block] = []
+    for budget in plan.budgets:
+        table = score_table(scores, columns, budget)
+        blocks += [table, normalised_table(table)] if plan.benchmark == "atari100k" else [table]
+    blocks.append(curves(scores, columns))
+    return Section(plan.key, plan.title, _introduction(scores), tuple(blocks))
+
+
+def score_table(scores: Scores, columns: Sequence[PublishedColumn], budget: int) -> Table:
+    """Scores at a budget: one row for each task; our columns, then the published ones."""
+    plan = scores.plan
+    atari = plan.benchmark == "atari100k"
+    columns = [column for column in columns if any(column.score(task, budget) for task in plan.tasks)]
+    reference = [column for column in columns if column.name in {"random", "human"}]
+    others = [column for column in columns if column not in reference]
+    head = [
+        Column("task", "Game" if atari else "Task", numeric=False),
+        *(Column(arm.name, arm.label, "This package") for arm in plan.arms),
+        *(
+            Column(f"published_{column.name}", column.method_label, _capital(column.source), column.note)
+            for column in others
+        ),
+        *(Column(f"reference_{column.name}", column.label, "Reference", column.note) for column in reference),
+    ]
+    rows = []
+    for task in plan.tasks:
+        own = _mark_best([_own_cell(scores, task, arm, budget) for arm in plan.arms])
+        rows.append((Cell(task), *own, *(_published_cell(column.score(task, budget)) for column in (*others, *reference))))
+    caption = (
+        "Mean over seeds, ± the standard deviation over seeds. An en dash: no run. The best of our methods is in bold "
+        f"where all of a row have at least {FEWEST} seeds."
+    )
+    steps_text = _thousands(budget)
+    title = f"{plan.title}: scores after {steps_text} {'frames' if atari else 'env steps'}"
+    if atari and plan.tasks == tuple(atari_random_and_human()):
+        title = f"Table 1: {len(plan.tasks)} Atari games after {steps_text} frames"
+    return Table(f"{plan.key}-scores-{steps_text}", title, tuple(head), tuple(rows), (), caption)
+
+
+def normalised_table(table: Table) -> Table:
+    """A table of Atari scores in percent of a human: 0 is a random policy. Median and mean stand below."""
+
+    def normalise(game: str, cell: Cell) -> Cell:
+        if cell.value is None:
+            return cell
+        low, high = atari_random_and_human()[game]
+        std = None if cell.std is None else 100 * cell.std / (high - low)
+        value = 100 * human_normalised(game, cell.value)
+        return replace(cell, value=value, std=std, digits=1)
+
+    kept = [i for i, column in enumerate(table.columns) if not column.key.startswith("reference_")]
+    rows = tuple(
+        (row[0], *(normalise(row[0].text, row[i]) for i in kept[1:]))
+        for row in table.rows
+        if row[0].text in atari_random_and_human()
+    )
+
+    def summary(label: str, of: Callable[[list[float]], float]) -> tuple[Cell, ...]:
+        columns = [[row[i].value for row in rows] for i in range(1, len(kept))]
+        numbers = [[value for value in column if value is not None] for column in columns]
+        cells = (
+            Cell(value=of(values), digits=1) if len(values) == len(rows) else Cell(missing=True) for values in numbers
+        )
+        return (Cell(label), *cells)
+
+    return Table(
+        f"{table.key}-human",
+        f"{table.title}, in percent of a human",
+        tuple(table.columns[i] for i in kept),
+        rows,
+        (summary("Median", median), summary("Mean", fmean)),
+        "0 is a random policy, 100 a human. Median and mean are of columns that have all games.",
+    )
+
+
+def curves(scores: Scores, columns: Sequence[PublishedColumn], *, every_task: bool | None = None) -> Figure:
+    """Learning curves, one plot for each task that has runs; in a suite, for each task."""
+    plan = scores.plan
+    suite = plan.expected is not None if every_task is None else every_task
+    tasks = [task for task in plan.tasks if suite or any(run.task == task for run in scores.runs)]
+    style = arm_styles(plan.arms)
+    known = {arm.method for arm in plan.arms}
+    compared = [column for column in columns if column.method in known]
+    last = max((step for run in scores.runs for step in run.points), default=0)
+    # Where all runs are short, their axis ends with them, and marks far to the right would squeeze the curves.
+    end = max(plan.budgets) if suite and last >= max(plan.budgets) / 2 else last or max(plan.budgets)
+    budgets = [budget for budget in BUDGETS.get(plan.benchmark, ()) if budget <= end * 1.02]
+    marks = {task: _marks(task, budgets, compared, end) for task in tasks}
+    panels = tuple(
+        Panel(
+            task,
+            tuple(filter(None, (_series(scores, task, arm, style[arm.name]) for arm in plan.arms))),
+            marks[task],
+            _levels(plan.benchmark, task),
+            "" if any(run.task == task for run in scores.runs) else "no run yet",
+        )
+        for task in tasks
+    )
+    right = max([end, *(mark.x for group in marks.values() for mark in group)])
+    return Figure(
+        f"{plan.key}-curves",
+        f"{plan.title}: learning curves",
+        panels,
+        "frames" if plan.benchmark == "atari100k" else "env steps (action repeat included)",
+        "mean return of an evaluation",
+        _curves_caption(scores, budgets, bool(compared)),
+        (0.0, right * 1.03),
+    )
+
+
+def provenance(runs: Iterable[OwnRun]) -> Section:
+    """How each run was made."""
+    head = [
+        Column("run", "Run", numeric=False),
+        Column("seed", "Seed"),
+        Column("env_steps", "Env steps"),
+        Column("hours_per_100k", "Hours per 100k"),
+        Column("commit", "Commit", numeric=False),
+        Column("versions", "Versions", numeric=False),
+        Column("machine", "Machine", numeric=False),
+        Column("note", "Note", numeric=False),
+    ]
+    rows = []
+    for run in sorted(runs, key=lambda run: (run.benchmark, run.task, _order(run.name), run.seed)):
+        known = run.provenance
+        hours = known.get("hours_per_100k_env_steps")
+        notes = [run.note, "" if run.finished else "unfinished", "uncommitted changes" if known.get("dirty") else ""]
+        rows.append(
+            (
+                Cell(f"{run.benchmark}/{run.task} {run.name}"),
+                Cell(value=run.seed),
+                Cell(value=max(run.points, default=0)),
+                Cell(value=float(hours), digits=2) if isinstance(hours, int | float) else Cell(),
+                Cell(str(known.get("commit") or "")[:7]),
+                Cell(_versions(known)),
+                Cell(str(known.get("gpu") or known.get("cpu") or "")),
+                Cell("; ".join(filter(None, notes))),
+            )
+        )
+    text = "Hours are wall-clock time with evaluations and checkpoints, and with pauses, if there were any."
+    table = Table("runs", f"All {count(len(rows), 'run')}", tuple(head), tuple(rows), caption=text)
+    return Section("provenance", "How each score was made", (), (table,))
+
+
+def sources(benchmarks: Iterable[str]) -> Section:
+    """All published columns by name, for ``--published``."""
+    head = (
+        Column("name", "Name", numeric=False),
+        Column("label", "Heading", numeric=False),
+        Column("benchmark", "Benchmark", numeric=False),
+        Column("tasks", "Tasks"),
+        Column("source", "Source", numeric=False),
+    )
+    rows = tuple(
+        (
+            Cell(column.name),
+            Cell(column.label),
+            Cell(TITLES.get(benchmark, benchmark)),
+            Cell(value=max(len(tasks) for tasks in column.scores.values())),
+            Cell(column.note),
+        )
+        for benchmark in benchmarks
+        for column in catalogue(benchmark).values()
+    )
+    text = "The option --published of mcurl report takes these names."
+    table = Table("published", "Published columns", head, rows, caption=text)
+    return Section("sources", "Published scores", (), (table,))
+
+
+def arm_styles(arms: Sequence[Arm]) -> dict[str, str]:
+    """Name of an arm -> its style: a scale for the arms of a sweep, and the method's colour wherever it is free."""
+    by_method: dict[str, list[str]] = {}
+    for arm in arms:
+        by_method.setdefault(arm.method, []).append(arm.name)
+    sweep = [name for names in by_method.values() if len(names) > 2 for name in names]
+    found = steps(sweep)
+    rest = [arm for arm in arms if arm.name not in found]
+    for arm in rest:
+        if arm.name in STYLES:
+            found[arm.name] = arm.name
+    for arm in rest:
+        if arm.name not in found and arm.method in STYLES and arm.method not in found.values():
+            found[arm.name] = arm.method
+    return found | styles([arm.name for arm in rest if arm.name not in found])
+
+
+def _own_cell(scores: Scores, task: str, arm: Arm, budget: int) -> Cell:
+    values = scores.scores(task, arm, budget)
+    runs = [run for run in scores.find(task, arm) if run.score(budget) is not None]
+    if not values:
+        return Cell(missing=True)
+    mean = fmean(values)
+    return Cell(
+        value=mean,
+        std=stdev(values) if len(values) > 1 else None,
+        seeds=len(values),
+        expected=scores.plan.expected,
+        digits=_digits(mean),
+        note=" ".join(filter(None, [*dict.fromkeys(run.note for run in runs), _mixed(runs)])),
+    )
+
+
+def _published_cell(score: Score | None) -> Cell:
+    if score is None:
+        return Cell()
+    return Cell(value=score.mean, std=score.std, seeds=score.seeds, digits=_digits(score.mean))
+
+
+def _mark_best(cells: list[Cell]) -> list[Cell]:
+    """The cells, the highest in bold, if there are several and all have enough seeds."""
+    if len(cells) < 2 or any((cell.seeds or 0) < FEWEST for cell in cells):
+        return cells
+    best = max(cell.value or 0.0 for cell in cells)
+    return [replace(cell, strong=cell.value == best) for cell in cells]
+
+
+def _series(scores: Scores, task: str, arm: Arm, style: str) -> Series | None:
+    """Mean over the seeds at the env steps that all of them have; a band of one standard deviation from three seeds."""
+    runs = [run for run in scores.find(task, arm) if run.points]
+    # An unfinished run would cut the mean short: it is drawn only where there is nothing else.
+    runs = [run for run in runs if run.finished] or runs
+    if not runs:
+        return None
+    shared = sorted(set.intersection(*(set(run.points) for run in runs)))
+    means, band = [], []
+    for step in shared:
+        values = [run.points[step] for run in runs]
+        means.append((float(step), fmean(values)))
+        if len(values) >= FEWEST:
+            spread = stdev(values)
+            band.append((float(step), fmean(values) - spread, fmean(values) + spread))
+    seeds: tuple[Points, ...] = ()
+    if len(runs) > 1:
+        seeds = tuple(tuple((float(step), run.points[step]) for step in sorted(run.points)) for run in runs)
+    return Series(style, arm.label, tuple(means), tuple(band), seeds, not any(run.finished for run in runs))
+
+
+def _marks(
+    task: str, budgets: Sequence[int], columns: Sequence[PublishedColumn], end: int
+) -> tuple[Mark, ...]:
+    """Published scores, a little to the right of their budgets and beside each other."""
+    marks = []
+    for budget in budgets:
+        found = [(column, score) for column in columns if (score := column.score(task, budget))]
+        for i, (column, score) in enumerate(found):
+            methods_before = [other.method for other in columns[: columns.index(column)]]
+            method = str(column.method)
+            x = budget + MARK_STEP * end * (i + 1)
+            marks.append(Mark(method, column.label, x, score.mean, score.std, methods_before.count(method)))
+    return tuple(marks)
+
+
+def _levels(benchmark: str, task: str) -> tuple[Line, ...]:
+    if benchmark not in {"atari100k", "atari"} or task not in atari_random_and_human():
+        return ()
+    random, human = atari_random_and_human()[task]
+    return Line("human", human, (7, 3)), Line("random policy", random, (1, 3))
+
+
+def _introduction(scores: Scores) -> tuple[str, ...]:
+    plan = scores.plan
+    lines = [SCORES[plan.benchmark]] if plan.benchmark in SCORES else []
+    if plan.source:
+        lines.insert(0, f"{plan.source}.")
+    if plan.expected is not None:
+        asked = len(plan.tasks) * len(plan.arms) * plan.expected
+        done = sum(
+            min(len(scores.scores(task, arm, plan.budgets[-1])), plan.expected) for task in plan.tasks for arm in plan.arms
+        )
+        lines.append(f"{done} of {count(asked, 'run')} are there.")
+    return tuple(lines)
+
+
+def _curves_caption(scores: Scores, budgets: Sequence[int], marks: bool) -> str:
+    seeds = {len(scores.find(task, arm)) for task in scores.plan.tasks for arm in scores.plan.arms}
+    parts = ["Thick: the mean over seeds, not smoothed."]
+    if max(seeds, default=0) >= FEWEST:
+        parts.append(f"Band: one standard deviation over seeds, from {FEWEST} seeds.")
+    if 2 in seeds:
+        parts.append("Thin: each of two seeds.")
+    if any(not run.finished for run in scores.runs):
+        parts.append("Dotted: no run is finished.")
+    if marks and budgets:
+        where = " and ".join(_thousands(budget) for budget in budgets)
+        parts.append(
+            f"Hollow: published scores at {where}, drawn beside each other to the right of it; bar: one standard "
+            "deviation over seeds, where it is known."
+        )
+    elif marks:
+        parts.append("The runs end before the env steps of the published scores, which are not shown.")
+    return " ".join(parts)
+
+
+def _versions(known: dict[str, Any]) -> str:
+    names = known.get("versions")
+    versions = dict(names) if isinstance(names, dict) else {name: known[name] for name in ("mcurl", "torch") if known.get(name)}
+    return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+
+
+def _mixed(runs: Sequence[OwnRun]) -> str:
+    """A note where the seeds of a cell were made with different versions of a simulator."""
+    notes = []
+    for package in ("mujoco", "dm_control", "ale-py", "gymnasium"):
+        found = [(run.provenance.get("versions") or {}).get(package) for run in runs]
+        versions = sorted({str(version) for version in found if version})
+        if len(versions) > 1:
+            notes.append(f"The seeds were made with {package} {', '.join(versions)}.")
+    return " ".join(notes)
+
+
+def _order(name: str) -> tuple[int, str]:
+    """Built-in methods in the order of ``methods.toml``, then others by name."""
+    names = list(methods())
+    return (names.index(name) if name in names else len(names), name)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _digits(value: float) -> int:
+    return 1 if abs(value) < 100 else 0
+
+
+def _thousands(value: int) -> str:
+    return f"{value / 1000:g}k" if value >= 1000 else str(value)
+
+
+def _slug(text: str) -> str:
+    """A text as a name of a file or an anchor."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "part"
+
+
+__all__ = ["Arm", "OwnRun", "Plan", "Report", "Scores", "arm_styles", "curves", "plan_of_benchmark", "provenance", "score_table", "section", "sources"]
