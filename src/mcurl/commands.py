@@ -183,7 +183,8 @@ def collect(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Print the scores of stores and run folders, and plot learning curves. Only files are read."""
-    from mcurl.report import curves, export, openrlbenchmark, table
+    from mcurl.report import export, openrlbenchmark, plot, table
+    from mcurl.report.contents import task_figure
     from mcurl.report.store import file_name, read
 
     if options.table:
@@ -200,7 +201,7 @@ def report(options: argparse.Namespace) -> int:
         print(f"{options.openrlbenchmark}: {count:,} runs")
     for benchmark, task in dict.fromkeys((run.benchmark, run.task) for run in runs) if options.plot else ():
         target = options.plot / f"{benchmark}-{file_name(task)}.png"
-        curves.plot(runs, benchmark, task, target)
+        plot.save(task_figure(runs, benchmark, task), target)
         print(target)
     return 0
 

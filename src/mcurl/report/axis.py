@@ -11,6 +11,10 @@ MARGIN = 0.04
 """Room beyond the data, as a part of the axis."""
 
 
+FAR = 1.7
+"""A horizontal line higher than this many times the highest score is beyond the axis."""
+
+
 def x_range(figure: Figure, panel: Panel) -> tuple[float, float]:
     """The ends of the horizontal axis: from 0 (or the first step) to a little beyond the last step of curve or mark."""
     if figure.x_range is not None:
@@ -27,21 +31,28 @@ def y_range(figure: Figure, panel: Panel) -> tuple[float, float]:
     """The ends of the vertical axis. It begins at 0 unless a value is negative."""
     if figure.y_range is not None:
         return figure.y_range
-    values = [y for series in panel.series for points in (series.mean, *series.seeds) for _, y in points]
-    values += [end for series in panel.series for _, low, high in series.band for end in (low, high)]
+    centres = [y for series in panel.series for points in (series.mean, *series.seeds) for _, y in points]
+    centres += [mark.y for mark in panel.marks]
+    # A line far above the curves, such as a human's score, would flatten them: it is named at the edge instead.
+    reach = max(centres, default=0.0)
+    centres += [line.y for line in panel.lines if not centres or line.y <= max(FAR * reach, reach / FAR)]
+    values = [*centres, *(end for series in panel.series for _, low, high in series.band for end in (low, high))]
     values += [mark.y + sign * (mark.std or 0.0) for mark in panel.marks for sign in (-1, 1)]
-    values += [line.y for line in panel.lines]
     if not values:
         return 0.0, 1.0
     # A bar that reaches below 0 does not pull the axis down where no score is negative.
-    centres = [y for series in panel.series for points in (series.mean, *series.seeds) for _, y in points]
-    centres += [item.y for item in (*panel.marks, *panel.lines)]
     low = min(0.0, min(values)) if min(centres) < 0 else 0.0
     high = max(values)
     if high <= low:
         high = low + 1.0
     room = MARGIN * (high - low)
     return (low - room if low < 0 else low), high + room
+
+
+def beyond(figure: Figure, panel: Panel) -> list[str]:
+    """The horizontal lines above the axis, in words, such as ``"human: 42055 ↑"``."""
+    high = y_range(figure, panel)[1]
+    return [f"{line.label}: {line.y:.{0 if abs(line.y) >= 100 else 1}f} ↑" for line in panel.lines if line.y > high]
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:

@@ -4,38 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean, median, stdev
-from typing import Any
+from typing import Any, Protocol
 
-from mcurl.config.tasks import methods
+from mcurl.errors import UserError
 from mcurl.published import atari_random_and_human, human_normalised
 from mcurl.published.catalogue import Column as PublishedColumn
-from mcurl.published.catalogue import catalogue, choose
-from mcurl.published.scores import Score
-from mcurl.report.model import (
-    Block,
-    Cell,
-    Column,
-    Figure,
-    Line,
-    Mark,
-    Panel,
-    Points,
-    Report,
-    Section,
-    Series,
-    Table,
-    count,
-)
+from mcurl.published.catalogue import choose
+from mcurl.published.scores import BUDGETS, Score
+from mcurl.report.model import Block, Cell, Column, Figure, Line, Mark, Panel, Points, Section, Series, Table, count
 from mcurl.report.palette import STYLES, steps, styles
+from mcurl.report.scores import RunScores, benchmark_of, cells, notes, sort_names
 
-BUDGETS = {"atari100k": (400_000,), "dmc": (100_000, 500_000)}
-"""Benchmark -> env steps at which its scores are compared."""
-TITLES = {"atari100k": "Atari 100k", "dmc": "DMControl"}
+TITLES = {"atari100k": "Atari 100k", "dmc": "DMControl", "atari": "Atari"}
+"""Benchmark -> its name for people."""
 SCORES = {
-    "atari100k": "The score is the mean of 100 full games with the final weights, after 400k frames (100k agent steps).",
-    "dmc": "The score is the mean return of the episodes of the first evaluation at or after the budget.",
+    "atari100k": "The score is the mean of 100 full games with the final weights, after 400k frames.",
+    "dmc": "The score is the mean return of the first evaluation at or after the budget, within one agent step.",
 }
 FEWEST = 3
 """The fewest seeds with which a mean has a band, and with which the best of a row is set in bold."""
@@ -44,36 +31,8 @@ MARK_STEP = 0.022
 
 
 @dataclass(frozen=True)
-class OwnRun:
-    """The scores of one run."""
-
-    benchmark: str
-    """``"dmc"``, ``"atari100k"``, or another suite."""
-    task: str
-    """The task without its suite."""
-    name: str
-    """Name of the run: its method, and what else distinguishes it."""
-    label: str
-    """The name for people."""
-    method: str
-    seed: int
-    points: dict[int, float]
-    """Env steps -> mean return of the episodes of an evaluation."""
-    finished: bool = True
-    action_repeat: int = 1
-    note: str = ""
-    """What must be known of the run, such as that its seed was chosen."""
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    def score(self, env_steps: int) -> float | None:
-        """The first evaluation at or after ``env_steps``, within one agent step; None if there is none."""
-        after = [step for step in self.points if env_steps <= step < env_steps + self.action_repeat]
-        return self.points[min(after)] if after else None
-
-
-@dataclass(frozen=True)
 class Arm:
-    """A row of curves and a column of tables: the runs of one name."""
+    """What is compared: the runs of one name."""
 
     name: str
     label: str
@@ -82,9 +41,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared: the part of a suite that a report needs, or all runs of one benchmark."""
+    """A comparison: a suite, as far as it belongs to one benchmark, or all runs of a benchmark."""
 
     key: str
+    """Name of files and anchors."""
     title: str
     benchmark: str
     arms: tuple[Arm, ...]
@@ -95,6 +55,7 @@ class Plan:
     expected: int | None = None
     """Number of seeds of each arm and task that the suite asks for; None: no suite."""
     source: str = ""
+    """Where the suite comes from."""
 
 
 @dataclass(frozen=True)
@@ -102,39 +63,126 @@ class Scores:
     """The runs of a plan, found by task and arm."""
 
     plan: Plan
-    runs: tuple[OwnRun, ...]
+    all_runs: tuple[RunScores, ...]
 
-    def find(self, task: str, arm: Arm) -> list[OwnRun]:
+    @cached_property
+    def _cells(self) -> dict[tuple[str, str], list[RunScores]]:
+        tasks, names = set(self.plan.tasks), {arm.name for arm in self.plan.arms}
+        return {
+            (task, name): group
+            for (benchmark, task, name), group in cells(self.all_runs).items()
+            if benchmark == self.plan.benchmark and task in tasks and name in names
+        }
+
+    @property
+    def runs(self) -> list[RunScores]:
+        """The runs of the plan."""
+        return [run for group in self._cells.values() for run in group]
+
+    def find(self, task: str, arm: Arm) -> list[RunScores]:
         """The runs of a task and an arm, by seed."""
-        return sorted(
-            (run for run in self.runs if run.task == task and run.name == arm.name), key=lambda run: run.seed
-        )
+        return self._cells.get((task, arm.name), [])
+
+    def scored(self, task: str, arm: Arm, env_steps: int) -> list[RunScores]:
+        """Those that have a score at a budget."""
+        return [run for run in self.find(task, arm) if run.score(env_steps) is not None]
 
     def scores(self, task: str, arm: Arm, env_steps: int) -> list[float]:
-        """One score for each seed that has one."""
-        values = (run.score(env_steps) for run in self.find(task, arm))
-        return [value for value in values if value is not None]
+        """One score for each of these."""
+        return [score for run in self.find(task, arm) if (score := run.score(env_steps)) is not None]
+
+    def has(self, task: str) -> bool:
+        """Whether a task has a run."""
+        return any(self.find(task, arm) for arm in self.plan.arms)
 
 
-def plan_of_benchmark(benchmark: str, runs: Iterable[OwnRun]) -> Plan:
+class SuiteArm(Protocol):
+    """An arm of a suite, as ``mcurl.suites`` has it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+
+
+class SuiteLike(Protocol):
+    """A suite, as ``mcurl.suites`` has it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def arms(self) -> Sequence[SuiteArm]: ...
+    @property
+    def tasks(self) -> Sequence[str]: ...
+    @property
+    def seeds(self) -> Sequence[int]: ...
+    @property
+    def env_steps(self) -> int | None: ...
+    @property
+    def score_at(self) -> Sequence[int]: ...
+
+
+def plans_of_suite(suite: SuiteLike) -> list[Plan]:
+    """The comparisons of a suite: one for each benchmark that its tasks belong to."""
+    tasks: dict[str, list[str]] = {}
+    for task in suite.tasks:
+        benchmark = benchmark_of({"task": task, "env_steps": suite.env_steps})
+        tasks.setdefault(benchmark, []).append(task.partition("/")[2])
+    arms = tuple(Arm(arm.name, arm.label, arm.method) for arm in suite.arms)
+    several = len(tasks) > 1
+    return [
+        Plan(
+            _slug(f"{suite.name}-{benchmark}" if several else suite.name),
+            f"{suite.title} ({TITLES.get(benchmark, benchmark)})" if several else suite.title,
+            benchmark,
+            arms,
+            tuple(names),
+            tuple(suite.score_at) or ((suite.env_steps,) if suite.env_steps else BUDGETS.get(benchmark, ())),
+            len(suite.seeds),
+            suite.source,
+        )
+        for benchmark, names in tasks.items()
+    ]
+
+
+def plans_of_runs(runs: Iterable[RunScores]) -> list[Plan]:
+    """One comparison for each benchmark that has runs."""
+    runs = list(runs)
+    return [plan_of_benchmark(benchmark, runs) for benchmark in sorted({run.benchmark for run in runs})]
+
+
+def plan_of_benchmark(benchmark: str, runs: Iterable[RunScores]) -> Plan:
     """All runs of a benchmark. Atari 100k has all its 26 games; other benchmarks have the tasks that were run."""
     runs = [run for run in runs if run.benchmark == benchmark]
-    names = list(dict.fromkeys(run.name for run in sorted(runs, key=lambda run: _order(run.name))))
     first = {run.name: run for run in reversed(runs)}
     tasks = sorted({run.task for run in runs})
-    if benchmark == "atari100k":
-        tasks = [*atari_random_and_human(), *(task for task in tasks if task not in atari_random_and_human())]
-    last = max((step for run in runs for step in run.points), default=0)
+    last = max((run.env_steps for run in runs), default=0)
     budgets = tuple(budget for budget in BUDGETS.get(benchmark, ()) if budget <= last) or (last,)
     if benchmark == "atari100k":
-        budgets = BUDGETS[benchmark]
-    arms = tuple(Arm(name, first[name].label, first[name].method) for name in names)
+        games = list(atari_random_and_human())
+        tasks, budgets = [*games, *(task for task in tasks if task not in games)], BUDGETS[benchmark]
+    arms = tuple(Arm(name, first[name].label, first[name].method) for name in sort_names(first))
     return Plan(_slug(benchmark), TITLES.get(benchmark, benchmark), benchmark, arms, tuple(tasks), budgets)
 
 
-def section(plan: Plan, runs: Iterable[OwnRun], published: Sequence[str] | None) -> Section:
-    """The section of a plan: table, curves."""
-    scores = Scores(plan, tuple(run for run in runs if run.benchmark == plan.benchmark))
+def section(plan: Plan, runs: Iterable[RunScores], published: Sequence[str] | None = None) -> Section:
+    """The section of a plan: tables of scores, and learning curves.
+
+    Args:
+        plan: what is compared.
+        runs: all runs; others than the plan's are left out.
+        published: names of ``published.catalogue``; None: the default columns.
+
+    Raises:
+        UserError: there is no published column of a name.
+    """
+    scores = Scores(plan, tuple(runs))
     columns = choose(plan.benchmark, published)
     blocks: list[Block] = []
     for budget in plan.budgets:
@@ -163,7 +211,8 @@ def score_table(scores: Scores, columns: Sequence[PublishedColumn], budget: int)
     rows = []
     for task in plan.tasks:
         own = _mark_best([_own_cell(scores, task, arm, budget) for arm in plan.arms])
-        rows.append((Cell(task), *own, *(_published_cell(column.score(task, budget)) for column in (*others, *reference))))
+        beside = (_published_cell(column.score(task, budget)) for column in (*others, *reference))
+        rows.append((Cell(task), *own, *beside))
     caption = (
         "Mean over seeds, ± the standard deviation over seeds. An en dash: no run. The best of our methods is in bold "
         f"where all of a row have at least {FEWEST} seeds."
@@ -211,11 +260,11 @@ def normalised_table(table: Table) -> Table:
     )
 
 
-def curves(scores: Scores, columns: Sequence[PublishedColumn], *, every_task: bool | None = None) -> Figure:
+def curves(scores: Scores, columns: Sequence[PublishedColumn]) -> Figure:
     """Learning curves, one plot for each task that has runs; in a suite, for each task."""
     plan = scores.plan
-    suite = plan.expected is not None if every_task is None else every_task
-    tasks = [task for task in plan.tasks if suite or any(run.task == task for run in scores.runs)]
+    suite = plan.expected is not None
+    tasks = [task for task in plan.tasks if suite or scores.has(task)]
     style = arm_styles(plan.arms)
     known = {arm.method for arm in plan.arms}
     compared = [column for column in columns if column.method in known]
@@ -230,7 +279,7 @@ def curves(scores: Scores, columns: Sequence[PublishedColumn], *, every_task: bo
             tuple(filter(None, (_series(scores, task, arm, style[arm.name]) for arm in plan.arms))),
             marks[task],
             _levels(plan.benchmark, task),
-            "" if any(run.task == task for run in scores.runs) else "no run yet",
+            "" if scores.has(task) else "no run yet",
         )
         for task in tasks
     )
@@ -246,63 +295,72 @@ def curves(scores: Scores, columns: Sequence[PublishedColumn], *, every_task: bo
     )
 
 
-def provenance(runs: Iterable[OwnRun]) -> Section:
+def task_figure(runs: Iterable[RunScores], benchmark: str, task: str) -> Figure:
+    """The learning curves of one task, as a figure of its own.
+
+    Raises:
+        UserError: there are no runs of the task.
+    """
+    group = [run for run in runs if (run.benchmark, run.task) == (benchmark, task)]
+    if not group:
+        raise UserError(f"there are no results of {benchmark}/{task}")
+    plan = replace(plan_of_benchmark(benchmark, group), tasks=(task,))
+    scores = Scores(plan, tuple(group))
+    figure = curves(scores, choose(benchmark, None))
+    known = [f"{arm.label}: {text}." for arm in plan.arms for text in notes(scores.find(task, arm))]
+    return replace(
+        figure,
+        key=_slug(f"{benchmark}-{task}"),
+        title=f"{TITLES.get(benchmark, benchmark)}: {task}",
+        panels=tuple(
+            replace(panel, title="", series=tuple(_with_seeds(series) for series in panel.series))
+            for panel in figure.panels
+        ),
+        caption=" ".join([figure.caption, *known]),
+    )
+
+
+def _with_seeds(series: Series) -> Series:
+    """A curve whose label says how many seeds it has."""
+    seeds = count(len(series.seeds) or 1, "seed")
+    return replace(series, label=f"{series.label} ({seeds}{', unfinished' if series.partial else ''})")
+
+
+def provenance(runs: Iterable[RunScores]) -> Section:
     """How each run was made."""
-    head = [
+    head = (
         Column("run", "Run", numeric=False),
         Column("seed", "Seed"),
         Column("env_steps", "Env steps"),
         Column("hours_per_100k", "Hours per 100k"),
         Column("commit", "Commit", numeric=False),
-        Column("versions", "Versions", numeric=False),
+        Column("simulator", "Simulator", numeric=False),
+        Column("torch", "PyTorch", numeric=False),
         Column("machine", "Machine", numeric=False),
-        Column("note", "Note", numeric=False),
-    ]
-    rows = []
-    for run in sorted(runs, key=lambda run: (run.benchmark, run.task, _order(run.name), run.seed)):
-        known = run.provenance
-        hours = known.get("hours_per_100k_env_steps")
-        notes = [run.note, "" if run.finished else "unfinished", "uncommitted changes" if known.get("dirty") else ""]
-        rows.append(
-            (
-                Cell(f"{run.benchmark}/{run.task} {run.name}"),
-                Cell(value=run.seed),
-                Cell(value=max(run.points, default=0)),
-                Cell(value=float(hours), digits=2) if isinstance(hours, int | float) else Cell(),
-                Cell(str(known.get("commit") or "")[:7]),
-                Cell(_versions(known)),
-                Cell(str(known.get("gpu") or known.get("cpu") or "")),
-                Cell("; ".join(filter(None, notes))),
-            )
-        )
+        Column("note", "To know", numeric=False),
+    )
+    rows = tuple(_provenance_row(run) for group in cells(runs).values() for run in group)
     text = "Hours are wall-clock time with evaluations and checkpoints, and with pauses, if there were any."
-    table = Table("runs", f"All {count(len(rows), 'run')}", tuple(head), tuple(rows), caption=text)
+    table = Table("runs", f"All {count(len(rows), 'run')}", head, rows, caption=text)
     return Section("provenance", "How each score was made", (), (table,))
 
 
-def sources(benchmarks: Iterable[str]) -> Section:
-    """All published columns by name, for ``--published``."""
-    head = (
-        Column("name", "Name", numeric=False),
-        Column("label", "Heading", numeric=False),
-        Column("benchmark", "Benchmark", numeric=False),
-        Column("tasks", "Tasks"),
-        Column("source", "Source", numeric=False),
+def _provenance_row(run: RunScores) -> tuple[Cell, ...]:
+    known: dict[str, Any] = run.provenance
+    hours = known.get("hours_per_100k_env_steps")
+    texts = [run.note, "" if run.finished else f"unfinished, of {run.budget:,} env steps"]
+    texts.append("uncommitted changes" if known.get("dirty") else "")
+    return (
+        Cell(f"{run.benchmark}/{run.task} {run.name}"),
+        Cell(value=run.seed),
+        Cell(value=run.env_steps),
+        Cell(value=float(hours), digits=2) if isinstance(hours, int | float) else Cell(),
+        Cell(str(known.get("commit") or "")[:7]),
+        Cell(run.simulator),
+        Cell(str(known.get("torch") or "")),
+        Cell(str(known.get("gpu") or known.get("cpu") or "")),
+        Cell("; ".join(filter(None, texts))),
     )
-    rows = tuple(
-        (
-            Cell(column.name),
-            Cell(column.label),
-            Cell(TITLES.get(benchmark, benchmark)),
-            Cell(value=max(len(tasks) for tasks in column.scores.values())),
-            Cell(column.note),
-        )
-        for benchmark in benchmarks
-        for column in catalogue(benchmark).values()
-    )
-    text = "The option --published of mcurl report takes these names."
-    table = Table("published", "Published columns", head, rows, caption=text)
-    return Section("sources", "Published scores", (), (table,))
 
 
 def arm_styles(arms: Sequence[Arm]) -> dict[str, str]:
@@ -324,7 +382,6 @@ def arm_styles(arms: Sequence[Arm]) -> dict[str, str]:
 
 def _own_cell(scores: Scores, task: str, arm: Arm, budget: int) -> Cell:
     values = scores.scores(task, arm, budget)
-    runs = [run for run in scores.find(task, arm) if run.score(budget) is not None]
     if not values:
         return Cell(missing=True)
     mean = fmean(values)
@@ -334,7 +391,7 @@ def _own_cell(scores: Scores, task: str, arm: Arm, budget: int) -> Cell:
         seeds=len(values),
         expected=scores.plan.expected,
         digits=_digits(mean),
-        note=" ".join(filter(None, [*dict.fromkeys(run.note for run in runs), _mixed(runs)])),
+        note="; ".join(notes(scores.scored(task, arm, budget))),
     )
 
 
@@ -373,9 +430,7 @@ def _series(scores: Scores, task: str, arm: Arm, style: str) -> Series | None:
     return Series(style, arm.label, tuple(means), tuple(band), seeds, not any(run.finished for run in runs))
 
 
-def _marks(
-    task: str, budgets: Sequence[int], columns: Sequence[PublishedColumn], end: int
-) -> tuple[Mark, ...]:
+def _marks(task: str, budgets: Sequence[int], columns: Sequence[PublishedColumn], end: int) -> tuple[Mark, ...]:
     """Published scores, a little to the right of their budgets and beside each other."""
     marks = []
     for budget in budgets:
@@ -402,9 +457,8 @@ def _introduction(scores: Scores) -> tuple[str, ...]:
         lines.insert(0, f"{plan.source}.")
     if plan.expected is not None:
         asked = len(plan.tasks) * len(plan.arms) * plan.expected
-        done = sum(
-            min(len(scores.scores(task, arm, plan.budgets[-1])), plan.expected) for task in plan.tasks for arm in plan.arms
-        )
+        places = [(task, arm) for task in plan.tasks for arm in plan.arms]
+        done = sum(min(len(scores.scores(task, arm, plan.budgets[-1])), plan.expected) for task, arm in places)
         lines.append(f"{done} of {count(asked, 'run')} are there.")
     return tuple(lines)
 
@@ -429,29 +483,6 @@ def _curves_caption(scores: Scores, budgets: Sequence[int], marks: bool) -> str:
     return " ".join(parts)
 
 
-def _versions(known: dict[str, Any]) -> str:
-    names = known.get("versions")
-    versions = dict(names) if isinstance(names, dict) else {name: known[name] for name in ("mcurl", "torch") if known.get(name)}
-    return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-
-
-def _mixed(runs: Sequence[OwnRun]) -> str:
-    """A note where the seeds of a cell were made with different versions of a simulator."""
-    notes = []
-    for package in ("mujoco", "dm_control", "ale-py", "gymnasium"):
-        found = [(run.provenance.get("versions") or {}).get(package) for run in runs]
-        versions = sorted({str(version) for version in found if version})
-        if len(versions) > 1:
-            notes.append(f"The seeds were made with {package} {', '.join(versions)}.")
-    return " ".join(notes)
-
-
-def _order(name: str) -> tuple[int, str]:
-    """Built-in methods in the order of ``methods.toml``, then others by name."""
-    names = list(methods())
-    return (names.index(name) if name in names else len(names), name)
-
-
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -467,6 +498,3 @@ def _thousands(value: int) -> str:
 def _slug(text: str) -> str:
     """A text as a name of a file or an anchor."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "part"
-
-
-__all__ = ["Arm", "OwnRun", "Plan", "Report", "Scores", "arm_styles", "curves", "plan_of_benchmark", "provenance", "score_table", "section", "sources"]

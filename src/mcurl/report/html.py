@@ -28,7 +28,7 @@ def page(report: Report, files: Mapping[str, tuple[str, ...]] | None = None) -> 
         files: key of a table, figure or list of claims -> names of its files, which the page links to.
     """
     style, script = _asset("page.css") + _colours(), _asset("page.js")
-    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'"
     links = "".join(f'<li><a href="#{escape(item.key)}">{escape(item.title)}</a></li>' for item in report.sections)
     body = "".join(_section(section, files or {}) for section in report.sections)
     command = f'<p class="command">Made by <code>{escape(report.command)}</code></p>' if report.command else ""
@@ -106,12 +106,14 @@ def _table_head(table: Table, notes: dict[str, int]) -> str:
                 spans[-1] = (group, spans[-1][1] + 1)
             else:
                 spans.append((group, 1))
-        cells = (
-            f'<th scope="colgroup" colspan="{span}"><span><span>{escape(group)}</span></span></th>' if group else f'<td colspan="{span}"></td>'
-            for group, span in spans
-        )
-        line = f'<tr class="groups">{"".join(cells)}</tr>'
+        line = f'<tr class="groups">{"".join(_group_head(group, span) for group, span in spans)}</tr>'
     return f"{line}<tr>{''.join(heads)}</tr>"
+
+
+def _group_head(group: str, span: int) -> str:
+    if not group:
+        return f'<td colspan="{span}"></td>'
+    return f'<th scope="colgroup" colspan="{span}"><span><span>{escape(group)}</span></span></th>'
 
 
 def _cell(cell: Cell, column: Column, notes: dict[str, int], key: str, decimals: int, first: bool) -> str:
@@ -129,7 +131,8 @@ def _cell(cell: Cell, column: Column, notes: dict[str, int], key: str, decimals:
         main = '<span aria-hidden="true">–</span><span class="visually-hidden">no run</span>'
     elif cell.value is not None:
         # Points of numbers stand below each other: shorter numbers get invisible decimals after them.
-        pad = f' class="pad-{decimals - cell.digits}{"-int" if cell.digits == 0 else ""}"' if decimals > cell.digits else ""
+        name = f"pad-{decimals - cell.digits}{'-int' if cell.digits == 0 else ''}"
+        pad = f' class="{name}"' if decimals > cell.digits else ""
         tags = "b" if cell.strong else "span"
         # The reference takes no room, so that it stands where the invisible decimals would.
         main = f"<{tags}{pad}>{main}{_reference(cell.note, notes, key)}</{tags}>"
@@ -148,9 +151,8 @@ def _reference(note: str, notes: dict[str, int], key: str) -> str:
     if not note:
         return ""
     number = notes[note]
-    return (
-        f'<sup><a href="#{escape(key)}-note-{number}" title="{escape(note)}" aria-label="note {number}">{number}</a></sup>'
-    )
+    target = f'href="#{escape(key)}-note-{number}"'
+    return f'<sup><a {target} title="{escape(note)}" aria-label="note {number}">{number}</a></sup>'
 
 
 def _figure(figure: Figure, files: tuple[str, ...]) -> str:
@@ -158,7 +160,7 @@ def _figure(figure: Figure, files: tuple[str, ...]) -> str:
     legend = f'<ul class="legend" aria-label="Legend">{entries}</ul>' if entries else ""
     single = " single" if len(figure.panels) == 1 else ""
     panels = "".join(
-        f'<figure><figcaption>{escape(panel.title)}</figcaption>{svg.panel_svg(figure, panel)}</figure>'
+        f"<figure><figcaption>{escape(panel.title)}</figcaption>{svg.panel_svg(figure, panel)}</figure>"
         for panel in figure.panels
     )
     title = f"{figure.key}-title"
@@ -180,10 +182,8 @@ def _claims(claims: Claims, files: tuple[str, ...]) -> str:
 
 def _claim(claim: Claim) -> str:
     def verdict(label: str, text: str, verdict: str) -> str:
-        return (
-            f'<div class="verdict {verdict}"><dt>{escape(label)} <span class="badge">'
-            f'<span aria-hidden="true">{SIGNS[verdict]}</span> {VERDICTS[verdict]}</span></dt><dd>{escape(text)}</dd></div>'
-        )
+        badge = f'<span class="badge"><span aria-hidden="true">{SIGNS[verdict]}</span> {VERDICTS[verdict]}</span>'
+        return f'<div class="verdict {verdict}"><dt>{escape(label)} {badge}</dt><dd>{escape(text)}</dd></div>'
 
     return (
         f'<li><p>{escape(claim.text)} <span class="source">{escape(claim.source)}</span></p><dl>'
@@ -193,9 +193,7 @@ def _claim(claim: Claim) -> str:
 
 
 def _heading(block: Table | Figure | Claims, files: tuple[str, ...]) -> str:
-    links = " ".join(
-        f'<a href="{escape(name)}">{escape(name.rpartition(".")[2].upper())}</a>' for name in files
-    )
+    links = " ".join(f'<a href="{escape(name)}">{escape(name.rpartition(".")[2].upper())}</a>' for name in files)
     downloads = f'<span class="files"><span class="visually-hidden">Files: </span>{links}</span>' if links else ""
     caption = f'<p class="caption">{escape(block.caption)}</p>' if block.caption else ""
     return f'<div class="head"><h3 id="{escape(block.key)}-title">{escape(block.title)}</h3>{downloads}</div>{caption}'

@@ -96,7 +96,8 @@ class Table:
     def notes(self) -> tuple[str, ...]:
         """The footnotes, each once: those of the columns, then those of the cells, row by row."""
         cells = (cell for row in (*self.rows, *self.footer) for cell in row)
-        return tuple(dict.fromkeys(item.note for item in (*self.columns, *cells) if item.note))
+        texts = [*(column.note for column in self.columns), *(cell.note for cell in cells)]
+        return tuple(dict.fromkeys(filter(None, texts)))
 
 
 @dataclass(frozen=True)
@@ -175,10 +176,11 @@ class Figure:
         """One entry for each label, in the order in which they come up: curves, marks, lines."""
         entries: dict[tuple[int, str, str], Series | Mark | Line] = {}
         for panel in self.panels:
-            for rank, items in enumerate((panel.series, panel.marks, panel.lines)):
-                for item in items:
-                    style = "" if isinstance(item, Line) else item.style
-                    entries.setdefault((rank, style, item.label), item)
+            items: tuple[Series | Mark | Line, ...] = (*panel.series, *panel.marks, *panel.lines)
+            for item in items:
+                rank = (Series, Mark, Line).index(type(item))
+                style = "" if isinstance(item, Line) else item.style
+                entries.setdefault((rank, style, item.label), item)
         return tuple(entries[key] for key in sorted(entries, key=lambda key: key[0]))
 
 

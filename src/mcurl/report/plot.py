@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from mcurl.errors import UserError
-from mcurl.report.axis import tick_labels, ticks, x_range, y_range
+from mcurl.report.axis import beyond, tick_labels, ticks, x_range, y_range
 from mcurl.report.model import Figure, Line, Mark, Panel, Series
 from mcurl.report.palette import STYLES
 
@@ -31,18 +32,20 @@ def save(figure: Figure, target: Path) -> None:
 
     Args:
         figure: the figure.
-        target: path of the file; its folder must exist.
+        target: path of the file; its folder is made if there is none.
 
     Raises:
         UserError: matplotlib is not installed.
     """
     check_matplotlib()
+    target.parent.mkdir(parents=True, exist_ok=True)
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
 
     columns = min(COLUMNS, max(len(figure.panels), 1))
     rows = math.ceil(max(len(figure.panels), 1) / columns)
-    size = (6.8, 4.0) if len(figure.panels) == 1 else (3.1 * columns, 2.25 * rows + 0.9)
+    single = len(figure.panels) == 1
+    size = (8.4, 4.2) if single else (3.1 * columns, 2.25 * rows + 1.2)
     with rc_context({"svg.hashsalt": "mcurl", "font.size": 9, "text.parse_math": False}):
         canvas = Canvas(figsize=size, dpi=120, layout="constrained")
         grid = canvas.subplots(rows, columns, squeeze=False)
@@ -50,23 +53,34 @@ def save(figure: Figure, target: Path) -> None:
             _panel(axes, figure, panel)
         for axes in list(grid.flat)[len(figure.panels) :]:
             axes.set_axis_off()
-        canvas.suptitle(figure.title, fontsize=10, fontweight="bold")
-        # A common label would lie below the legend.
-        for axes in grid[-1]:
+        for axes in list(grid.flat)[max(len(figure.panels) - columns, 0) : len(figure.panels)]:
             axes.set_xlabel(figure.x_label, fontsize=8)
-        canvas.supylabel(figure.y_label, fontsize=9)
-        handles = [_handle(item) for item in figure.legend()]
-        if handles:
-            columns_of_legend = 2 if len(figure.panels) == 1 else 4
-            canvas.legend(handles=handles, frameon=False, fontsize=8, loc="outside lower center", ncols=columns_of_legend)
+        canvas.supylabel(figure.y_label, fontsize=8)
+        canvas.supxlabel("\n".join(wrap(figure.caption, int(size[0] * 19))), x=0.01, ha="left", fontsize=7, color=GREY)
+        _legend(canvas, figure, single)
         # No date and no version stand in the file: they would make every file another one.
-        dates = {".svg": {"Date": None, "Creator": None}, ".pdf": {"CreationDate": None, "Producer": None, "Creator": None}}
-        canvas.savefig(target, metadata=dates.get(target.suffix, {"Software": None}))
+        names = {".svg": ("Date", "Creator"), ".pdf": ("CreationDate", "Producer", "Creator")}
+        canvas.savefig(target, metadata=dict.fromkeys(names.get(target.suffix, ("Software",))))
+
+
+def _legend(canvas: Any, figure: Figure, single: bool) -> None:
+    """The legend, with the title of the figure above it where a title of the canvas would overlap it."""
+    handles = [_handle(item) for item in figure.legend()]
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8}
+    if single or not handles:
+        canvas.suptitle(figure.title, fontsize=10, fontweight="bold")
+    if single and handles:
+        canvas.legend(handles=handles, loc="outside right upper", **style)
+    elif handles:
+        style |= {"ncols": 5, "title": figure.title, "alignment": "left"}
+        canvas.legend(
+            handles=handles, loc="outside upper left", title_fontproperties={"size": 10, "weight": "bold"}, **style
+        )
 
 
 def _panel(axes: Any, figure: Figure, panel: Panel) -> None:
     (x_low, x_high), (y_low, y_high) = x_range(figure, panel), y_range(figure, panel)
-    for line in panel.lines:
+    for line in (line for line in panel.lines if line.y <= y_high):
         axes.axhline(line.y, color=GREY, linewidth=0.9, linestyle=(0, line.dash), zorder=1)
     for series in panel.series:
         _series(axes, series)
@@ -93,6 +107,9 @@ def _panel(axes: Any, figure: Figure, panel: Panel) -> None:
     axes.set_yticks(y_ticks, tick_labels(y_ticks))
     if panel.title:
         axes.set_title(panel.title, fontsize=9, loc="left")
+    for i, text in enumerate(beyond(figure, panel)):
+        style: dict[str, Any] = {"ha": "left", "va": "top", "fontsize": 7, "color": GREY}
+        axes.text(0.02, 0.99 - 0.1 * i, text, transform=axes.transAxes, **style)
     if panel.note:
         axes.text(0.5, 0.5, panel.note, transform=axes.transAxes, ha="center", style="italic", color=GREY)
     axes.grid(axis="y", color="#e7e5e0", linewidth=0.7)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from html import escape
+from textwrap import wrap
 
-from mcurl.report.axis import tick_labels, ticks, x_range, y_range
+from mcurl.report.axis import beyond, tick_labels, ticks, x_range, y_range
 from mcurl.report.model import Figure, Line, Mark, Panel, Points, Series, number
 from mcurl.report.palette import SHAPES, STYLES
 
@@ -24,6 +25,8 @@ DOTS = 30
 CHARACTER = 6.1
 """Width of a character of 11 pixels, on average, for the legend of a file."""
 
+Scale = Callable[[float], float]
+"""A value on an axis -> its place in pixels."""
 SHEET = """
 text{font:11px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;fill:#555}
 .title{font-size:12.5px;font-weight:600;fill:#1c1c1c}.note{font-style:italic}.tick{text-anchor:end}.middle{text-anchor:middle}
@@ -68,7 +71,8 @@ def figure_svg(figure: Figure) -> str:
     width, cell = columns * WIDTH + 24, HEIGHT + 22
     legend, legend_height = _legend(figure, width - 24)
     top = 34
-    height = top + rows * cell + 22 + legend_height
+    caption = wrap(figure.caption, int((width - 32) / CHARACTER))
+    height = top + rows * cell + 26 + legend_height + 16 * len(caption)
     body = [
         f'<text class="title" x="16" y="20">{escape(figure.title)}</text>',
         *(
@@ -81,6 +85,10 @@ def figure_svg(figure: Figure) -> str:
         f'<text class="middle" transform="translate(14,{top + rows * cell / 2:.0f}) rotate(-90)">'
         f"{escape(figure.y_label)}</text>",
         f'<g transform="translate(24,{top + rows * cell + 26})">{legend}</g>',
+        *(
+            f'<text x="24" y="{top + rows * cell + 36 + legend_height + 16 * i}">{escape(line)}</text>'
+            for i, line in enumerate(caption)
+        ),
     ]
     colours = "".join(f".c-{name}{{--c:{style.light}}}" for name, style in STYLES.items())
     return (
@@ -115,14 +123,16 @@ def _panel(figure: Figure, panel: Panel) -> str:
     frame.append(f'<path class="axis" d="M0 {high}H{wide}"/>')
     # Curves are clipped to the axes by an inner <svg>, which needs no name, unlike a clip path.
     curves = "".join(_series(series, x, y, figure.kilo) for series in panel.series)
-    inner = [f'<svg width="{wide}" height="{high}">{"".join(_level(line, y, wide) for line in panel.lines)}{curves}</svg>']
+    levels = "".join(_level(line, y, wide) for line in panel.lines if line.y <= y_high)
+    inner = [f'<svg width="{wide}" height="{high}">{levels}{curves}</svg>']
     inner += [_mark(mark, x(mark.x), y, figure.kilo) for mark in panel.marks if x_low <= mark.x <= x_high]
+    inner += [f'<text x="6" y="{10 + 13 * i}">{escape(text)}</text>' for i, text in enumerate(beyond(figure, panel))]
     if panel.note:
         inner.append(f'<text class="note middle" x="{wide / 2:.0f}" y="{high / 2:.0f}">{escape(panel.note)}</text>')
     return f'{"".join(outside)}<g transform="translate({LEFT},{TOP})">{"".join(frame)}{"".join(inner)}</g>'
 
 
-def _series(series: Series, x: Callable[[float], float], y: Callable[[float], float], kilo: bool) -> str:
+def _series(series: Series, x: Scale, y: Scale, kilo: bool) -> str:
     parts = []
     if series.band:
         ends = [(step, high) for step, _, high in series.band] + [(step, low) for step, low, _ in reversed(series.band)]
@@ -143,7 +153,7 @@ def _series(series: Series, x: Callable[[float], float], y: Callable[[float], fl
     return f'<g class="c-{series.style}">{"".join(parts)}</g>'
 
 
-def _mark(mark: Mark, x: float, y: Callable[[float], float], kilo: bool) -> str:
+def _mark(mark: Mark, x: float, y: Scale, kilo: bool) -> str:
     spread = "" if mark.std is None else f" ± {_value(mark.std)}"
     bar = ""
     if mark.std:
@@ -166,7 +176,7 @@ def _shape(shape: int, x: float, y: float) -> str:
     return f'<path class="mark" d="M{_n(x)} {_n(y)}{path}"/>'
 
 
-def _level(line: Line, y: Callable[[float], float], wide: float) -> str:
+def _level(line: Line, y: Scale, wide: float) -> str:
     height = _n(y(line.y))
     title = f"<title>{escape(line.label)}: {_value(line.y)}</title>"
     return f'<path class="level"{_dashes(line.dash)} d="M0 {height}H{wide}">{title}</path>'
@@ -197,7 +207,7 @@ def _sign(item: Series | Mark | Line) -> str:
     return f'<g class="c-{item.style}"><path class="mean{partial}"{pattern} d="M0 6H28"/></g>'
 
 
-def _path(points: Points | Iterable[tuple[float, float]], x: Callable[[float], float], y: Callable[[float], float]) -> str:
+def _path(points: Points | Iterable[tuple[float, float]], x: Scale, y: Scale) -> str:
     return "M" + "L".join(f"{_n(x(step))} {_n(y(value))}" for step, value in points)
 
 

@@ -73,17 +73,9 @@ def claims_markdown(claims: Claims) -> str:
     """Claims as a Markdown table."""
     lines = [_row(["claim", "the paper's own numbers", "holds there", "our scores", "holds here"]), _row(["---"] * 5)]
     for claim in claims.claims:
-        lines.append(
-            _row(
-                [
-                    f"{_escape(claim.text)} ({_escape(claim.source)})",
-                    _escape(claim.published),
-                    VERDICTS[claim.published_verdict],
-                    _escape(claim.ours),
-                    VERDICTS[claim.our_verdict],
-                ]
-            )
-        )
+        published, ours = VERDICTS[claim.published_verdict], VERDICTS[claim.our_verdict]
+        texts = (f"{claim.text} ({claim.source})", claim.published, published, claim.ours, ours)
+        lines += [_row(_escape(text) for text in texts)]
     return "\n".join(lines)
 
 
