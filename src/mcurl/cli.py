@@ -28,6 +28,7 @@ examples:
   mcurl resume runs/dmc-cartpole-swingup/mcurl-seed1    continue a stopped run
   mcurl evaluate runs/dmc-cartpole-swingup/mcurl-seed1 --episodes 100
   mcurl report runs --plot plots                        print scores, plot learning curves in plots/
+  mcurl report runs --suite table1 --out report         tables, figures and a page of a suite
   mcurl collect runs                                    keep the scores in scores/
   mcurl bench update --plain                            time an update and its textbook version
   mcurl settings dmc/cartpole-swingup                   list all settings with values and descriptions
@@ -138,8 +139,8 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     _add_settings(add(commands.settings, "print all settings of a run as TOML", preset))
     kept = "The files are scores/<benchmark>/<name>/<task>.csv. A score is replaced only with --replace."
     _add_collect(add(commands.collect, "add the scores of runs to a folder of scores", kept))
-    files = "Nothing is changed but the plots."
-    _add_report(add(commands.report, "print scores, and plot learning curves", files))
+    files = "Scores are only read. With --out or --suite, an earlier report in the folder is replaced; nothing else is."
+    _add_report(add(commands.report, "print scores, write a report, and plot learning curves", files))
     budget = (
         "Prints a Markdown table of the scores at the benchmark's budgets (dmc: 100k and 500k env steps; atari100k: "
         "400k frames)."
@@ -224,6 +225,13 @@ def _add_collect(collect: _Parser) -> None:
 def _add_report(report: _Parser) -> None:
     paths = "folders of scores, run folders, or folders that contain run folders"
     report.add_argument("paths", nargs="+", type=Path, metavar="PATHS", help=paths)
+    out = "folder of a report: an HTML page, Markdown, CSV, SVG and PNG; default report with --suite, else none"
+    report.add_argument("--out", type=Path, metavar="DIR", help=out)
+    suite = "report a suite, such as table1, or a TOML file; may be repeated. Missing runs are shown as missing"
+    report.add_argument("--suite", action="append", default=[], metavar="NAME", help=suite)
+    published = "published columns of the report, such as m-curl,curl,der-final (docs/report.md); default the main ones"
+    report.add_argument("--published", type=_names, metavar="NAMES", help=published)
+    report.add_argument("--no-png", action="store_true", help="leave out PNG files, which need matplotlib")
     plots = "plot the learning curves and published scores of each task as DIR/<benchmark>-<task>.png"
     report.add_argument("--plot", type=Path, metavar="DIR", help=plots)
     table = "write all returns as one long table for other tools, a new file in .csv or .parquet (docs/statistics.md)"
@@ -312,6 +320,10 @@ def _add_bench(bench: _Parser) -> None:
     plot_dir = "folder of the figures of profile; default plots"
     bench.add_argument("--plot-dir", type=Path, default=Path("plots"), metavar="DIR", help=plot_dir)
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the timings to a JSON file")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 def _natural(text: str) -> int:

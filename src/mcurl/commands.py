@@ -7,8 +7,10 @@ line starts fast.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcurl.errors import UserError, suggest
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mcurl.config.resolve import TrainSettings
+    from mcurl.report.scores import RunScores
     from mcurl.run.folder import Checkpoint, Run
     from mcurl.run.logger import Sink
     from mcurl.suites.ray import RayProcesses
@@ -182,7 +185,7 @@ def collect(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Print the scores of stores and run folders, and plot learning curves. Only files are read."""
+    """Print the scores of stores and run folders, write a report, and plot learning curves."""
     from mcurl.report import export, openrlbenchmark, plot, table
     from mcurl.report.contents import task_figure
     from mcurl.report.store import file_name, read
@@ -192,7 +195,12 @@ def report(options: argparse.Namespace) -> int:
     if options.openrlbenchmark:
         openrlbenchmark.check_folder(options.openrlbenchmark)
     runs = read(options.paths)
-    print(table.overview(runs))
+    if options.suite or options.out:
+        print(_write_report(runs, options))
+    elif options.published or options.no_png:
+        raise UserError("report: --published and --no-png are for a report: add --out DIR")
+    else:
+        print(table.overview(runs))
     if options.table:
         count = export.write_table(export.rows(runs), options.table)
         print(f"{options.table}: {count:,} rows")
@@ -204,6 +212,22 @@ def report(options: argparse.Namespace) -> int:
         plot.save(task_figure(runs, benchmark, task), target)
         print(target)
     return 0
+
+
+def _write_report(runs: list[RunScores], options: argparse.Namespace) -> Path:
+    """Write a report into a folder. Returns its page."""
+    from mcurl.report import contents, files
+    from mcurl.suites.suite import Suite
+
+    out = options.out or Path("report")
+    files.check_replaceable(out)
+    suites = [Suite.load(name) for name in dict.fromkeys(options.suite)]
+    words = ["mcurl", "report", *map(str, options.paths)]
+    words += [word for name in options.suite for word in ("--suite", name)]
+    words += ["--published", ",".join(options.published)] if options.published else []
+    command = shlex.join([*words, *(["--no-png"] if options.no_png else []), "--out", str(out)])
+    report = contents.report(runs, suites, options.published, command)
+    return files.write(report, out, png=not options.no_png)[0]
 
 
 def table(options: argparse.Namespace) -> int:

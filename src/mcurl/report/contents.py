@@ -14,7 +14,22 @@ from mcurl.published import atari_random_and_human, human_normalised
 from mcurl.published.catalogue import Column as PublishedColumn
 from mcurl.published.catalogue import choose
 from mcurl.published.scores import BUDGETS, Score
-from mcurl.report.model import Block, Cell, Column, Figure, Line, Mark, Panel, Points, Section, Series, Table, count
+from mcurl.report import summary
+from mcurl.report.model import (
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Line,
+    Mark,
+    Panel,
+    Points,
+    Report,
+    Section,
+    Series,
+    Table,
+    count,
+)
 from mcurl.report.palette import STYLES, steps, styles
 from mcurl.report.scores import RunScores, benchmark_of, cells, notes, sort_names
 
@@ -171,6 +186,46 @@ def plan_of_benchmark(benchmark: str, runs: Iterable[RunScores]) -> Plan:
     return Plan(_slug(benchmark), TITLES.get(benchmark, benchmark), benchmark, arms, tuple(tasks), budgets)
 
 
+def report(
+    runs: Sequence[RunScores],
+    suites: Sequence[SuiteLike] = (),
+    published: Sequence[str] | None = None,
+    command: str = "",
+) -> Report:
+    """The report over some runs.
+
+    Args:
+        runs: see :func:`mcurl.report.store.read`.
+        suites: a section for each; none: a section for each benchmark that has runs.
+        published: names of published columns; None: the default ones.
+        command: the command that makes the report.
+
+    Raises:
+        UserError: there is no published column of a name, or no run belongs to the suites.
+    """
+    plans = [plan for suite in suites for plan in plans_of_suite(suite)] or plans_of_runs(runs)
+    used = {id(run): run for plan in plans for run in Scores(plan, tuple(runs)).runs}
+    if not used:
+        raise UserError(f"no run belongs to {' or '.join(suite.name for suite in suites)}: see `mcurl suite show`")
+    shown = [run for run in runs if id(run) in used]
+    sections = [section(plan, shown, published) for plan in plans]
+    title = suites[0].title if len(suites) == 1 else "M-CURL: scores"
+    return Report(title, _summary(shown), (*sections, provenance(shown)), command)
+
+
+def _summary(runs: Sequence[RunScores]) -> tuple[str, ...]:
+    groups = cells(runs)
+    tasks = {(benchmark, task) for benchmark, task, _ in groups}
+    text = f"{count(len(runs), 'run')} of {count(len(tasks), 'task')}, beside published scores."
+    if unfinished := sum(not run.finished for run in runs):
+        text += f" {unfinished} of them {'is' if unfinished == 1 else 'are'} unfinished."
+    most = max(len(group) for group in groups.values())
+    if most >= FEWEST:
+        return (text,)
+    few = f"No method has more than {count(most, 'seed')} on a task: nothing here says which method is better."
+    return text, few
+
+
 def section(plan: Plan, runs: Iterable[RunScores], published: Sequence[str] | None = None) -> Section:
     """The section of a plan: tables of scores, and learning curves.
 
@@ -189,6 +244,15 @@ def section(plan: Plan, runs: Iterable[RunScores], published: Sequence[str] | No
         table = score_table(scores, columns, budget)
         blocks += [table, normalised_table(table)] if plan.benchmark == "atari100k" else [table]
     blocks.append(curves(scores, columns))
+    if plan.benchmark in BUDGETS:
+        style = arm_styles(plan.arms)
+        labels = {arm.name: (arm.label, style[arm.name]) for arm in plan.arms}
+        for budget in plan.budgets:
+            key = f"{plan.key}-{_thousands(budget)}"
+            blocks += summary.statistics(key, plan.benchmark, labels, scores.runs, budget, columns)
+        arms = None if plan.expected is None else set(labels)
+        claims = summary.claims(plan.key, plan.benchmark, scores.runs, arms, set(plan.tasks))
+        blocks += [claims] if claims else []
     return Section(plan.key, plan.title, _introduction(scores), tuple(blocks))
 
 

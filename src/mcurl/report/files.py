@@ -107,7 +107,7 @@ def _block_files(block: Block, folder: Path, png: bool) -> tuple[str, ...]:
         texts[f"{block.key}.svg"] = figure_svg(block)
     for name, text in texts.items():
         if (folder / name).exists():
-            raise ValueError(f"two parts of the report are called {block.key}")
+            raise UserError(f"two parts of the report are called {block.key}: report their suites apart")
         (folder / name).write_text(text, encoding="utf-8")
     if isinstance(block, Figure) and png:
         plot.save(block, folder / f"{block.key}.png")

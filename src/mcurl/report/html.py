@@ -185,8 +185,9 @@ def _claim(claim: Claim) -> str:
         badge = f'<span class="badge"><span aria-hidden="true">{SIGNS[verdict]}</span> {VERDICTS[verdict]}</span>'
         return f'<div class="verdict {verdict}"><dt>{escape(label)} {badge}</dt><dd>{escape(text)}</dd></div>'
 
+    quote = f"“{escape(claim.quote)}” " if claim.quote else ""
     return (
-        f'<li><p>{escape(claim.text)} <span class="source">{escape(claim.source)}</span></p><dl>'
+        f'<li><p>{escape(claim.text)}</p><p class="quote">{quote}{escape(claim.source)}</p><dl>'
         f"{verdict('The paper’s own numbers', claim.published, claim.published_verdict)}"
         f"{verdict('Our scores', claim.ours, claim.our_verdict)}</dl></li>"
     )

@@ -192,7 +192,9 @@ class Claim:
     """A claim of the paper beside what numbers say of it."""
 
     text: str
-    """The claim."""
+    """The claim, in short."""
+    quote: str
+    """The paper's words; empty: none."""
     source: str
     """Where it stands."""
     published: str

@@ -50,9 +50,9 @@ def figure_csv(figure: Figure) -> str:
 
 def claims_csv(claims: Claims) -> str:
     """Claims as CSV."""
-    lines = [["claim", "source", "published_numbers", "published_verdict", "our_numbers", "our_verdict"]]
+    lines = [["claim", "quote", "source", "published_numbers", "published_verdict", "our_numbers", "our_verdict"]]
     lines += [
-        [claim.text, claim.source, claim.published, claim.published_verdict, claim.ours, claim.our_verdict]
+        [claim.text, claim.quote, claim.source, claim.published, claim.published_verdict, claim.ours, claim.our_verdict]
         for claim in claims.claims
     ]
     return _csv(lines)
@@ -74,7 +74,7 @@ def claims_markdown(claims: Claims) -> str:
     lines = [_row(["claim", "the paper's own numbers", "holds there", "our scores", "holds here"]), _row(["---"] * 5)]
     for claim in claims.claims:
         published, ours = VERDICTS[claim.published_verdict], VERDICTS[claim.our_verdict]
-        texts = (f"{claim.text} ({claim.source})", claim.published, published, claim.ours, ours)
+        texts = (f"{claim.text} ({claim.source}: “{claim.quote}”)", claim.published, published, claim.ours, ours)
         lines += [_row(_escape(text) for text in texts)]
     return "\n".join(lines)
 
@@ -88,7 +88,7 @@ def report_markdown(report: Report, pictures: str = "svg") -> str:
     """
     parts = [f"# {_escape(report.title)}", *(_escape(text) for text in report.paragraphs)]
     if report.command:
-        parts.append(f"Made by `{report.command.replace('`', '')}`.")
+        parts.append(f"Made by `{' '.join(report.command.replace('`', '').split())}`.")
     for section in report.sections:
         parts += [f"## {_escape(section.title)}", *(_escape(text) for text in section.paragraphs)]
         for block in section.blocks:
@@ -106,7 +106,7 @@ def _block(block: Block, pictures: str) -> list[str]:
 
 
 def _markdown_cell(cell: Cell, numbers: dict[str, int]) -> str:
-    main, detail = _escape(cell.main()), _escape(cell.detail())
+    main, detail = _escape(cell.main()), cell.detail()
     if cell.strong:
         main = f"**{main}**"
     if detail:
