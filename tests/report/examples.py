@@ -39,9 +39,7 @@ def run(
     settings = {"task": f"{benchmark.removesuffix('100k')}/{task}", "method": method or name}
     provenance = {"settings": settings, "note": note, "packages": packages or {}, "commit": "0123456789"}
     episodes = {step: [value] for step, value in points.items()}
-    return RunScores(
-        benchmark, task, name, label or name, seed, episodes, budget or max(points), provenance=provenance
-    )
+    return RunScores(benchmark, task, name, label or name, seed, episodes, budget or max(points), provenance=provenance)
 
 
 def table(text: str = "a task", key: str = "scores") -> Table:
@@ -66,7 +64,9 @@ def figure(text: str = "a task", key: str = "curves") -> Figure:
     band = tuple((x, y - 1, y + 1) for x, y in mean)
     panels = (
         Panel(text, (Series("mcurl", text, mean, band, (mean, mean)),), (Mark("curl", text, 1000, 1.5, 0.5),)),
-        Panel("two", (Series("curl", "b", mean, (), (mean, mean), True),), (), (Line(text, 3.0), Line("far", 90.0))),
+        Panel(
+            "two", (Series("curl", "b", mean, (), (mean, mean), (), True),), (), (Line(text, 3.0), Line("far", 90.0))
+        ),
         Panel("single", (Series("other-1", "c", ((500.0, 2.0),)),)),
         Panel("empty", note="no run yet"),
     )

@@ -40,8 +40,8 @@ PLOTS = """
 CONTRAST = """
 (() => {
   const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const linear = (v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => [r, g, b].map((v) => linear(v / 255)).reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
   const ground = (item) => {
     for (let at = item; at; at = at.parentElement) {
       const colour = parse(getComputedStyle(at).backgroundColor);
@@ -63,8 +63,8 @@ CONTRAST = """
 })()
 """
 SMALL = """
-[...document.querySelectorAll("body *")].filter((item) => item.childNodes.length && parseFloat(getComputedStyle(item).fontSize) < 9.5)
-  .filter((item) => !item.closest("sup, title, script")).map((item) => item.outerHTML.slice(0, 100))
+[...document.querySelectorAll("body *")].filter((item) => item.childNodes.length)
+  .filter((item) => parseFloat(getComputedStyle(item).fontSize) < 9.5 && !item.closest("sup, title, script")).map((item) => item.outerHTML.slice(0, 100))
 """
 
 
@@ -86,7 +86,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def column(browser: Browser, index: int) -> Any:
-    return browser.evaluate(f"[...document.querySelector('table').tBodies[0].rows].map(r => r.cells[{index}].innerText)")
+    rows = "[...document.querySelector('table').tBodies[0].rows]"
+    return browser.evaluate(f"{rows}.map((row) => row.cells[{index}].innerText)")
 
 
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)

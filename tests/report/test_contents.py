@@ -138,6 +138,7 @@ def test_an_unfinished_run_is_dotted_marked_and_not_in_a_mean() -> None:
     assert "unfinished" in series.label
     (series,) = task_figure([half, whole], "dmc", "cartpole-swingup").panels[0].series
     assert series.mean[-1] == (500_000, 100)
+    assert series.unfinished == (((0, 0), (1000, 90)),)
     assert "1 of them is unfinished" in report([half, whole]).paragraphs[0]
     assert "unfinished, of 500,000 env steps" in table(report([half]), "runs").popitem()[1]["note"].text
 
@@ -170,7 +171,8 @@ def test_published_marks_stand_at_the_budgets_that_the_runs_reach() -> None:
 
 
 def test_atari_has_the_lines_of_a_human_and_a_random_policy() -> None:
-    lines = task_figure([run("Krull", "mcurl", 1, {0: 1.0}, benchmark="atari100k")], "atari100k", "Krull").panels[0].lines
+    krull = run("Krull", "mcurl", 1, {0: 1.0}, benchmark="atari100k")
+    lines = task_figure([krull], "atari100k", "Krull").panels[0].lines
     assert {line.label: line.y for line in lines} == {"human": 2665.5, "random policy": 1598.0}
     assert len({line.dash for line in lines}) == 2
 
@@ -207,7 +209,8 @@ def test_statistics_have_intervals_from_three_seeds() -> None:
     profile = figure(found, "atari100k-400k-profiles")
     assert profile.panels[0].series[0].mean[0][1] <= 1
     few = report([*all_games(1.0, "mcurl", 2), *all_games(0.9, "curl", 2)])
-    assert all(cell.interval is None for row in table(few, "atari100k-400k-aggregates").values() for cell in row.values())
+    rows = table(few, "atari100k-400k-aggregates")
+    assert all(cell.interval is None for row in rows.values() for cell in row.values())
     assert "nothing here says which method is better" in few.paragraphs[1]
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 
+import pytest
 from examples import HOSTILE, claims, figure, report, table
 
 from mcurl.report.model import Cell, Column, Table
@@ -58,9 +59,5 @@ def test_hostile_names_make_no_markdown() -> None:
 
 
 def test_a_row_with_a_cell_too_few_is_refused() -> None:
-    try:
+    with pytest.raises(ValueError, match="1 cells, not 2"):
         Table("a", "", (Column("a", ""), Column("b", "")), ((Cell(),),))
-    except ValueError as error:
-        assert "1 cells, not 2" in str(error)
-    else:
-        raise AssertionError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mcurl.report.model import Figure, Panel
+from mcurl.report.model import Figure, Panel, Points, Series
 
 MARGIN = 0.04
 """Room beyond the data, as a part of the axis."""
@@ -19,7 +19,7 @@ def x_range(figure: Figure, panel: Panel) -> tuple[float, float]:
     """The ends of the horizontal axis: from 0 (or the first step) to a little beyond the last step of curve or mark."""
     if figure.x_range is not None:
         return figure.x_range
-    curves = [x for series in panel.series for x, _ in (*series.mean, *(p for seed in series.seeds for p in seed))]
+    curves = [x for series in panel.series for x, _ in _drawn(series)]
     values = [*curves, *(mark.x for mark in panel.marks)]
     if not values:
         return 0.0, 1.0
@@ -31,7 +31,7 @@ def y_range(figure: Figure, panel: Panel) -> tuple[float, float]:
     """The ends of the vertical axis. It begins at 0 unless a value is negative."""
     if figure.y_range is not None:
         return figure.y_range
-    centres = [y for series in panel.series for points in (series.mean, *series.seeds) for _, y in points]
+    centres = [y for series in panel.series for _, y in _drawn(series)]
     centres += [mark.y for mark in panel.marks]
     # A line far above the curves, such as a human's score, would flatten them: it is named at the edge instead.
     reach = max(centres, default=0.0)
@@ -47,6 +47,11 @@ def y_range(figure: Figure, panel: Panel) -> tuple[float, float]:
         high = low + 1.0
     room = MARGIN * (high - low)
     return (low - room if low < 0 else low), high + room
+
+
+def _drawn(series: Series) -> Points:
+    """All points of a curve, of its mean and of single runs."""
+    return tuple(point for points in (series.mean, *series.seeds, *series.unfinished) for point in points)
 
 
 def beyond(figure: Figure, panel: Panel) -> list[str]:

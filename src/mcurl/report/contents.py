@@ -475,11 +475,12 @@ def _mark_best(cells: list[Cell]) -> list[Cell]:
 
 def _series(scores: Scores, task: str, arm: Arm, style: str) -> Series | None:
     """Mean over the seeds at the env steps that all of them have; a band of one standard deviation from three seeds."""
-    runs = [run for run in scores.find(task, arm) if run.points]
-    # An unfinished run would cut the mean short: it is drawn only where there is nothing else.
-    runs = [run for run in runs if run.finished] or runs
+    found = scores.find(task, arm)
+    # An unfinished run would cut the mean short: it counts only where there is nothing else.
+    runs = [run for run in found if run.finished] or found
     if not runs:
         return None
+    unfinished = tuple(_points(run) for run in found if run not in runs)
     shared = sorted(set.intersection(*(set(run.points) for run in runs)))
     means, band = [], []
     for step in shared:
@@ -490,8 +491,13 @@ def _series(scores: Scores, task: str, arm: Arm, style: str) -> Series | None:
             band.append((float(step), fmean(values) - spread, fmean(values) + spread))
     seeds: tuple[Points, ...] = ()
     if len(runs) > 1:
-        seeds = tuple(tuple((float(step), run.points[step]) for step in sorted(run.points)) for run in runs)
-    return Series(style, arm.label, tuple(means), tuple(band), seeds, not any(run.finished for run in runs))
+        seeds = tuple(_points(run) for run in runs)
+    partial = not any(run.finished for run in runs)
+    return Series(style, arm.label, tuple(means), tuple(band), seeds, unfinished, partial)
+
+
+def _points(run: RunScores) -> Points:
+    return tuple((float(step), value) for step, value in run.points.items())
 
 
 def _marks(task: str, budgets: Sequence[int], columns: Sequence[PublishedColumn], end: int) -> tuple[Mark, ...]:
@@ -535,7 +541,7 @@ def _curves_caption(scores: Scores, budgets: Sequence[int], marks: bool) -> str:
     if 2 in seeds:
         parts.append("Thin: each of two seeds.")
     if any(not run.finished for run in scores.runs):
-        parts.append("Dotted: no run is finished.")
+        parts.append("Dotted: unfinished runs.")
     if marks and budgets:
         where = " and ".join(_thousands(budget) for budget in budgets)
         parts.append(

@@ -113,6 +113,8 @@ class Series:
     """Triples (env steps, lower end, upper end) around the mean; empty: no band."""
     seeds: tuple[Points, ...] = ()
     """The curve of each seed, if there are several; drawn where there is no band."""
+    unfinished: tuple[Points, ...] = ()
+    """The curves of unfinished runs beside finished ones. They are drawn thin and dotted."""
     partial: bool = False
     """True: no run of it is finished. It is drawn dotted."""
 

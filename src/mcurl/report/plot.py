@@ -126,6 +126,8 @@ def _series(axes: Any, series: Series) -> None:
     if not series.band:
         for points in series.seeds:
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=0.8, alpha=0.5)
+    for points in series.unfinished:
+        axes.plot(*zip(*points, strict=True), ":", color=colour, linewidth=0.8, alpha=0.5)
     if series.mean:
         handle = _handle(series)
         handle.set_data(*zip(*series.mean, strict=True))

@@ -139,6 +139,7 @@ def _series(series: Series, x: Scale, y: Scale, kilo: bool) -> str:
         parts.append(f'<path class="band" d="{_path(ends, x, y)}Z"/>')
     if not series.band:
         parts += [f'<path class="seed" d="{_path(points, x, y)}"/>' for points in series.seeds if len(points) > 1]
+    parts += [f'<path class="seed partial" d="{_path(points, x, y)}"/>' for points in series.unfinished]
     if len(series.mean) > 1:
         pattern = "" if series.partial else _dashes(STYLES[series.style].dash)
         partial = " partial" if series.partial else ""

@@ -39,8 +39,9 @@ def figure_csv(figure: Figure) -> str:
             for x, y in series.mean:
                 ends = [repr(end) for end in band[x]] if x in band else ["", ""]
                 lines.append([panel.title, series.label, "mean", "", f"{x:g}", repr(y), *ends])
-            for i, points in enumerate(series.seeds):
-                lines += [[panel.title, series.label, "seed", str(i + 1), f"{x:g}", repr(y), "", ""] for x, y in points]
+            runs = [("seed", points) for points in series.seeds] + [("unfinished", p) for p in series.unfinished]
+            for i, (kind, points) in enumerate(runs):
+                lines += [[panel.title, series.label, kind, str(i + 1), f"{x:g}", repr(y), "", ""] for x, y in points]
         for mark in panel.marks:
             ends = ["", ""] if mark.std is None else [repr(mark.y - mark.std), repr(mark.y + mark.std)]
             lines.append([panel.title, mark.label, "published", "", f"{mark.x:g}", repr(mark.y), *ends])
