@@ -41,7 +41,8 @@ CONTRAST = """
 (() => {
   const parse = (text) => text.match(/[\\d.]+/g).map(Number);
   const linear = (v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) => [r, g, b].map((v) => linear(v / 255)).reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const light = ([r, g, b]) => [r, g, b].map((v) => linear(v / 255))
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
   const ground = (item) => {
     for (let at = item; at; at = at.parentElement) {
       const colour = parse(getComputedStyle(at).backgroundColor);
@@ -64,7 +65,8 @@ CONTRAST = """
 """
 SMALL = """
 [...document.querySelectorAll("body *")].filter((item) => item.childNodes.length)
-  .filter((item) => parseFloat(getComputedStyle(item).fontSize) < 9.5 && !item.closest("sup, title, script")).map((item) => item.outerHTML.slice(0, 100))
+  .filter((item) => parseFloat(getComputedStyle(item).fontSize) < 9.5)
+  .filter((item) => !item.closest("sup, title, script")).map((item) => item.outerHTML.slice(0, 100))
 """
 
 

@@ -255,3 +255,11 @@ def test_other_environments_are_reported_without_published_scores() -> None:
     runs = [run("CarRacing-v3", "mcurl", 1, {0: -5.0, 3000: 7.0}, benchmark="gym")]
     assert plan_of_benchmark("gym", runs).budgets == (3000,)
     assert table(report(runs), "gym-scores-3k")["CarRacing-v3"]["mcurl"].value == 7
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e300])
+def test_a_score_that_is_no_number_is_one_line(value: float) -> None:
+    runs = [run("cartpole-swingup", "mcurl", 1, {0: 1.0, 1000: value})]
+    for draw in (report, lambda runs: task_figure(runs, "dmc", "cartpole-swingup")):
+        with pytest.raises(UserError, match=r"dmc/cartpole-swingup, mcurl, seed 1: the score at 1000 env steps"):
+            draw(runs)

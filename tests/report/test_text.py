@@ -22,15 +22,15 @@ def test_csv_holds_the_whole_numbers_and_what_is_known_of_them() -> None:
     assert (first["task"], first["own"], first["own_std"], first["own_seeds"]) == ("a task", "1234.5", "10.2", "3")
     assert (second["own"], second["other"], second["other_low"], second["other_high"]) == ("", "0.5", "0.25", "0.75")
     assert third["other"] == ""
-    assert (median["task"], median["own"]) == ("Median", "5.0")
+    assert (median["task"], median["own"]) == ("Median", "5")
 
 
 def test_csv_of_a_figure_holds_means_seeds_and_marks() -> None:
     found = rows(figure_csv(figure()))
-    assert [row["y"] for row in found if row["kind"] == "mean" and row["panel"] == "a task"] == ["1.0", "2.0"]
+    assert [row["y"] for row in found if row["kind"] == "mean" and row["panel"] == "a task"] == ["1", "2"]
     assert {row["seed"] for row in found if row["kind"] == "seed"} == {"1", "2"}
     (mark,) = [row for row in found if row["kind"] == "published"]
-    assert (mark["x"], mark["y"], mark["low"], mark["high"]) == ("1000", "1.5", "1.0", "2.0")
+    assert (mark["x"], mark["y"], mark["low"], mark["high"]) == ("1000", "1.5", "1", "2")
 
 
 def test_hostile_names_stay_in_their_csv_field() -> None:

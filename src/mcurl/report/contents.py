@@ -41,6 +41,8 @@ SCORES = {
 }
 FEWEST = 3
 """The fewest seeds with which a mean has a band, and with which the best of a row is set in bold."""
+LARGEST = 1e12
+"""Scores beyond it are no scores."""
 MARK_STEP = 0.022
 """Distance between published marks at one budget, as a part of the axis."""
 
@@ -201,8 +203,9 @@ def report(
         command: the command that makes the report.
 
     Raises:
-        UserError: there is no published column of a name, or no run belongs to the suites.
+        UserError: there is no published column of a name, no run belongs to the suites, or a score is not a number.
     """
+    check_numbers(runs)
     plans = [plan for suite in suites for plan in plans_of_suite(suite)] or plans_of_runs(runs)
     used = {id(run): run for plan in plans for run in Scores(plan, tuple(runs)).runs}
     if not used:
@@ -211,6 +214,14 @@ def report(
     sections = [section(plan, shown, published) for plan in plans]
     title = suites[0].title if len(suites) == 1 else "M-CURL: scores"
     return Report(title, _summary(shown), (*sections, provenance(shown)), command)
+
+
+def check_numbers(runs: Iterable[RunScores]) -> None:
+    """Raise UserError if a score or its env steps cannot be drawn: not a number, or beyond ``LARGEST``."""
+    for run in runs:
+        for step, value in run.points.items():
+            if not (abs(step) <= LARGEST and abs(value) <= LARGEST):
+                raise UserError(f"{run}: the score at {step} env steps is {value}, which is no score ({run.source})")
 
 
 def _summary(runs: Sequence[RunScores]) -> tuple[str, ...]:
@@ -366,6 +377,7 @@ def task_figure(runs: Iterable[RunScores], benchmark: str, task: str) -> Figure:
         UserError: there are no runs of the task.
     """
     group = [run for run in runs if (run.benchmark, run.task) == (benchmark, task)]
+    check_numbers(group)
     if not group:
         raise UserError(f"there are no results of {benchmark}/{task}")
     plan = replace(plan_of_benchmark(benchmark, group), tasks=(task,))

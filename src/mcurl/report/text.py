@@ -37,15 +37,15 @@ def figure_csv(figure: Figure) -> str:
         for series in panel.series:
             band = {x: (low, high) for x, low, high in series.band}
             for x, y in series.mean:
-                ends = [repr(end) for end in band[x]] if x in band else ["", ""]
-                lines.append([panel.title, series.label, "mean", "", f"{x:g}", repr(y), *ends])
+                ends = [_number(end) for end in band[x]] if x in band else ["", ""]
+                lines.append([panel.title, series.label, "mean", "", _number(x), _number(y), *ends])
             runs = [("seed", points) for points in series.seeds] + [("unfinished", p) for p in series.unfinished]
             for i, (kind, points) in enumerate(runs):
-                lines += [[panel.title, series.label, kind, str(i + 1), f"{x:g}", repr(y), "", ""] for x, y in points]
+                lines += [[panel.title, series.label, kind, str(i + 1), _number(x), _number(y), "", ""] for x, y in points]
         for mark in panel.marks:
-            ends = ["", ""] if mark.std is None else [repr(mark.y - mark.std), repr(mark.y + mark.std)]
-            lines.append([panel.title, mark.label, "published", "", f"{mark.x:g}", repr(mark.y), *ends])
-        lines += [[panel.title, line.label, "line", "", "", repr(line.y), "", ""] for line in panel.lines]
+            ends = ["", ""] if mark.std is None else [_number(mark.y - mark.std), _number(mark.y + mark.std)]
+            lines.append([panel.title, mark.label, "published", "", _number(mark.x), _number(mark.y), *ends])
+        lines += [[panel.title, line.label, "line", "", "", _number(line.y), "", ""] for line in panel.lines]
     return _csv(lines)
 
 
@@ -145,7 +145,7 @@ def _extras(cells: Sequence[Cell]) -> list[str]:
 def _values(cell: Cell) -> dict[str, str]:
     low, high = cell.interval or (None, None)
     return {
-        "value": cell.text if cell.value is None else repr(cell.value),
+        "value": cell.text if cell.value is None else _number(cell.value),
         "std": _number(cell.std),
         "low": _number(low),
         "high": _number(high),
@@ -155,7 +155,10 @@ def _values(cell: Cell) -> dict[str, str]:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else repr(value)
+    """A number with all its digits; a whole one without a point."""
+    if value is None:
+        return ""
+    return str(int(value)) if float(value).is_integer() else repr(value)
 
 
 def _csv(lines: Iterable[Sequence[str]]) -> str:
