@@ -322,10 +322,6 @@ def _add_bench(bench: _Parser) -> None:
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the timings to a JSON file")
 
 
-def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
-
-
 def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected an integer from 0, not {text!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -263,3 +264,23 @@ def test_a_score_that_is_no_number_is_one_line(value: float) -> None:
     for draw in (report, lambda runs: task_figure(runs, "dmc", "cartpole-swingup")):
         with pytest.raises(UserError, match=r"dmc/cartpole-swingup, mcurl, seed 1: the score at 1000 env steps"):
             draw(runs)
+
+
+def test_the_documentation_lists_every_published_column() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
+    listed = text.partition("## Published columns")[2].partition("## From Python")[0]
+    words = set(re.findall(r"[\w-]+", listed))
+    bold = set(re.findall(r"\*\*([\w-]+)\*\*", listed))
+    for benchmark in ("atari100k", "dmc"):
+        columns = catalogue(benchmark).values()
+        assert {column.name for column in columns} <= words
+        assert {column.name for column in columns if column.default} <= bold
+
+
+def test_the_documentation_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "results").symlink_to(RESULTS)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/report.md", "exec"), {})
+    assert (tmp_path / "report" / "index.html").exists()

@@ -114,3 +114,10 @@ def test_without_matplotlib_one_line_says_so(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError, match=r"mcurl\[report\]"):
         plot.save(figure(), tmp_path / "a.png")
     files.write(report(), tmp_path / "report", png=False)
+
+
+def test_the_report_in_the_documentation_is_whole() -> None:
+    folder = Path(__file__).parents[2] / "docs" / "report"
+    files.check_replaceable(folder)
+    assert "mcurl report results --out docs/report" in (folder / "index.html").read_text()
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000

@@ -41,7 +41,8 @@ def figure_csv(figure: Figure) -> str:
                 lines.append([panel.title, series.label, "mean", "", _number(x), _number(y), *ends])
             runs = [("seed", points) for points in series.seeds] + [("unfinished", p) for p in series.unfinished]
             for i, (kind, points) in enumerate(runs):
-                lines += [[panel.title, series.label, kind, str(i + 1), _number(x), _number(y), "", ""] for x, y in points]
+                name = [panel.title, series.label, kind, str(i + 1)]
+                lines += [[*name, _number(x), _number(y), "", ""] for x, y in points]
         for mark in panel.marks:
             ends = ["", ""] if mark.std is None else [_number(mark.y - mark.std), _number(mark.y + mark.std)]
             lines.append([panel.title, mark.label, "published", "", _number(mark.x), _number(mark.y), *ends])

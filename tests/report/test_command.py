@@ -1,0 +1,55 @@
+"""mcurl report on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mcurl import cli
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def test_a_suite_is_reported_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "report"
+    assert cli.main(["report", str(RESULTS), "--suite", "table1", "--out", str(out), "--no-png"]) == 0
+    assert capsys.readouterr().out == f"{out / 'index.html'}\n"
+    first = (out / "index.html").read_bytes()
+    assert cli.main(["report", str(RESULTS), "--suite", "table1", "--out", str(out), "--no-png"]) == 0
+    assert (out / "index.html").read_bytes() == first
+    assert f"--suite table1 --no-png --out {out}" in first.decode()
+
+
+def test_published_columns_are_those_that_were_asked_for(tmp_path: Path) -> None:
+    options = ["--published", "bbf,m-curl", "--no-png", "--out", str(tmp_path / "report")]
+    assert cli.main(["report", str(RESULTS), *options]) == 0
+    header = (tmp_path / "report" / "atari100k-scores-400k.csv").read_text().splitlines()[0]
+    assert header.endswith("published_bbf,published_m-curl")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--suite", "tabel1"], "did you mean table1"),
+        (["--published", "crul", "--out", "report"], "did you mean curl"),
+        (["--no-png"], "add --out DIR"),
+        (["--out", "thesis"], "thesis is not empty and not a report"),
+        (["--suite", "figure5a"], "no run belongs to figure5a"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("mine")
+    assert cli.main(["report", str(RESULTS), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis"]
