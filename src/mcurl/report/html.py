@@ -93,9 +93,12 @@ def _table_head(table: Table, notes: dict[str, int]) -> str:
     heads = []
     for i, column in enumerate(table.columns):
         kind = "" if column.numeric else ' class="text"'
+        # The footnote's number belongs to the heading's last word; a link cannot stand in a button.
+        sign = f"\u2060<sup>{notes[column.note]}</sup>" if column.note else ""
+        data = f'data-column="{i}" data-label="{escape(column.label)}" title="{escape(column.note)}"'
         heads.append(
-            f'<th scope="col"{kind}><button type="button" data-column="{i}">{escape(column.label)}'
-            f'<span class="arrow" aria-hidden="true"></span></button>{_reference(column.note, notes, table.key)}</th>'
+            f'<th scope="col"{kind}><button type="button" {data}>{escape(column.label)}{sign}'
+            f'<span class="arrow" aria-hidden="true"></span></button></th>'
         )
     groups = [column.group for column in table.columns]
     line = ""
@@ -137,7 +140,9 @@ def _cell(cell: Cell, column: Column, notes: dict[str, int], key: str, decimals:
         # The reference takes no room, so that it stands where the invisible decimals would.
         main = f"<{tags}{pad}>{main}{_reference(cell.note, notes, key)}</{tags}>"
     detail = cell.detail()
-    small = f'<span class="detail">{escape(detail)}</span>' if detail else ""
+    # A line may break between the parts alone.
+    parts = escape(detail).replace(" ", "\xa0").replace(",\xa0", ", ")
+    small = f'<span class="detail">{parts}</span>' if detail else ""
     reference = _reference(cell.note, notes, key) if cell.value is None else ""
     return f"<{tag}{scope}{classes}{sort}>{main}{reference}{small}</{tag}>"
 

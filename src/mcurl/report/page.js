@@ -21,7 +21,6 @@ for (const button of document.querySelectorAll("th button")) {
       return sign * (typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true }));
     };
     rows.map((row) => [key(row), row]).sort((a, b) => compare(a[0], b[0])).forEach(([, row]) => body.append(row));
-    const label = button.textContent.trim();
-    document.getElementById("sorted").textContent = `Sorted by ${label}, ${order}`;
+    document.getElementById("sorted").textContent = `Sorted by ${button.dataset.label}, ${order}`;
   });
 }
