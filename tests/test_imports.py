@@ -74,11 +74,6 @@ RULES: dict[str, set[str]] = {
         *("bench.runs", "config", "config.tasks", "run.checkpoint", "run.display", "run.folder", "run.provenance"),
         *("runtime.parallel", "runtime.threads", "suites.suite"),
     },
-    "suites.suite": {"config", "config.fields", "config.tasks", "envs", "run.folder", "run.names"},
-    "suites": {
-        *("bench.runs", "config", "config.tasks", "run.checkpoint", "run.display", "run.folder", "run.provenance"),
-        *("runtime.parallel", "runtime.threads", "suites.suite"),
-    },
     "suites.ray": {"runtime.parallel", "runtime.signals", "runtime.threads", "suites.suite"},
     "commands": {
         *("bench", "config", "config.fields", "config.tasks", "evaluate", "report", "train"),

@@ -30,6 +30,7 @@ examples:
   mcurl report runs --plot plots                        print scores, plot learning curves in plots/
   mcurl report runs --suite table1 --out report         tables, figures and a page of a suite
   mcurl collect runs                                    keep the scores in scores/
+  mcurl verify results                                  play recorded episodes again, and check the scores
   mcurl bench update --plain                            time an update and its textbook version
   mcurl settings dmc/cartpole-swingup                   list all settings with values and descriptions
   mcurl suite run mini-dmc                              train all runs of an experiment, see `mcurl suite list`
@@ -133,8 +134,10 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     _add_train(add(commands.train, "train an agent", stop))
     exact = "On a CPU the result is the same, bit for bit, as without the interruption."
     _add_resume(add(commands.resume, "resume a run from its latest checkpoint", exact))
-    unchanged = "The run folder is not changed."
+    unchanged = "The run folder is not changed, except by --final --record without a file."
     _add_evaluate(add(commands.evaluate, "evaluate the policy of a run's latest checkpoint", unchanged))
+    exact = "Exit status 1 if a score does not come out. Nothing in the paths is changed."
+    _add_verify(add(commands.verify, "verify scores by playing their recorded episodes again", exact))
     preset = "The output is a preset: save it, edit it, and use it with --preset."
     _add_settings(add(commands.settings, "print all settings of a run as TOML", preset))
     kept = "The files are scores/<benchmark>/<name>/<task>.csv. A score is replaced only with --replace."
@@ -183,8 +186,28 @@ def _add_log(parser: _Parser) -> None:
 
 def _add_evaluate(evaluate: _Parser) -> None:
     evaluate.add_argument("path", type=Path, metavar="RUN", help="run folder")
-    evaluate.add_argument("--episodes", type=_count, default=100, metavar="N", help="number of episodes; default 100")
+    evaluate.add_argument("--episodes", type=_count, metavar="N", help="number of episodes; default 100")
     evaluate.add_argument("--seed", type=_natural, metavar="N", help="seed of the episodes; default the run's seed")
+    final = "play the episodes of the final evaluation again, and check that they come out as in training"
+    evaluate.add_argument("--final", action="store_true", help=final)
+    record = (
+        "record the episodes for `mcurl verify` in a new file; with --final and without FILE, in the run folder, "
+        "as training does"
+    )
+    evaluate.add_argument("--record", nargs="?", const="", metavar="FILE", help=record)
+
+
+def _add_verify(verify: _Parser) -> None:
+    paths = "results folders, run folders, folders that contain them, or *.episodes files"
+    verify.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=paths)
+    verify.add_argument("--jobs", type=_count, metavar="N", help="number of processes; default all cores")
+    verify.add_argument("--keep-going", action="store_true", help="do not stop at the first score that fails")
+    picture = "also draw the best and the median episode of each score as DIR/*.png"
+    verify.add_argument("--picture", type=Path, metavar="DIR", help=picture)
+    video = "also write videos of them as DIR/*.mp4; needs PyAV (pip install 'mcurl[video]')"
+    verify.add_argument("--video", type=Path, metavar="DIR", help=video)
+    modules = "import a module with environments of your own (gym/MODULE:ID); its code runs"
+    verify.add_argument("--import", dest="modules", action="append", default=[], metavar="MODULE", help=modules)
 
 
 def _add_settings(parser: _Parser) -> None:

@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
 from mcurl.errors import UserError, suggest
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mcurl.config.resolve import TrainSettings
+    from mcurl.recording import Recording
     from mcurl.report.scores import RunScores
     from mcurl.run.folder import Checkpoint, Run
     from mcurl.run.logger import Sink
@@ -147,18 +149,75 @@ def _run_with_display(
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Evaluate the policy of a run's latest checkpoint."""
+    """Evaluate the policy of a run's latest checkpoint, and record the episodes on request."""
     from mcurl.run.folder import Run
 
+    _check_evaluate(options)
     with Run.open(options.path) as run:
         env_steps, settings, name = run.latest_checkpoint().env_steps, run.settings, run.name
+        if options.final and env_steps < run.env_steps:
+            raise UserError(f"{run.folder} is not finished: it has {env_steps:,} of {run.env_steps:,} env steps")
         from mcurl.evaluate import evaluate_run
 
-        returns = evaluate_run(run, options.episodes, options.seed)
+        recording = evaluate_run(run, None if options.final else options.episodes or 100, options.seed)
+        _save_episodes(options, run, recording)
+    returns = recording.returns
     print(f"{name} on {settings['task']}, seed {settings['seed']}, after {env_steps:,} env steps")
-    statistics = f"{returns.mean():.2f} ± {returns.std():.2f}, from {returns.min():.2f} to {returns.max():.2f}"
+    statistics = f"{fmean(returns):.2f} ± {pstdev(returns):.2f}, from {min(returns):.2f} to {max(returns):.2f}"
     print(f"{len(returns)} episodes: mean return {statistics}")
     return 0
+
+
+def _check_evaluate(options: argparse.Namespace) -> None:
+    """Raise UserError if options of `evaluate` exclude each other, or the file exists."""
+    if options.final and (options.episodes or options.seed is not None):
+        raise UserError("--final plays the episodes of the run's final evaluation: omit --episodes and --seed")
+    if options.record == "" and not options.final:
+        raise UserError("--record needs the name of a file; without one, --final is needed")
+    if options.record and Path(options.record).exists():
+        raise UserError(f"{options.record} exists already: use another name for --record")
+
+
+def _save_episodes(options: argparse.Namespace, run: Run, recording: Recording) -> None:
+    """Write a recording to a file or, without a name, to the run folder.
+
+    Raises:
+        UserError: the final evaluation did not come out as in training, or the file exists.
+    """
+    from mcurl.recording import recording_path
+
+    logged = run.evaluations().get(recording.env_steps, []) if options.final else list(recording.returns)
+    if logged != list(recording.returns):
+        different = sum(a != b for a, b in zip(logged, recording.returns, strict=False))
+        raise UserError(
+            f"{different} of {len(logged)} returns differ from the final evaluation in {run.folder}/evaluations.csv: "
+            "this needs the machine, the versions and the code of the run"
+        )
+    if options.record is None:
+        return
+    target = Path(options.record) if options.record else recording_path(run.folder, recording.env_steps)
+    data = recording.to_bytes()
+    if target.exists() and (options.record or target.read_bytes() != data):
+        raise UserError(f"{target} exists already: use --record FILE to write to another file")
+    if options.record:
+        with target.open("xb") as file:
+            file.write(data)
+    else:
+        run.save_recording(recording.env_steps, data)
+    print(f"recorded in {target}; play the episodes again with: mcurl verify {target}")
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Play recorded episodes again, and compare their returns with the scores."""
+    from mcurl.runtime.threads import available_cores
+    from mcurl.verify.command import Show, verify
+
+    # Modules that the user names may lie in the current folder, as for `train`.
+    if options.modules and "" not in sys.path:
+        sys.path.insert(0, "")
+    show = Show(options.picture, options.video)
+    jobs = options.jobs or available_cores()
+    return verify(options.paths, jobs=jobs, modules=options.modules, show=show, keep_going=options.keep_going)
 
 
 def settings(options: argparse.Namespace) -> int:

@@ -14,26 +14,33 @@ from mcurl.agents.base import Agent, Clock
 from mcurl.build import build_agent, build_env
 from mcurl.config.resolve import TrainSettings
 from mcurl.published import atari_random_and_human, human_normalised
+from mcurl.recording import Recorder, Recording, build, episode_seed
+from mcurl.run.checkpoint import tree_hash
 from mcurl.run.folder import Run
 from mcurl.runtime import seeding
 from mcurl.runtime.device import prepare
 
 Act = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """A policy without memory: observations ``[N, ...]`` -> actions ``[N, ...]``."""
+MAX_EPISODE_STEPS = 100_000
+"""Agent steps after which an episode is truncated, for environments without a time limit."""
+SCORE_BUDGETS = {"dmc": (100_000, 500_000), "atari": (400_000,)}
+"""Suite -> env steps at which its benchmarks compare methods."""
 MakeEnv = Callable[[int], "gymnasium.Env[Any, Any]"]
 """Seed -> a new environment."""
 
 
-def evaluate_run(run: Run, episodes: int, seed: int | None = None) -> npt.NDArray[np.float64]:
+def evaluate_run(run: Run, episodes: int | None, seed: int | None = None) -> Recording:
     """Evaluate the policy of a run's latest checkpoint. The run folder is not changed.
 
     Args:
         run: a run folder.
-        episodes: number of episodes, at least 1.
+        episodes: number of episodes, at least 1; None: as many as in the run's final evaluation.
         seed: seed of the episodes; None: the run's seed.
 
     Returns:
-        Sums of rewards, ``float64 [episodes]``.
+        The episodes. With the run's number of episodes and seed, and after the last step, those of its final
+        evaluation.
 
     Raises:
         UserError: the run has no checkpoint, or the checkpoint or the settings cannot be read.
@@ -47,7 +54,47 @@ def evaluate_run(run: Run, episodes: int, seed: int | None = None) -> npt.NDArra
     state = checkpoint.load()
     agent.load_state_dict(state["agent"])
     clock = Clock(state["clock"]["agent_steps"], state["clock"]["updates"], action_repeat, settings.env_steps)
-    return evaluate_policy(settings, agent, clock, episodes, settings.seed if seed is None else seed)
+    episodes = episodes or settings.evaluation.final_episodes or settings.evaluation.episodes
+    return record_policy(settings, agent, clock, episodes, settings.seed if seed is None else seed)
+
+
+def is_score(task: str, env_steps: int, action_repeat: int, budget: int) -> bool:
+    """Whether an evaluation gives a score: at the end of the run, or the first at or after a budget of its benchmark.
+
+    Args:
+        task: ``suite/name``.
+        env_steps: simulator steps so far.
+        action_repeat: simulator steps per agent step.
+        budget: simulator steps of the run.
+    """
+    marks = SCORE_BUDGETS.get(task.partition("/")[0], ())
+    return env_steps >= budget or any(mark <= env_steps < mark + action_repeat for mark in marks)
+
+
+def record_policy(
+    settings: TrainSettings,
+    agent: Agent,
+    clock: Clock,
+    episodes: int,
+    seed: int,
+    callback: Callable[[], None] | None = None,
+) -> Recording:
+    """As :func:`evaluate_policy`, but return what is needed to play the episodes again. The returns are the same."""
+    recorder = Recorder()
+    returns = evaluate_policy(settings, agent, clock, episodes, seed, callback, recorder)
+    values = settings.to_json()
+    return recorder.recording(
+        returns.tolist(),
+        task=settings.task,
+        method=settings.method,
+        env=values["env"],
+        seed=seed,
+        env_steps=clock.env_steps,
+        parallel=settings.evaluation.parallel,
+        max_episode_steps=MAX_EPISODE_STEPS,
+        policy=tree_hash(agent.policy_state()),
+        build=build(),
+    )
 
 
 def evaluate_policy(
@@ -57,6 +104,7 @@ def evaluate_policy(
     episodes: int,
     seed: int,
     callback: Callable[[], None] | None = None,
+    recorder: Recorder | None = None,
 ) -> npt.NDArray[np.float64]:
     """Evaluate an agent, without exploration, in new environments. The random state of training is not changed.
 
@@ -67,6 +115,7 @@ def evaluate_policy(
         episodes: number of episodes, at least 1.
         seed: seed of the episodes.
         callback: called after every step; it may raise an exception to stop.
+        recorder: collects the actions.
 
     Returns:
         Sums of rewards, ``float64 [episodes]``.
@@ -80,6 +129,7 @@ def evaluate_policy(
         parallel=settings.evaluation.parallel,
         epsilon=agent.evaluation_epsilon,
         callback=callback,
+        recorder=recorder,
     )
 
 
@@ -101,8 +151,9 @@ def evaluate(
     env_steps: int = 0,
     parallel: int = 10,
     epsilon: float = 0.0,
-    max_episode_steps: int = 100_000,
+    max_episode_steps: int = MAX_EPISODE_STEPS,
     callback: Callable[[], None] | None = None,
+    recorder: Recorder | None = None,
 ) -> npt.NDArray[np.float64]:
     """Play episodes with a policy. Each episode has its own seed, so it does not depend on ``parallel``.
 
@@ -120,12 +171,14 @@ def evaluate(
         max_episode_steps: agent steps after which an episode is truncated, for environments without a time limit. Its
             return counts.
         callback: called after every step; it may raise an exception to stop.
+        recorder: collects the actions.
 
     Returns:
         Sums of rewards, ``float64 [episodes]``, in the order of the episodes.
     """
     slots = [
-        _Slot(make_env, first, seed, env_steps, epsilon, max_episode_steps) for first in range(min(episodes, parallel))
+        _Slot(make_env, first, seed, env_steps, epsilon, max_episode_steps, recorder)
+        for first in range(min(episodes, parallel))
     ]
     returns = np.full(episodes, np.nan)
     finished = 0
@@ -155,10 +208,17 @@ class _Slot:
     """One of N parallel environments. Number i plays the episodes i, i + N, i + 2 N, ..."""
 
     def __init__(
-        self, make_env: MakeEnv, first: int, seed: int, env_steps: int, epsilon: float, max_episode_steps: int
+        self,
+        make_env: MakeEnv,
+        first: int,
+        seed: int,
+        env_steps: int,
+        epsilon: float,
+        max_episode_steps: int,
+        recorder: Recorder | None,
     ) -> None:
         self.seed, self.env_steps, self.epsilon, self.max_episode_steps = seed, env_steps, epsilon, max_episode_steps
-        self.make_env, self.episode = make_env, first
+        self.make_env, self.episode, self.recorder = make_env, first, recorder
         self.env: gymnasium.Env[Any, Any] | None = None
         self.observation: Any = None
         self.total, self.steps = 0.0, 0
@@ -168,11 +228,13 @@ class _Slot:
         self.episode, self.total, self.steps = episode, 0.0, 0
         if episode >= episodes:
             return
-        number = seeding.integer(self.seed, "evaluate", self.env_steps, episode)
+        number = episode_seed(self.seed, self.env_steps, episode)
         if self.env is None:
             self.env = self.make_env(number)
         self.random = seeding.generator(self.seed, "evaluate-random", self.env_steps, episode)
         self.observation, _ = self.env.reset(seed=number)
+        if self.recorder is not None:
+            self.recorder.begin(episode, number)
 
     def step(self, action: Any) -> bool:
         """Take one step; return whether the episode ended."""
@@ -183,7 +245,10 @@ class _Slot:
         self.observation, reward, terminated, truncated, _ = self.env.step(action)
         self.total += float(reward)
         self.steps += 1
-        return bool(terminated or truncated) or self.steps >= self.max_episode_steps
+        over = bool(terminated or truncated) or self.steps >= self.max_episode_steps
+        if self.recorder is not None:
+            self.recorder.step(self.episode, action, self.env, over)
+        return over
 
     def close(self) -> None:
         if self.env is not None:

@@ -18,7 +18,8 @@ from mcurl.config.resolve import TrainSettings
 from mcurl.envs import CannotSave
 from mcurl.envs.threaded import Outcome, ThreadedEnv
 from mcurl.errors import UserError
-from mcurl.evaluate import evaluate_policy, score_line
+from mcurl.evaluate import evaluate_policy, is_score, record_policy, score_line
+from mcurl.recording import Recording
 from mcurl.replay import prune
 from mcurl.run.folder import RECENT_CHECKPOINTS, Run
 from mcurl.run.logger import Logger, NotFinite, Sink, SpeedMeter
@@ -272,10 +273,22 @@ class Trainer:
             Interrupted: the user stopped the run during the evaluation; nothing is logged.
         """
         settings, now = self.settings, self.clock
-        returns = evaluate_policy(settings, self.agent, now, episodes, settings.seed, self._stop.check)
+        if is_score(settings.task, now.env_steps, self.action_repeat, self.run.env_steps):
+            recording = record_policy(settings, self.agent, now, episodes, settings.seed, self._stop.check)
+            returns = np.array(recording.returns)
+            self._save_recording(recording)
+        else:
+            returns = evaluate_policy(settings, self.agent, now, episodes, settings.seed, self._stop.check)
         self._evaluated_at = now.env_steps
         self.logger.evaluation(now.env_steps, returns.tolist())
         return returns
+
+    def _save_recording(self, recording: Recording) -> None:
+        """Save the episodes of an evaluation. Training goes on if they cannot be recorded."""
+        try:
+            self.run.save_recording(recording.env_steps, recording.to_bytes())
+        except UserError as error:
+            self.logger.message(f"the score cannot be verified by playing its episodes again: {error}")
 
     def _finish(self) -> None:
         """Run the last evaluation, and save the last checkpoint with the policy."""

@@ -18,7 +18,8 @@ SUITES = {"dmc": "mcurl.envs.dmc", "atari": "mcurl.envs.atari", "toy": "mcurl.en
 """Suite -> its module.
 
 A module defines ``<Suite>Settings``, ``tasks()``, ``resolve(name)`` and ``make(settings, seed)``. It also defines
-``action_space(name)`` if the suite's TOML file does not name the agent.
+``action_space(name)`` if the suite's TOML file does not name the agent, and may define
+``make_without_pixels(settings, seed)``, for playing recorded actions again.
 """
 
 
@@ -64,7 +65,7 @@ def settings_class(suite: str) -> type[Any]:
     return cls
 
 
-def make_env(settings: Any, seed: int) -> gymnasium.Env[Any, Any]:
+def make_env(settings: Any, seed: int, *, pixels: bool = True) -> gymnasium.Env[Any, Any]:
     """Make the environment that a suite's settings describe.
 
     In addition to Gymnasium's attributes, it has ``frame_shape``, ``frame_stack``, ``action_repeat``, ``stack_start``,
@@ -73,6 +74,8 @@ def make_env(settings: Any, seed: int) -> gymnasium.Env[Any, Any]:
     Args:
         settings: an instance of the suite's settings class.
         seed: seed of the environment's random numbers.
+        pixels: False: leave out the pixels of observations where the suite can do without, which is faster. Rewards and
+            ends of episodes are the same, observations are not. ``render()`` works.
 
     Raises:
         UserError: the task is unknown, or the suite's library is not installed.
@@ -81,5 +84,7 @@ def make_env(settings: Any, seed: int) -> gymnasium.Env[Any, Any]:
     module = type(settings).__module__
     if module not in SUITES.values():
         raise TypeError(f"{type(settings).__name__} is not the settings class of a suite")
-    env: gymnasium.Env[Any, Any] = import_module(module).make(settings, seed)
+    suite = import_module(module)
+    make = suite.make if pixels else getattr(suite, "make_without_pixels", suite.make)
+    env: gymnasium.Env[Any, Any] = make(settings, seed)
     return env

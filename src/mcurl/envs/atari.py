@@ -23,7 +23,7 @@ Differences from Gymnasium's ``AtariPreprocessing``, with ``resize = "max-then-a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -130,6 +130,13 @@ def make(settings: AtariSettings, seed: int) -> AtariEnv:
     return AtariEnv(settings, seed)
 
 
+def make_without_pixels(settings: AtariSettings, seed: int) -> AtariEnv:
+    """Make the environment without frames: its observations are zeros of one pixel."""
+    env = AtariEnv(replace(settings, image_size=1, frame_stack=1), seed)
+    env.observes = False
+    return env
+
+
 class AtariEnv(gymnasium.Env[Frame, np.int64]):
     """One Atari game.
 
@@ -146,6 +153,8 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         self.frame_stack = settings.frame_stack
         self.action_repeat = settings.frame_skip
         self.stack_start: StackStart = "blank"
+        self.observes = True
+        """Whether the screens are read; False: all observations are zeros, and games are the same."""
         self.render_mode = "rgb_array"
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 60 / settings.frame_skip}
 
@@ -266,7 +275,7 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
                 self._last_action = action
             reward += self._ale.act(self._last_action)
             over = self._ale.game_over()
-            if over or frame >= last - 1:
+            if self.observes and (over or frame >= last - 1):
                 self._ale.getScreenGrayscale(self._screens[screens])
                 screens += 1
             if over:
@@ -279,6 +288,8 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
         The frame is a buffer that the next call overwrites.
         """
         frame = self._frame[0]
+        if not self.observes:
+            return self._frame
         if self.settings.resize == "max-then-area":
             if screens == 2:
                 np.maximum(self._screens[0], self._screens[1], out=self._screens[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -48,6 +48,7 @@ _TASKS = {
 }
 _NEEDS_OPENGL = "quadruped-escape"  # renders a new terrain at each reset
 _STEP_LIMIT = 1000  # also for tasks without a time limit
+_PHYSICS = ("time", "qpos", "qvel", "act", "qacc_warmstart")  # MuJoCo's names of the parts of physics_state
 _UNBOUNDED = 1e10  # MuJoCo's bound of controls without bounds
 
 
@@ -98,6 +99,11 @@ def resolve(name: str) -> str:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def make_without_pixels(settings: DmcSettings, seed: int) -> DmcEnv:
+    """Make the environment with states as its observations, which are not rendered."""
+    return DmcEnv(replace(settings, observation="state"), seed)
 
 
 def make(settings: DmcSettings, seed: int) -> DmcEnv:
@@ -213,6 +219,32 @@ class DmcEnv(StackedEnv):
             )
 
     # State
+
+    def physics_state(self) -> NDArray[np.float64]:
+        """The state of the simulation, ``float64 [D]``: time, positions, velocities, activations, and the solver's
+        warm start. The rest of the state follows from the reset and the actions.
+        """
+        return np.concatenate([np.ravel(getattr(self._physics.data, name)) for name in _PHYSICS], dtype=np.float64)
+
+    def load_physics_state(self, state: NDArray[np.float64]) -> None:
+        """Set the state of :meth:`physics_state`. Raises ValueError if it has another length."""
+        import mujoco
+
+        data, size = self._physics.data.ptr, 0
+        if state.shape != self.physics_state().shape:
+            raise ValueError(f"the state has the shape {state.shape}, not {self.physics_state().shape}")
+        for name in _PHYSICS:
+            values = getattr(data, name)
+            count = int(np.size(values))
+            part = state[size : size + count]
+            size += count
+            if name == "time":
+                data.time = float(part[0])
+            else:
+                values[:] = part
+        warm_start = data.qacc_warmstart.copy()
+        mujoco.mj_forward(self._physics.model.ptr, data)
+        data.qacc_warmstart[:] = warm_start
 
     def _save(self) -> dict[str, Any]:
         task = self._env.task

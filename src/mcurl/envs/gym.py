@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -99,6 +99,11 @@ def action_space(name: str) -> gymnasium.Space[Any]:
 def make(settings: GymSettings, seed: int) -> GymEnv:
     """Make the environment. Raises UserError if it is unknown, has no images, or has unsupported actions."""
     return GymEnv(settings, seed)
+
+
+def make_without_pixels(settings: GymSettings, seed: int) -> GymEnv:
+    """Make the environment with the smallest frames. They are rendered, because rendering may change its state."""
+    return GymEnv(replace(settings, image_size=1, frame_stack=1), seed)
 
 
 @cache

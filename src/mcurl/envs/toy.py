@@ -15,7 +15,7 @@ Start positions are random in each episode, so an agent must use the pixels. One
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import gymnasium
@@ -64,6 +64,11 @@ def resolve(name: str) -> str:
 def make(settings: ToySettings, seed: int) -> ToyEnv:
     """Make the game. Raises UserError for an unknown one."""
     return _GAMES[resolve(settings.task)](settings, seed)
+
+
+def make_without_pixels(settings: ToySettings, seed: int) -> ToyEnv:
+    """Make the game with states as its observations."""
+    return make(replace(settings, observation="state"), seed)
 
 
 class ToyEnv(StackedEnv):

@@ -10,6 +10,7 @@ cannot represent exactly is a JSON array that begins with its kind:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -79,6 +80,19 @@ def load_tree(folder: Path) -> Any:
         return _value(document["tree"], tensors)
     except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{folder / 'state.json'} is damaged: {_one_line(error)}") from error
+
+
+def tree_hash(tree: Any) -> str:
+    """SHA-256 of a tree: of its plain values, and of names, types, shapes and bytes of its tensors.
+
+    A tree that was saved and loaded has the same hash. The arguments and errors are those of :func:`save_tree`.
+    """
+    writer = _Writer()
+    digest = hashlib.sha256(json.dumps(writer.node(tree, "")).encode())
+    for name, tensor in sorted(writer.tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def write_atomically(final: Path, write: Callable[[Path], None]) -> None:

@@ -5,6 +5,7 @@
     run.json            name, label, versions, commit, machine, command line; one more entry for each resume
     metrics.jsonl       one JSON object per line, without times: the same seed gives the same file
     evaluations.csv     env_steps,episode,return
+    episodes/<env_steps>.episodes   the episodes of the evaluations that give a score, to play them again
     speed.jsonl         wall-clock times
     tensorboard/        TensorBoard event files, with --log tensorboard
     checkpoints/<env_steps>/   the two latest checkpoints and all final ones
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mcurl.errors import UserError, suggest
+from mcurl.recording import find_recordings, recording_path
 from mcurl.run.checkpoint import load_tree, recover, save_tree, write_atomically, write_file
 from mcurl.run.names import check_name, run_name
 from mcurl.run.provenance import environment_packages, run_metadata
@@ -298,6 +300,12 @@ class Run:
                 evaluations.setdefault(int(env_steps), []).append(float(value))
         return evaluations
 
+    def save_recording(self, env_steps: int, data: bytes) -> None:
+        """Write the recorded episodes of an evaluation, see :meth:`mcurl.recording.Recording.to_bytes`."""
+        path = recording_path(self.folder, env_steps)
+        path.parent.mkdir(exist_ok=True)
+        write_file(path, data)
+
     def discard_if_empty(self) -> None:
         """Delete the run folder if this object created it, and nothing was logged or saved in it."""
         if (
@@ -372,6 +380,8 @@ class Run:
         Each log becomes a new file. So a process that still has the old one open cannot write to it, see
         :meth:`check_owner`.
 
+        Recordings of later evaluations are deleted; the resumed run writes them again.
+
         Raises:
             UserError: a log is shorter than at the checkpoint. No log is changed.
         """
@@ -385,6 +395,9 @@ class Run:
         for name, length in checkpoint.log_bytes().items():
             with (self.folder / name).open("rb") as log:
                 write_file(self.folder / name, log.read(length))
+        for env_steps, path in find_recordings(self.folder).items():
+            if env_steps > checkpoint.env_steps:
+                path.unlink()
 
     def restart(self) -> None:
         """Empty the logs of a run that was stopped before its first checkpoint, to train from the beginning.
@@ -396,6 +409,8 @@ class Run:
             self.latest_checkpoint()
         write_file(self.folder / "metrics.jsonl", "")
         write_file(self.folder / "evaluations.csv", _EVALUATIONS_HEADER)
+        for path in find_recordings(self.folder).values():
+            path.unlink()
 
     def _write(self, name: str, *lines: str) -> None:
         if name not in self._logs:

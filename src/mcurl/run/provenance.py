@@ -44,7 +44,7 @@ def machine_metadata() -> dict[str, Any]:
 
     return {
         "platform": platform.platform(),
-        "cpu": _processor(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
@@ -96,7 +96,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return process.stdout.strip() if process.returncode == 0 else None
 
 
-def _processor() -> str | None:
+def processor() -> str | None:
+    """The name of the CPU, if it is known."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

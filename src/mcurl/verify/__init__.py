@@ -1,0 +1,1 @@
+"""Verification of scores: recorded episodes are played again, and their returns compared with the results."""

@@ -1,0 +1,242 @@
+"""Which scores are to be verified in results folders, run folders and files, and what the files say about each."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mcurl.errors import UserError
+from mcurl.recording import SUFFIX, DamagedError, Recording, episode_seed, find_recordings, read
+from mcurl.report.scores import RunScores
+from mcurl.report.store import COLUMNS, MEAN_COLUMNS, load_cell
+from mcurl.verify.replay import Mismatch
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score that is to be verified, or whose episodes were not recorded."""
+
+    title: str
+    """Benchmark, name, task and seed."""
+    recording: Path | None
+    """The file of its episodes; None: not recorded."""
+    expected: Expected | None = None
+    """What the results or the run say; None for a file of its own."""
+
+    @property
+    def stem(self) -> str:
+        """The title with only the characters of file names, for names of pictures."""
+        return re.sub(r"[^\w.]+", "-", self.title)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the results or the run folder say about the episodes."""
+
+    source: Path
+    """The file with the returns."""
+    task: str
+    """``suite/name``; ``*/name`` if the suite is not known."""
+    seed: int
+    """Seed of the run."""
+    env_steps: int | None
+    """Simulator steps of training; None: one of those in ``returns``."""
+    returns: dict[int, list[float]]
+    """Env steps -> return of each episode, or their mean."""
+    episodes: dict[int, int]
+    """Env steps -> number of episodes."""
+    env: dict[str, Any] | None = None
+    """Settings of the environment; None: unknown."""
+    checkpoints: Path | None = None
+    """The folder of the run's checkpoints."""
+
+
+def find(paths: Iterable[Path]) -> list[Score]:
+    """All scores in results folders, run folders, folders that contain them, and files.
+
+    Raises:
+        UserError: a path does not exist, or contains no scores.
+    """
+    scores: list[Score] = []
+    for path in paths:
+        found = list(_find(path))
+        if not found:
+            raise UserError(f"there is nothing to verify in {path}: no results, no run folders, no *{SUFFIX} files")
+        scores += [score for score in found if score not in scores]
+    return scores
+
+
+def _find(path: Path) -> Iterator[Score]:
+    if path.is_file():
+        yield from _file(path)
+        return
+    if not path.is_dir():
+        raise UserError(f"{path} does not exist")
+    runs = sorted(file.parent for file in path.glob("**/run.json"))
+    for run in runs:
+        yield from _run(run)
+    tables = sorted(
+        file for file in path.glob("**/*.csv") if not any(run in file.parents for run in runs) and _is_table(file)
+    )
+    for table in tables:
+        yield from _table(table)
+    known = {file for table in tables for file in _recordings_beside(table)}
+    for file in sorted(path.glob(f"**/*{SUFFIX}")):
+        if file not in known and not any(run in file.parents for run in runs):
+            yield Score(str(file), file)
+
+
+def _file(path: Path) -> Iterator[Score]:
+    """The score of one file: of its table or its run folder, if it lies in one."""
+    if path.parent.name == "episodes" and (path.parents[1] / "run.json").is_file():
+        yield from (score for score in _run(path.parents[1]) if score.recording == path)
+        return
+    for table in sorted(path.parent.glob("*.csv")):
+        if path in _recordings_beside(table):
+            yield from (score for score in _table(table) if score.recording == path)
+            return
+    yield Score(str(path), path)
+
+
+# Run folders
+
+
+def _run(folder: Path) -> Iterator[Score]:
+    try:
+        settings = json.loads((folder / "settings.json").read_text())
+        returns: dict[int, list[float]] = {}
+        # A killed process may leave an incomplete last line.
+        lines = (folder / "evaluations.csv").read_text().rpartition("\n")[0].splitlines()
+        for row in csv.DictReader(lines):
+            returns.setdefault(int(row["env_steps"]), []).append(float(row["return"]))
+        task, seed, env = str(settings["task"]), int(settings["seed"]), dict(settings["env"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is not a run folder, or it is damaged: {type(error).__name__} {error}") from error
+    recordings = find_recordings(folder)
+    for env_steps, path in recordings.items():
+        episodes = {steps: len(values) for steps, values in returns.items()}
+        source, checkpoints = folder / "evaluations.csv", folder / "checkpoints"
+        expected = Expected(source, task, seed, env_steps, returns, episodes, env, checkpoints)
+        yield Score(f"{folder} at {env_steps:,} env steps", path, expected)
+    if not recordings:
+        yield Score(str(folder), None)
+
+
+# Results
+
+
+def _recordings_beside(table: Path) -> dict[Path, int]:
+    """Recording -> seed, of the files ``<task>-seed<k>.episodes`` and ``<task>-seed<k>-<env_steps>.episodes``."""
+    pattern = re.compile(rf"{re.escape(table.stem)}-seed(\d+)(-\d+)?{re.escape(SUFFIX)}")
+    matches = ((path, pattern.fullmatch(path.name)) for path in sorted(table.parent.glob(f"*{SUFFIX}")))
+    return {path: int(match[1]) for path, match in matches if match}
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a CSV file is one of a results folder: by its columns, or by the files beside it."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        columns = tuple(file.readline(1000).strip().split(","))
+    return columns in (COLUMNS, MEAN_COLUMNS) or path.with_suffix(".json").exists() or bool(_recordings_beside(path))
+
+
+def _table(table: Path) -> Iterator[Score]:
+    """The scores of one ``<benchmark>/<name>/<task>.csv``: its seeds, in ascending order."""
+    runs = {run.seed: run for run in load_cell(table.resolve())}
+    recordings = _recordings_beside(table)
+    for seed in sorted({*runs, *recordings.values()}):
+        run = runs.get(seed)
+        title = f"{table.with_suffix('')} seed {seed}"
+        paths = [path for path, number in recordings.items() if number == seed]
+        if not paths:
+            yield Score(title, None)
+        for path in paths:
+            expected = Expected(table, f"*/{table.stem}", seed, None, {}, {}) if run is None else _expected(run, table)
+            yield Score(title if len(paths) == 1 else f"{title}, {path.name}", path, expected)
+
+
+def _expected(run: RunScores, table: Path) -> Expected:
+    counts = {env_steps: run.number_of_episodes(env_steps) for env_steps in run.episodes}
+    task = str(run.settings.get("task", f"*/{run.task}"))
+    return Expected(table, task, run.seed, None, run.episodes, counts, run.settings.get("env"))
+
+
+# Checks without the simulator
+
+
+def load(score: Score) -> Recording:
+    """Read the recording of a score, and check it against the results or the run.
+
+    Raises:
+        Mismatch: the recording is damaged, or does not belong to the score.
+        UserError: a file of its own is not a recording.
+    """
+    assert score.recording is not None
+    try:
+        recording = read(score.recording)
+    except DamagedError as error:
+        raise Mismatch(str(error)) from error
+    except UserError as error:
+        if score.expected is None:
+            raise
+        raise Mismatch(str(error)) from error
+    _check_seeds(recording)
+    if score.expected is not None:
+        _check_expected(recording, score.expected)
+    return recording
+
+
+def _check_seeds(recording: Recording) -> None:
+    """The seeds of the episodes follow from the run's seed and env steps, so nobody chose them."""
+    for episode, seed in enumerate(recording.seeds):
+        if seed != (derived := episode_seed(recording.seed, recording.env_steps, episode)):
+            raise Mismatch(f"episode {episode} has the seed {seed}, not {derived}, which follows from the run's seed")
+
+
+def _check_expected(recording: Recording, expected: Expected) -> None:
+    source, env_steps = expected.source, recording.env_steps
+    suite, _, task = expected.task.partition("/")
+    if task != recording.task.partition("/")[2] or suite not in ("*", recording.task.partition("/")[0]):
+        raise Mismatch(f"the episodes are of {recording.task}, the score of {expected.task.removeprefix('*/')}")
+    if recording.seed != expected.seed:
+        raise Mismatch(f"the episodes are of seed {recording.seed}, the score of seed {expected.seed}")
+    if env_steps not in expected.returns or expected.env_steps not in (None, env_steps):
+        raise Mismatch(f"the episodes are of {env_steps:,} env steps, for which {source} has no score")
+    if expected.env is not None and expected.env != dict(recording.env):
+        keys = sorted(key for key in {*expected.env, *recording.env} if _differs(key, expected.env, recording.env))
+        raise Mismatch(f"the episodes have other settings of the environment than the run: {', '.join(keys)}")
+    _check_returns(recording, expected.returns[env_steps], expected.episodes[env_steps], source)
+    if expected.checkpoints is not None:
+        _check_policy(recording, expected.checkpoints / f"{env_steps:09d}" / "policy")
+
+
+def _differs(key: str, a: Any, b: Any) -> bool:
+    return bool(a.get(key) != b.get(key))
+
+
+def _check_returns(recording: Recording, values: Sequence[float], episodes: int, source: Path) -> None:
+    """The table has the return of each episode, or their mean."""
+    if episodes != recording.episodes:
+        raise Mismatch(f"{recording.episodes} episodes are recorded, but {source} has {episodes}")
+    single = len(values) == recording.episodes
+    if list(values) != (list(recording.returns) if single else [fmean(recording.returns)]):
+        raise Mismatch(f"the score in {source} is {fmean(values)!r}, that of the episodes {fmean(recording.returns)!r}")
+
+
+def _check_policy(recording: Recording, folder: Path) -> None:
+    """The weights in the final checkpoint of a run are those that played."""
+    if not folder.is_dir():
+        return
+    from mcurl.run.checkpoint import load_tree, tree_hash
+
+    try:
+        policy = tree_hash(load_tree(folder))
+    except UserError as error:
+        raise Mismatch(str(error)) from error
+    if policy != recording.policy:
+        raise Mismatch(f"the weights in {folder} are not those that played the episodes")
