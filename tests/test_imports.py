@@ -49,21 +49,27 @@ RULES: dict[str, set[str]] = {
     "runtime.parallel": {"runtime.signals"},
     "runtime.cuda_graphs": {"replay.batch"},
     "runtime.device": {"runtime.threads", "config.fields", "native"},
+    "recording": {"run.provenance", "runtime.seeding"},
     "run": set(),
     "run.names": set(),
     "run.display": set(),
     "run.provenance": set(),
     "run.checkpoint": set(),
-    "run.folder": {"run.names", "run.provenance", "run.checkpoint"},
+    "run.folder": {"recording", "run.names", "run.provenance", "run.checkpoint"},
     "run.logger": {"run.display", "run.folder"},
     "batches": {"agents.base", "objectives.base", "replay", "runtime.seeding"},
     "build": {"agents.base", "objectives.base", "config", "envs", "replay", "runtime.device"},
-    "evaluate": {"agents.base", "build", "config", "published", "run.folder", "runtime.device", "runtime.seeding"},
+    "evaluate": {
+        *("agents.base", "build", "config", "published", "recording", "run.checkpoint", "run.folder"),
+        *("runtime.device", "runtime.seeding"),
+    },
     "train": {
-        *("agents.base", "batches", "build", "config", "envs", "evaluate", "replay", "run.folder", "run.logger"),
+        *("agents.base", "batches", "build", "config", "envs", "evaluate", "recording", "replay"),
+        *("run.folder", "run.logger"),
         *("runtime.cuda_graphs", "runtime.device", "runtime.seeding", "runtime.signals", "runtime.waiting"),
     },
     "report": {"config", "config.tasks", "published", "run.names"},
+    "verify": {"config.fields", "envs", "recording", "report", "run.checkpoint"},
     "bench": {
         *("agents.base", "agents.rainbow", "agents.sac", "batches", "build", "config", "evaluate", "native"),
         *("networks.encoders", "objectives.masked", "replay", "run.checkpoint", "run.provenance"),
@@ -76,7 +82,7 @@ RULES: dict[str, set[str]] = {
     },
     "suites.ray": {"runtime.parallel", "runtime.signals", "runtime.threads", "suites.suite"},
     "commands": {
-        *("bench", "config", "config.fields", "config.tasks", "evaluate", "report", "train"),
+        *("bench", "config", "config.fields", "config.tasks", "evaluate", "recording", "report", "train", "verify"),
         *("run.display", "run.folder", "run.logger", "runtime.parallel", "runtime.signals", "runtime.threads"),
         *("suites", "suites.ray", "suites.suite"),
     },
@@ -86,7 +92,8 @@ RULES: dict[str, set[str]] = {
 """Room -> what it may import beside itself and EVERYWHERE: a room, or one module of it. A module belongs to the room
 with the longest name: ``config.fields`` to itself, ``config.resolve`` to ``config``."""
 NO_TORCH = {
-    *("__init__", "__main__", "cli", "commands", "errors", "registry", "envs", "published", "report"),
+    *("__init__", "__main__", "cli", "commands", "errors", "registry", "envs", "published", "recording"),
+    *("report", "verify"),
     *("config", "config.fields", "config.sections", "config.tasks", "agents.registry", "objectives.registry"),
     *("run.names", "run.display", "run.logger", "run.provenance"),
     *("runtime.seeding", "runtime.signals", "runtime.parallel", "runtime.threads", "suites.ray", "suites.suite"),

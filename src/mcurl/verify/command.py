@@ -56,9 +56,9 @@ def verify(
     found = scores.find(paths)
     recorded = [score for score in found if score.recording is not None]
     missing = [score.title for score in found if score.recording is None]
-    not_recorded = f"not recorded ({len(missing)}): {', '.join(missing)}"
     if not recorded:
-        raise UserError(f"nothing to verify; {not_recorded}; `mcurl evaluate RUN --final --record` records a run")
+        count = "the score has no" if len(missing) == 1 else f"none of the {len(missing)} scores has"
+        raise UserError(f"{count} recorded episodes: `mcurl evaluate RUN --final --record` records those of a run")
     if show is not None and show.video is not None:
         pyav()
     import_modules(modules)
@@ -74,8 +74,8 @@ def verify(
             else:
                 verified += 1
                 _print_success(task, outcome)
-    if missing:
-        print(not_recorded)
+    for title in missing:
+        print(f"{title}: not recorded")
     total = f"{verified} of {len(recorded)} recorded scores verified"
     print(f"{total}, {failures} failed" if failures else total)
     return 1 if failures else 0
