@@ -11,9 +11,9 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from mcurl import evaluate, native, train
@@ -260,9 +260,9 @@ def test_a_mistake_that_only_training_finds_leaves_no_folder(capsys: Capture, mo
 def test_evaluate_prints_the_score(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def play(run: Run, episodes: int, seed: int | None) -> np.ndarray:
+    def play(run: Run, episodes: int, seed: int | None) -> Any:
         seen.append((run.folder, episodes, seed))
-        return np.array([1.0, 2.0, 6.0])
+        return SimpleNamespace(returns=(1.0, 2.0, 6.0))
 
     monkeypatch.setattr(evaluate, "evaluate_run", play)
     capsys.readouterr()
@@ -440,7 +440,6 @@ def test_sac_on_states_is_filed_under_a_name_of_its_own(capsys: Capture) -> None
 
 OWN_ENVS = """
 import gymnasium
-import numpy as np
 
 class Dot(gymnasium.Env):
     metadata = {"render_modes": []}

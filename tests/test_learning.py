@@ -103,7 +103,8 @@ def test_an_update_beside_the_environment_changes_nothing(tmp_path: Path, task: 
 def test_a_trained_run_can_be_evaluated_again(tmp_path: Path) -> None:
     run = learn(tmp_path, "toy/reach", "rl-only", "env_steps=300", "evaluation.episodes=2")
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
-    returns = evaluate_run(run, 3)
-    assert returns.shape == (3,)
-    assert np.array_equal(returns, evaluate_run(run, 3))
+    returns = evaluate_run(run, 3).returns
+    assert len(returns) == 3
+    assert returns == evaluate_run(run, 3).returns
+    assert list(evaluate_run(run, None).returns) == run.evaluations()[300]
     assert before == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}

@@ -184,10 +184,8 @@ def _save_episodes(options: argparse.Namespace, run: Run, recording: Recording) 
     Raises:
         UserError: the final evaluation did not come out as in training, or the file exists.
     """
-    from mcurl.recording import recording_path
-
     logged = run.evaluations().get(recording.env_steps, []) if options.final else list(recording.returns)
-    if logged != list(recording.returns):
+    if list(recording.returns) != logged:
         different = sum(a != b for a, b in zip(logged, recording.returns, strict=False))
         raise UserError(
             f"{different} of {len(logged)} returns differ from the final evaluation in {run.folder}/evaluations.csv: "
@@ -195,6 +193,8 @@ def _save_episodes(options: argparse.Namespace, run: Run, recording: Recording) 
         )
     if options.record is None:
         return
+    from mcurl.recording import recording_path
+
     target = Path(options.record) if options.record else recording_path(run.folder, recording.env_steps)
     data = recording.to_bytes()
     if target.exists() and (options.record or target.read_bytes() != data):
