@@ -36,8 +36,8 @@ THRESHOLDS = np.linspace(0, 2, 81)
 """Normalised scores at which a performance profile is drawn."""
 CAPTION = (
     "Over {tasks}, which every method here has: {names}. 100 % is {unit}. In brackets: 95 % intervals by a "
-    "stratified bootstrap over seeds, from {seeds} seeds of each task. Runs with a note do not count. IQM: "
-    "interquartile mean. The IQM and the optimality gap of published columns are of means over seeds, not of runs."
+    "stratified bootstrap over seeds, from {seeds} seeds of each task. Runs that were chosen for their results do "
+    "not count. IQM: interquartile mean. The IQM and the optimality gap of published columns are of means over seeds, not of runs."
 )
 
 Own = Mapping[str, Mapping[str, Sequence[float]]]
@@ -99,7 +99,10 @@ def claims(
             statements.setdefault(statement.claim.name, []).append(statement)
     if not statements:
         return None
-    text = f"A task counts where all methods have {MIN_SEEDS} seeds. Runs with a note do not count."
+    text = (
+        f"A task counts where all methods have {MIN_SEEDS} seeds. "
+        "Runs that were chosen for their results do not count."
+    )
     return Claims(f"{key}-claims", "The paper's claims", tuple(map(_claim, statements.values())), text)
 
 
