@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,7 @@ def test_a_suite_of_ones_own_trains(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("modules")
 def test_code_on_the_pages_runs() -> None:
+    shutil.copytree(ROOT / "results", "results")
     assert (
         cli.main(
             ["train", "toy/reach", "--method", "curl", "--name", "curl", "--env-steps", "330", *SHORT, "sac.hidden=16"]
