@@ -440,6 +440,7 @@ def test_sac_on_states_is_filed_under_a_name_of_its_own(capsys: Capture) -> None
 
 OWN_ENVS = """
 import gymnasium
+import numpy as np
 
 class Dot(gymnasium.Env):
     metadata = {"render_modes": []}
