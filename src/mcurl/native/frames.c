@@ -1,5 +1,5 @@
-/* Gathers, crops and lays out stacks of frames as an encoder reads them, in one pass over the ring: channels-last, or as
-   patches. The plain twin is FrameGather.gather_indexed. */
+/* Gathers, crops and lays out stacks of frames as an encoder reads them, in one pass over the ring: channels-last, or
+   as patches. The plain twin is FrameGather.gather_indexed. */
 #include <stdint.h>
 #include <string.h>
 #ifdef __SSE2__
@@ -56,7 +56,9 @@ PERMUTE static void interleave_nine(const uint8_t *const *plane, int64_t size, u
 }
 #else
 static int can_permute(void) { return 0; }
-static void interleave_nine(const uint8_t *const *plane, int64_t size, uint8_t *out) { interleave(plane, size, 9, out); }
+static void interleave_nine(const uint8_t *const *plane, int64_t size, uint8_t *out) {
+    interleave(plane, size, 9, out);
+}
 #endif
 
 /* frames: uint8 [rows, C, H, W]. slots: [N, K], the row of each frame of each stack, negative for a blank one. top,
