@@ -37,7 +37,8 @@ THRESHOLDS = np.linspace(0, 2, 81)
 CAPTION = (
     "Over {tasks}, which every method here has: {names}. 100 % is {unit}. In brackets: 95 % intervals by a "
     "stratified bootstrap over seeds, from {seeds} seeds of each task. Runs that were chosen for their results do "
-    "not count. IQM: interquartile mean. The IQM and the optimality gap of published columns are of means over seeds, not of runs."
+    "not count. IQM: interquartile mean. The IQM and the optimality gap of published columns are of means over seeds, "
+    "not of runs."
 )
 
 Own = Mapping[str, Mapping[str, Sequence[float]]]
