@@ -68,7 +68,7 @@ RULES: dict[str, set[str]] = {
         *("run.folder", "run.logger"),
         *("runtime.cuda_graphs", "runtime.device", "runtime.seeding", "runtime.signals", "runtime.waiting"),
     },
-    "report": {"config", "config.tasks", "published", "run.names"},
+    "report": {"config", "config.tasks", "published", "recording", "run.names"},
     "verify": {"config.fields", "envs", "recording", "report", "run.checkpoint"},
     "bench": {
         *("agents.base", "agents.rainbow", "agents.sac", "batches", "build", "config", "evaluate", "native"),

@@ -344,19 +344,36 @@ def test_notes_and_recorded_episodes_come_later(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a")
     store(tmp_path, folder)
     (folder / "episodes").mkdir()
-    for steps, text in ((500, b"early"), (1000, b"final")):
+    for steps, text in ((0, b"early"), (1000, b"final")):
         (folder / "episodes" / f"{steps:09d}.episodes").write_bytes(text)
     [change] = add(tmp_path / "scores", [read_run(folder, note="chosen")])
     assert str(change).endswith("seed 1: note, recorded episodes")
     recording = tmp_path / "scores" / "dmc" / "mcurl" / "cartpole-swingup-seed1.episodes"
-    assert recording.read_bytes() == b"final"
+    early = recording.with_name("cartpole-swingup-seed1-0.episodes")
+    assert (recording.read_bytes(), early.read_bytes()) == (b"final", b"early")
     assert store(tmp_path, folder) == ["unchanged"]
     [run] = load(tmp_path / "scores")
-    assert (run.note, run.recording) == ("chosen", recording)
+    assert (run.note, run.recordings) == ("chosen", {0: early, 1000: recording})
     # Those of a run that is replaced do not fit the new scores.
     assert store(tmp_path, make_run(tmp_path / "b", episodes={1000: [7.0]}), replace=True) == ["replaced"]
     assert not recording.exists()
+    assert not early.exists()
     assert load(tmp_path / "scores")[0].note == ""
+
+
+def test_each_score_of_a_run_that_went_on_keeps_its_episodes(tmp_path: Path) -> None:
+    """The 100k score of a run that goes on to 500k can still be played again."""
+    half, whole = make_run(tmp_path / "a", env_steps=2000), make_run(tmp_path / "b", env_steps=2000)
+    for folder, recorded in ((half, {1000: b"1k"}), (whole, {1000: b"1k", 2000: b"2k"})):
+        (folder / "episodes").mkdir()
+        for steps, text in recorded.items():
+            (folder / "episodes" / f"{steps:09d}.episodes").write_bytes(text)
+    with (whole / "evaluations.csv").open("a") as file:
+        file.write("2000,0,40.0\n")
+    assert store(tmp_path, half) == ["added"]
+    assert store(tmp_path, whole) == ["updated"]
+    [run] = load(tmp_path / "scores")
+    assert {steps: path.read_bytes() for steps, path in run.recordings.items()} == {1000: b"1k", 2000: b"2k"}
 
 
 def test_a_seed_beside_scores_of_older_versions(tmp_path: Path) -> None:

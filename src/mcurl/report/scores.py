@@ -21,6 +21,7 @@ from typing import Any
 from mcurl.config.tasks import flatten, methods
 from mcurl.errors import UserError
 from mcurl.published.scores import BUDGET
+from mcurl.recording import find_recordings
 from mcurl.run.names import append_changes, run_name
 
 SIMULATORS = {"dmc": ("mujoco", "dm_control"), "atari": ("ale-py",)}
@@ -59,8 +60,8 @@ class RunScores:
     """Env steps -> number of episodes, for evaluations of which only the mean is known (files of older versions)."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Settings, commit, versions, machine, note, hours per 100k env steps; values that are unknown may be missing."""
-    recording: Path | None = field(default=None, compare=False)
-    """File with the recorded episodes of the final evaluation, to play them again; None if there is none."""
+    recordings: Mapping[int, Path] = field(default_factory=dict, compare=False)
+    """Env steps -> file with the recorded episodes of that evaluation, to play them again; in ascending order."""
     source: Path = field(default=Path(), compare=False)
     """The run folder or CSV file that the scores were read from."""
 
@@ -174,7 +175,7 @@ def read_run(folder: Path, name: str | None = None, label: str | None = None, no
         episodes=dict(sorted(episodes.items())),
         budget=budget,
         provenance=provenance,
-        recording=max((folder / "episodes").glob("*.episodes"), default=None),
+        recordings=find_recordings(folder),
         source=folder,
     )
 

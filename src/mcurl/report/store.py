@@ -2,8 +2,9 @@
 
 Columns: ``seed,env_steps,episode,return,episodes``. ``episodes`` is the number of episodes that ``return`` is the mean
 of: 1, except for evaluations of older versions, of which only the mean is known; ``episode`` is empty for these.
-``<task>.json`` has the provenance of each seed, ``<task>-seed<k>.episodes`` the recorded episodes of its final
-evaluation. Files of older versions with the columns ``env_steps,return,seed,episodes`` (means only) are read, too.
+``<task>.json`` has the provenance of each seed, ``<task>-seed<k>.episodes`` the recorded episodes of its latest
+evaluation, ``<task>-seed<k>-<env_steps>.episodes`` those of an earlier one. Files of older versions with the columns
+``env_steps,return,seed,episodes`` (means only) are read, too.
 
 A score is never replaced unless the user asks for it.
 """
@@ -25,6 +26,7 @@ import mcurl
 from mcurl.config.tasks import methods
 from mcurl.errors import UserError
 from mcurl.published.scores import BUDGET
+from mcurl.recording import SUFFIX
 from mcurl.report.scores import RunScores, cells, changed_between, merge, one_per_seed, read_runs, same_run
 
 COLUMNS = ("seed", "env_steps", "episode", "return", "episodes")
@@ -120,7 +122,6 @@ def _run(
 ) -> RunScores:
     benchmark, name = path.parts[-3], path.parts[-2]
     settings = provenance.get("settings") or {}
-    recording = path.with_name(f"{path.stem}-seed{seed}.episodes")
     label = provenance.get("label") or (methods()[name].label if name in methods() else name)
     return RunScores(
         benchmark=benchmark,
@@ -132,7 +133,7 @@ def _run(
         averaged=averaged,
         budget=int(provenance.get("budget") or settings.get("env_steps") or BUDGET.get(benchmark) or max(episodes)),
         provenance=provenance,
-        recording=recording if recording.exists() else None,
+        recordings=_recordings(path, seed, max(episodes)),
         source=path,
     )
 
@@ -252,7 +253,7 @@ def _update(run: RunScores, old: RunScores, path: Path) -> Change:
         return Change(run, "unchanged", path, "the store has more of this run")
     if run.note and run.note != old.note:
         reasons.append("note")
-    if run.recording is not None and old.recording is None:
+    if run.recordings.keys() - old.recordings.keys():
         reasons.append("recorded episodes")
     kept = replace(run, provenance={"note": old.note or None} | run.provenance)
     return Change(kept, "updated", path, ", ".join(reasons)) if reasons else Change(run, "unchanged", path)
@@ -283,7 +284,7 @@ def _write(path: Path, runs: Sequence[RunScores]) -> None:
     about = _read_provenance(path) | {f"seed {run.seed}": _provenance(run) for run in runs}
     for run in runs:
         if run.source != path:
-            _copy_recording(run, path.with_name(f"{path.stem}-seed{run.seed}.episodes"))
+            _copy_recordings(run, path)
     _write_file(path.with_suffix(".json"), (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -304,11 +305,31 @@ def _episode_rows(run: RunScores) -> Iterator[tuple[int, int, int | str, str, in
             yield from ((run.seed, env_steps, episode, repr(value), 1) for episode, value in enumerate(values))
 
 
-def _copy_recording(run: RunScores, target: Path) -> None:
+def _recordings(table: Path, seed: int, final: int) -> dict[int, Path]:
+    """The recordings of a seed beside its table: those of earlier evaluations have the env steps in their names."""
+    pattern = re.compile(rf"{re.escape(table.stem)}-seed{seed}-(\d+){re.escape(SUFFIX)}")
+    matches = ((path, pattern.fullmatch(path.name)) for path in sorted(table.parent.glob(f"*{SUFFIX}")))
+    latest = _recording_path(table, seed)
+    earlier = {int(match[1]): path for path, match in matches if match}
+    return dict(sorted((earlier | ({final: latest} if latest.exists() else {})).items()))
+
+
+def _recording_path(table: Path, seed: int, env_steps: int | None = None) -> Path:
+    """Where the store keeps a recording; without ``env_steps``, that of the latest evaluation."""
+    middle = "" if env_steps is None else f"-{env_steps}"
+    return table.with_name(f"{table.stem}-seed{seed}{middle}{SUFFIX}")
+
+
+def _copy_recordings(run: RunScores, table: Path) -> None:
     """Copy the recorded episodes of a new run. Those of a run that it replaces do not fit its scores: they go."""
-    target.unlink(missing_ok=True)
-    if run.recording is not None:
-        _write_file(target, run.recording.read_bytes())
+    kept = set()
+    for env_steps, source in run.recordings.items():
+        last = env_steps == run.env_steps
+        kept.add(target := _recording_path(table, run.seed, None if last else env_steps))
+        _write_file(target, source.read_bytes())
+    for old in _recordings(table, run.seed, run.env_steps).values():
+        if old not in kept:
+            old.unlink()
 
 
 def _write_file(path: Path, data: bytes) -> None:

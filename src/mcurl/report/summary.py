@@ -101,8 +101,7 @@ def claims(
     if not statements:
         return None
     text = (
-        f"A task counts where all methods have {MIN_SEEDS} seeds. "
-        "Runs that were chosen for their results do not count."
+        f"A task counts where all methods have {MIN_SEEDS} seeds. Runs that were chosen for their results do not count."
     )
     return Claims(f"{key}-claims", "The paper's claims", tuple(map(_claim, statements.values())), text)
 
