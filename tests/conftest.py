@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,8 @@ from mcurl.runtime.threads import limit_openmp_spinning
 # Before PyTorch is imported. Small tests use one thread: two take longer where other processes use the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 limit_openmp_spinning()
+# As in an activated environment: printed commands begin with `mcurl`.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 # Under nohup it is ignored, and would be by the commands whose answer to it is tested.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

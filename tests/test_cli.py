@@ -640,7 +640,7 @@ def test_ctrl_c_saves_every_seed() -> None:
         "1e6",
         "--seed",
         "1,2",
-        "--at-once",
+        "--max-parallel",
         "2",
         *TINY,
         "evaluation.every=0",

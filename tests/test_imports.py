@@ -47,6 +47,7 @@ RULES: dict[str, set[str]] = {
     "runtime.threads": set(),
     "runtime.waiting": {"native.teams"},
     "runtime.parallel": {"runtime.signals"},
+    "runtime.program": set(),
     "runtime.cuda_graphs": {"replay.batch"},
     "runtime.device": {"runtime.threads", "config.fields", "native"},
     "recording": {"run.provenance", "runtime.seeding"},
@@ -55,7 +56,7 @@ RULES: dict[str, set[str]] = {
     "run.display": set(),
     "run.provenance": set(),
     "run.checkpoint": set(),
-    "run.folder": {"recording", "run.names", "run.provenance", "run.checkpoint"},
+    "run.folder": {"recording", "run.names", "run.provenance", "run.checkpoint", "runtime.program"},
     "run.logger": {"run.display", "run.folder"},
     "batches": {"agents.base", "objectives.base", "replay", "runtime.seeding"},
     "build": {"agents.base", "objectives.base", "config", "envs", "replay", "runtime.device"},
@@ -83,8 +84,8 @@ RULES: dict[str, set[str]] = {
     "suites.ray": {"runtime.parallel", "runtime.signals", "runtime.threads", "suites.suite"},
     "commands": {
         *("bench", "config", "config.fields", "config.tasks", "evaluate", "recording", "report", "train", "verify"),
-        *("run.display", "run.folder", "run.logger", "runtime.parallel", "runtime.signals", "runtime.threads"),
-        *("suites", "suites.ray", "suites.suite"),
+        *("run.display", "run.folder", "run.logger", "runtime.parallel", "runtime.program", "runtime.signals"),
+        *("runtime.threads", "suites", "suites.ray", "suites.suite"),
     },
     "cli": {"commands", "run.names", "runtime.threads"},
     "__main__": {"cli"},
@@ -96,7 +97,8 @@ NO_TORCH = {
     *("report", "verify"),
     *("config", "config.fields", "config.sections", "config.tasks", "agents.registry", "objectives.registry"),
     *("run.names", "run.display", "run.logger", "run.provenance"),
-    *("runtime.seeding", "runtime.signals", "runtime.parallel", "runtime.threads", "suites.ray", "suites.suite"),
+    *("runtime.seeding", "runtime.signals", "runtime.parallel", "runtime.program", "runtime.threads"),
+    *("suites.ray", "suites.suite"),
 }
 """Rooms that must not import torch when they are imported."""
 

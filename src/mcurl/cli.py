@@ -163,7 +163,8 @@ def _add_train(train: _Parser) -> None:
     seeds = "random seed, or several seeds to train in parallel, such as 1,2,3; default 1"
     train.add_argument("--seed", type=_seeds, default=[1], metavar="N", help=seeds)
     share = "largest number of seeds that train in parallel; default one per core. They share the cores equally"
-    train.add_argument("--at-once", type=_count, metavar="N", help=share)
+    train.add_argument("--max-parallel", type=_count, metavar="N", help=share)
+    train.add_argument("--at-once", dest="max_parallel", type=_count, help=argparse.SUPPRESS)  # its name before 0.2
     out = "folder of all runs; default runs. An existing run is never overwritten"
     train.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help=out)
     name = "name of the run in its folder, in results and in plots; default the method and the changed settings"

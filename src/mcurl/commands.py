@@ -15,6 +15,7 @@ from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
 from mcurl.errors import UserError, suggest
+from mcurl.runtime.program import command_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +56,7 @@ def _train_parallel(options: argparse.Namespace) -> int:
     for seed in options.seed:
         settings = _resolve(options, seed)
         Run.refuse_existing(run_folder(options.out, settings.to_json(), options.name or settings.name))
-    max_parallel = min(options.at_once or available_cores(), len(options.seed))
+    max_parallel = min(options.max_parallel or available_cores(), len(options.seed))
     threads = options.threads or max(available_cores() // max_parallel, 1)
     arguments = [options.task]
     for name in ("method", "agent", "env_steps", "preset", "out", "name"):
@@ -122,7 +123,7 @@ def _run_with_display(
 
     settings = run.settings
     title = f"{run.name} · {settings['task']} · seed {settings['seed']}"
-    hint = f"resume with: mcurl resume {run.folder}"
+    hint = f"resume with: {command_line('resume', run.folder)}"
     try:
         with signals_as_keyboard_interrupt(), Display(env_steps, title, str(run.folder)) as display:
             display.load_evaluations(evaluations or {})
@@ -144,7 +145,7 @@ def _run_with_display(
         raise
     finally:
         run.discard_if_empty()
-    print(f"finished; evaluate more episodes with: mcurl evaluate {run.folder}")
+    print(f"finished; evaluate more episodes with: {command_line('evaluate', run.folder)}")
     return 0
 
 
@@ -204,7 +205,7 @@ def _save_episodes(options: argparse.Namespace, run: Run, recording: Recording) 
             file.write(data)
     else:
         run.save_recording(recording.env_steps, data)
-    print(f"recorded in {target}; play the episodes again with: mcurl verify {target}")
+    print(f"recorded in {target}; play the episodes again with: {command_line('verify', target)}")
 
 
 def verify(options: argparse.Namespace) -> int:

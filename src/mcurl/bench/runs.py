@@ -70,7 +70,7 @@ def time_intervals(arguments: Sequence[str], runs: int, intervals: int) -> list[
     """
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "mcurl", "train", *arguments]
-        command += ["--seed", ",".join(map(str, range(1, runs + 1))), "--at-once", str(runs), "--out", directory]
+        command += ["--seed", ",".join(map(str, range(1, runs + 1))), "--max-parallel", str(runs), "--out", directory]
         command += ["--set", "evaluation.every=0", "evaluation.episodes=1"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:

@@ -34,6 +34,7 @@ from mcurl.recording import find_recordings, recording_path
 from mcurl.run.checkpoint import load_tree, recover, save_tree, write_atomically, write_file
 from mcurl.run.names import check_name, run_name
 from mcurl.run.provenance import environment_packages, run_metadata
+from mcurl.runtime.program import command_line
 
 FORMAT = "mcurl-run"
 RECENT_CHECKPOINTS = 2
@@ -161,7 +162,8 @@ class Run:
         if not folder.exists():
             return
         if _is_run(folder) and Run(folder).resumable:
-            raise UserError(f"{folder} exists already: use `mcurl resume {folder}`, or another --seed, --name or --out")
+            again = command_line("resume", folder)
+            raise UserError(f"{folder} exists already: use `{again}`, or another --seed, --name or --out")
         message = "without a checkpoint: move it away, or use another --seed, --name or --out"
         raise UserError(f"{folder} exists already, {message}")
 
@@ -368,7 +370,8 @@ class Run:
         checkpoints = self.checkpoints()
         if not checkpoints:
             if self.resumable:
-                hint = f"wait for the first one or, if the run was stopped before it, use `mcurl resume {self.folder}`"
+                again = command_line("resume", self.folder)
+                hint = f"wait for the first one or, if the run was stopped before it, use `{again}`"
             else:
                 hint = "they were removed, so start a new run with another --seed, --name or --out"
             raise UserError(f"{self.folder} has no checkpoint{' yet' if self.resumable else ''}: {hint}")
