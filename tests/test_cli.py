@@ -260,7 +260,8 @@ def test_a_mistake_that_only_training_finds_leaves_no_folder(capsys: Capture, mo
 def test_evaluate_prints_the_score(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def play(run: Run, episodes: int, seed: int | None) -> Any:
+    def play(run: Run, episodes: int, seed: int | None, callback: Any) -> Any:
+        callback(0, episodes)
         seen.append((run.folder, episodes, seed))
         return SimpleNamespace(returns=(1.0, 2.0, 6.0))
 

@@ -7,6 +7,7 @@ modules are imported when a command needs them, so that ``mcurl --help`` is fast
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import sys
@@ -91,6 +92,26 @@ class _Parser(argparse.ArgumentParser):
 
 
 Command = Callable[[argparse.Namespace], int]
+_OPTIONS_ELSEWHERE = {
+    "env-steps": "steps timesteps total-timesteps total-steps frames num-steps max-steps",
+    "env": "env task env-id env-name environment game domain",
+    "seed": "seeds",
+    "preset": "config",
+    "out": "outdir out-dir output logdir log-dir save-dir work-dir",
+    "compute.device": "device",
+    "compute.device=cuda": "gpu cuda gpus use-gpu",
+    "compute.precision": "precision dtype",
+    "learning_rate": "lr learning-rate",
+    "batch_size": "batch-size bs",
+    "discount": "gamma discount",
+    "evaluation.every": "eval-every eval-freq eval-interval",
+    "evaluation.episodes": "eval-episodes n-eval-episodes",
+    "replay.capacity": "buffer-size replay-size capacity",
+    "env.action_repeat": "action-repeat",
+    "env.frame_stack": "frame-stack",
+    "env.image_size": "image-size",
+}
+"""What other programs' options are here: an option, ``env`` for TASK, or a setting -> their names."""
 
 
 def _run(arguments: list[str]) -> int:
@@ -99,6 +120,8 @@ def _run(arguments: list[str]) -> int:
         parser.print_help()
         return 0
     first = arguments[0]
+    if first == "help":
+        raise UserError(f"unknown command 'help': did you mean `{' '.join(['mcurl', *arguments[1:2], '--help'])}`?")
     if not first.startswith("-") and first not in parsers:
         raise UserError(f"unknown command {first!r}: {suggest(first, parsers)}")
     if first == "suite" and len(arguments) > 1 and not arguments[1].startswith("-"):
@@ -107,13 +130,44 @@ def _run(arguments: list[str]) -> int:
             raise UserError(f"suite: unknown action {arguments[1]!r}: {suggest(arguments[1], actions)}")
         first = f"suite {arguments[1]}"
     options, rest = parser.parse_known_args(arguments)
-    if rest and rest[0].startswith("-"):
+    if len(seeds := _numbers_after("--seed", arguments)) > 1:
+        raise UserError(f"{first}: several seeds are written with commas: did you mean --seed {','.join(seeds)}?")
+    unknown = next((word for word in rest if word.startswith("-")), None)
+    if unknown is not None:
         known = parsers[first].options() if first in parsers else parser.options()
-        raise UserError(f"{first}: unknown option {rest[0]}: {suggest(rest[0], known)}")
+        raise UserError(f"{first}: unknown option {unknown}: {_suggest_option(unknown, arguments, known)}")
     if rest:
         raise UserError(f"{first}: unexpected argument {rest[0]!r}")
     command: Command = options.run
     return command(options)
+
+
+def _numbers_after(option: str, arguments: Sequence[str]) -> list[str]:
+    """The numbers that follow an option, as in ``--seed 1 2 3``."""
+    following = arguments[arguments.index(option) + 1 :] if option in arguments else []
+    return [word.strip(",") for word in itertools.takewhile(lambda word: word.strip(",").isdecimal(), following)]
+
+
+def _suggest_option(unknown: str, arguments: Sequence[str], known: Sequence[str]) -> str:
+    """The nearest valid choice for an unknown option: an option of the command, an argument or a setting."""
+    name, equals, value = unknown.lstrip("-").partition("=")
+    names = {other: here for here, others in _OPTIONS_ELSEWHERE.items() for other in others.split()}
+    here = names.get(name.lower().replace("_", "-"))
+    if here is None or "--set" not in known:
+        return suggest(f"--{name}", known)
+    following = arguments[arguments.index(unknown) + 1 :]
+    if not equals:
+        value = following[0] if following and not following[0].startswith("-") else "VALUE"
+    if f"--{here}" in known:
+        return f"did you mean --{here} {'N' if value == 'VALUE' else value}?"
+    if here == "env":
+        return (
+            f"the task is an argument of its own: did you mean {'dmc/cartpole-swingup' if value == 'VALUE' else value}?"
+        )
+    if "." not in here:  # a setting that each agent has
+        agent = "rainbow" if any(word.lower().startswith("atari/") for word in arguments) else "sac"
+        here = f"{agent}.{here}"
+    return f"did you mean --set {here if '=' in here else f'{here}={value}'}?"
 
 
 def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
@@ -164,7 +218,7 @@ def _add_train(train: _Parser) -> None:
     train.add_argument("--seed", type=_seeds, default=[1], metavar="N", help=seeds)
     share = "largest number of seeds that train in parallel; default one per core. They share the cores equally"
     train.add_argument("--max-parallel", type=_count, metavar="N", help=share)
-    train.add_argument("--at-once", dest="max_parallel", type=_count, help=argparse.SUPPRESS)  # its name before 0.2
+    train.add_argument("--at-once", dest="max_parallel", type=_count, help=argparse.SUPPRESS)  # its former name
     out = "folder of all runs; default runs. An existing run is never overwritten"
     train.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help=out)
     name = "name of the run in its folder, in results and in plots; default the method and the changed settings"

@@ -118,6 +118,7 @@ def _run_with_display(
         The exit status.
     """
     from mcurl.run.display import Display
+    from mcurl.run.eta import Evaluations
     from mcurl.run.logger import make_sinks
     from mcurl.runtime.signals import Interrupted, signals_as_keyboard_interrupt
 
@@ -125,7 +126,10 @@ def _run_with_display(
     title = f"{run.name} · {settings['task']} · seed {settings['seed']}"
     hint = f"resume with: {command_line('resume', run.folder)}"
     try:
-        with signals_as_keyboard_interrupt(), Display(env_steps, title, str(run.folder)) as display:
+        with (
+            signals_as_keyboard_interrupt(),
+            Display(env_steps, title, str(run.folder), evaluations=Evaluations.of(settings["evaluation"])) as display,
+        ):
             display.load_evaluations(evaluations or {})
             training(make_sinks(run, display, run.sinks))
     except Interrupted as interrupt:
@@ -158,9 +162,13 @@ def evaluate(options: argparse.Namespace) -> int:
         env_steps, settings, name = run.latest_checkpoint().env_steps, run.settings, run.name
         if options.final and env_steps < run.env_steps:
             raise UserError(f"{run.folder} is not finished: it has {env_steps:,} of {run.env_steps:,} env steps")
-        from mcurl.evaluate import evaluate_run
+        from mcurl.run.display import Status
 
-        recording = evaluate_run(run, None if options.final else options.episodes or 100, options.seed)
+        with Status("evaluating") as status:
+            from mcurl.evaluate import evaluate_run  # takes seconds
+
+            episodes = None if options.final else options.episodes or 100
+            recording = evaluate_run(run, episodes, options.seed, status.update)
         _save_episodes(options, run, recording)
     returns = recording.returns
     print(f"{name} on {settings['task']}, seed {settings['seed']}, after {env_steps:,} env steps")
@@ -302,24 +310,26 @@ def table(options: argparse.Namespace) -> int:
 def bench(options: argparse.Namespace) -> int:
     """Time the parts of a run."""
     from mcurl.bench.command import PARTS, run
+    from mcurl.run.display import Status
 
     parts = options.what or ["update"]
     for part in parts:
         if part not in PARTS:
             raise UserError(f"bench: unknown part {part!r}: {suggest(part, PARTS)}")
-    run(
-        parts,
-        suites=options.suite or ["dmc", "atari"],
-        methods=options.method or ["mcurl", "curl"],
-        overrides=options.overrides,
-        without=options.without,
-        threads=options.threads or 0,
-        precision=options.precision,
-        repeats=options.repeats,
-        plain=options.plain,
-        target=options.json,
-        plot_dir=options.plot_dir,
-    )
+    with Status("timing"):
+        run(
+            parts,
+            suites=options.suite or ["dmc", "atari"],
+            methods=options.method or ["mcurl", "curl"],
+            overrides=options.overrides,
+            without=options.without,
+            threads=options.threads or 0,
+            precision=options.precision,
+            repeats=options.repeats,
+            plain=options.plain,
+            target=options.json,
+            plot_dir=options.plot_dir,
+        )
     return 0
 
 
@@ -351,6 +361,7 @@ def suite_show(options: argparse.Namespace) -> int:
     """Print the runs of a suite, the time that they take, and which of them exist."""
     from rich.console import Console
 
+    from mcurl.run.display import Status
     from mcurl.suites import hours
     from mcurl.suites.show import Overview
 
@@ -359,8 +370,8 @@ def suite_show(options: argparse.Namespace) -> int:
     overview = Overview.read(suite, runs, options.out, jobs)
     if options.measure:
         for run in overview.unknown.values():
-            print(f"timing {run.task} {run.arm.name} ...", file=sys.stderr, flush=True)
-            hours.measure(run, jobs)
+            with Status(f"timing {run.task} {run.arm.name}"):
+                hours.measure(run, jobs)
         overview = Overview.read(suite, runs, options.out, jobs)
     overview.print(_wide(Console(highlight=False)))
     return 0

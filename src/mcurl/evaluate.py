@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -30,13 +31,19 @@ MakeEnv = Callable[[int], "gymnasium.Env[Any, Any]"]
 """Seed -> a new environment."""
 
 
-def evaluate_run(run: Run, episodes: int | None, seed: int | None = None) -> Recording:
+def evaluate_run(
+    run: Run,
+    episodes: int | None,
+    seed: int | None = None,
+    callback: Callable[[int, int], None] | None = None,
+) -> Recording:
     """Evaluate the policy of a run's latest checkpoint. The run folder is not changed.
 
     Args:
         run: a run folder.
         episodes: number of episodes, at least 1; None: as many as in the run's final evaluation.
         seed: seed of the episodes; None: the run's seed.
+        callback: called after every step with the numbers of finished and of all episodes.
 
     Returns:
         The episodes. With the run's number of episodes and seed, and after the last step, those of its final
@@ -55,7 +62,12 @@ def evaluate_run(run: Run, episodes: int | None, seed: int | None = None) -> Rec
     agent.load_state_dict(state["agent"])
     clock = Clock(state["clock"]["agent_steps"], state["clock"]["updates"], action_repeat, settings.env_steps)
     episodes = episodes or settings.evaluation.final_episodes or settings.evaluation.episodes
-    return record_policy(settings, agent, clock, episodes, settings.seed if seed is None else seed)
+    watch = None if callback is None else partial(_watch, callback, episodes)
+    return record_policy(settings, agent, clock, episodes, settings.seed if seed is None else seed, watch)
+
+
+def _watch(callback: Callable[[int, int], None], episodes: int, finished: int) -> None:
+    callback(finished, episodes)
 
 
 def is_score(task: str, env_steps: int, action_repeat: int, budget: int) -> bool:
@@ -77,7 +89,7 @@ def record_policy(
     clock: Clock,
     episodes: int,
     seed: int,
-    callback: Callable[[], None] | None = None,
+    callback: Callable[[int], None] | None = None,
 ) -> Recording:
     """As :func:`evaluate_policy`, but return what is needed to play the episodes again. The returns are the same."""
     recorder = Recorder()
@@ -103,7 +115,7 @@ def evaluate_policy(
     clock: Clock,
     episodes: int,
     seed: int,
-    callback: Callable[[], None] | None = None,
+    callback: Callable[[int], None] | None = None,
     recorder: Recorder | None = None,
 ) -> npt.NDArray[np.float64]:
     """Evaluate an agent, without exploration, in new environments. The random state of training is not changed.
@@ -114,7 +126,7 @@ def evaluate_policy(
         clock: counters of the run.
         episodes: number of episodes, at least 1.
         seed: seed of the episodes.
-        callback: called after every step; it may raise an exception to stop.
+        callback: called after every step with the number of finished episodes; it may raise an exception to stop.
         recorder: collects the actions.
 
     Returns:
@@ -152,7 +164,7 @@ def evaluate(
     parallel: int = 10,
     epsilon: float = 0.0,
     max_episode_steps: int = MAX_EPISODE_STEPS,
-    callback: Callable[[], None] | None = None,
+    callback: Callable[[int], None] | None = None,
     recorder: Recorder | None = None,
 ) -> npt.NDArray[np.float64]:
     """Play episodes with a policy. Each episode has its own seed, so it does not depend on ``parallel``.
@@ -170,7 +182,7 @@ def evaluate(
         epsilon: probability of a random action instead of the policy's, in [0, 1].
         max_episode_steps: agent steps after which an episode is truncated, for environments without a time limit. Its
             return counts.
-        callback: called after every step; it may raise an exception to stop.
+        callback: called after every step with the number of finished episodes; it may raise an exception to stop.
         recorder: collects the actions.
 
     Returns:
@@ -197,7 +209,7 @@ def evaluate(
                     slot.begin(slot.episode + len(slots), episodes)
                 observations[row] = slot.observation
             if callback is not None:
-                callback()
+                callback(finished)
     finally:
         for slot in slots:
             slot.close()

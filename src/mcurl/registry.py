@@ -57,10 +57,14 @@ class Registry(Generic[T]):
         """
         if ":" in name:
             return self._user_class(name)
-        if name not in self.classes:
+        self.check(name)
+        return self._load(self.classes[name])
+
+    def check(self, name: str) -> None:
+        """Raise UserError if a name is neither registered nor ``module:Class``. Nothing is imported."""
+        if ":" not in name and name not in self.classes:
             hint = f"a user-defined {self.kind} is named MODULE:CLASS"
             raise UserError(f"unknown {self.kind} {name!r}: {suggest(name, self.classes)}; {hint}")
-        return self._load(self.classes[name])
 
     def names_of(self, cls: type[T]) -> list[str]:
         """Registered names of a class and of its base classes, the most general first."""

@@ -273,12 +273,18 @@ class Trainer:
             Interrupted: the user stopped the run during the evaluation; nothing is logged.
         """
         settings, now = self.settings, self.clock
+
+        def watch(finished: int) -> None:
+            self._stop.check()
+            self.logger.evaluating(now.env_steps, finished, episodes)
+
+        watch(0)
         if is_score(settings.task, now.env_steps, self.action_repeat, self.run.env_steps):
-            recording = record_policy(settings, self.agent, now, episodes, settings.seed, self._stop.check)
+            recording = record_policy(settings, self.agent, now, episodes, settings.seed, watch)
             returns = np.array(recording.returns)
             self._save_recording(recording)
         else:
-            returns = evaluate_policy(settings, self.agent, now, episodes, settings.seed, self._stop.check)
+            returns = evaluate_policy(settings, self.agent, now, episodes, settings.seed, watch)
         self._evaluated_at = now.env_steps
         self.logger.evaluation(now.env_steps, returns.tolist())
         return returns

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import math
 import sys
+import threading
 
 import pytest
 from rich.console import Console
 
-from mcurl.run.display import Display, Speed, _number, format_duration, sparkline
+from mcurl.run.display import Display, Status, _number, format_duration, sparkline
+from mcurl.run.eta import Speed
 
 
 class Clock:
@@ -27,14 +29,20 @@ def clock() -> Clock:
 def plain(clock: Clock, total: int = 1000) -> tuple[Display, io.StringIO]:
     out = io.StringIO()
     return Display(
-        total, "mcurl · toy/reach · seed 1", "runs/x", console=Console(file=out, width=80), every=30, clock=clock
+        total,
+        "mcurl · toy/reach · seed 1",
+        "runs/x",
+        console=Console(file=out, width=80),
+        every=30,
+        tick=0,
+        clock=clock,
     ), out
 
 
 def live(clock: Clock, width: int = 100, total: int = 1000) -> tuple[Display, io.StringIO]:
     out = io.StringIO()
     console = Console(file=out, width=width, height=40, force_terminal=True, color_system=None)
-    return Display(total, "mcurl · toy/[reach] · seed 1", "runs/x", console=console, clock=clock), out
+    return Display(total, "mcurl · toy/[reach] · seed 1", "runs/x", console=console, tick=0, clock=clock), out
 
 
 def train(display: Display, clock: Clock) -> None:
@@ -192,7 +200,7 @@ def test_nobody_reads_and_returns_that_are_no_numbers(
     monkeypatch.setattr(sys, "stdout", gone)
     monkeypatch.setattr(gone, "isatty", lambda: terminal)
     monkeypatch.setenv("TERM", "xterm")
-    display = Display(1000, "title", clock=clock)
+    display = Display(1000, "title", tick=0, clock=clock)
     assert (display._live is not None) == terminal
     with display:
         display.message("begun")
@@ -202,3 +210,83 @@ def test_nobody_reads_and_returns_that_are_no_numbers(
     assert gone.refused
     assert all(math.isnan(spread) for _, _, spread in display.evaluations[-2:])
     assert display.env_steps == 500
+
+
+def test_an_evaluation_is_visible(clock: Clock) -> None:
+    """On a panel at once, in lines every half minute; the clock ticks while nothing else happens."""
+    for make in (plain, live):
+        display, out = make(clock)
+        with display:
+            display.evaluating(0, 0, 10)
+            clock.now += 31
+            display.tick()
+            display.evaluating(0, 3, 10)
+            clock.now += 31
+            display.tick()
+            clock.now += 29
+            display.tick()
+            said = out.getvalue()
+            assert "evaluating, 3 of 10" in said
+            if make is plain:
+                assert [line for line in said.splitlines() if line.startswith("env steps")] == [
+                    "env steps   0/1,000 (0%) · evaluating, 0 of 10 · time left unknown",
+                    "env steps   0/1,000 (0%) · evaluating, 3 of 10 · time left unknown",
+                ]
+            else:
+                assert "0:31 elapsed" in said
+                assert "1:31 elapsed" in said
+            display.evaluation(0, [1.0])
+            assert display.activity == ""
+
+
+def test_the_clock_ticks_in_a_thread() -> None:
+    out = io.StringIO()
+    ticked = threading.Event()
+
+    class Watched(Display):
+        def tick(self) -> None:
+            super().tick()
+            ticked.set()
+
+    console = Console(file=out, width=100, height=40, force_terminal=True, color_system=None)
+    with Watched(1000, "title", console=console, tick=0.01) as display:
+        display.message("begun")
+        assert ticked.wait(10)
+    threads = threading.active_count()
+    ticked.clear()
+    assert not ticked.wait(0.05)
+    assert threading.active_count() == threads
+
+
+def test_without_a_terminal_the_clock_leaves_the_first_line_to_the_run(clock: Clock) -> None:
+    display, out = plain(clock)
+    with display:
+        clock.now += 29
+        display.tick()
+        assert out.getvalue() == ""
+        clock.now += 2
+        display.tick()
+        assert out.getvalue().splitlines()[1] == "env steps   0/1,000 (0%) · time left unknown"
+
+
+def test_what_other_commands_do_is_said_now_and_then(clock: Clock) -> None:
+    out = io.StringIO()
+    with Status("evaluating", console=Console(file=out), tick=0, clock=clock) as status:
+        for finished in range(101):
+            status.update(finished, 100)
+            clock.now += 1
+    assert out.getvalue().splitlines() == [
+        "evaluating, 30 of 100 · 0:30 elapsed · 1:10 left",
+        "evaluating, 60 of 100 · 1:00 elapsed · 0:40 left",
+        "evaluating, 90 of 100 · 1:30 elapsed · 0:10 left",
+    ]
+
+
+def test_on_a_terminal_it_is_one_line_that_disappears(clock: Clock) -> None:
+    out = io.StringIO()
+    with Status("timing", console=Console(file=out, force_terminal=True), tick=0, clock=clock) as status:
+        clock.now += 5
+        status.tick()
+    assert "timing · 0:00 elapsed" in out.getvalue()
+    assert "timing · 0:05 elapsed" in out.getvalue()
+    assert out.getvalue().endswith("\x1b[2K")

@@ -45,6 +45,9 @@ _BUDGET = Meta(low=1)
 _ARGUMENTS = {"task": "TASK", "method": "--method", "agent": "--agent", "seed": "--seed", "env.task": "TASK"}
 """Names that look like settings, but are arguments of the command -> the argument."""
 
+_OTHER_NAMES = {"lr": "learning_rate", "gamma": "discount", "tau": "critic_tau", "bs": "batch_size"}
+"""Common names of settings -> their names here."""
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -235,22 +238,28 @@ def resolve(
     Raises:
         UserError: a name or a setting is unknown, invalid, or without effect; the message suggests the nearest choice.
     """
+    from mcurl.agents.registry import AGENTS
+
     suite, name = envs.parse_task(task)
     find_method(method)  # checked first, because the default agent may need an environment
     experiments = read_experiments(suite)
     agent = agent or _default_agent(experiments, suite, name)
+    # What needs no PyTorch is checked before the classes of the run are imported, which takes seconds.
+    AGENTS.check(agent)
+    explicit = dict([*_preset(preset, experiments).items(), *map(_override, overrides)])
+    if env_steps is not None:
+        _BUDGET.check("env_steps", read_value("env_steps", int, env_steps))
+    if seed < 0:
+        raise UserError(f"the seed must be an integer from 0, not {seed}")
     parts = Parts.of(suite, method, agent)
     _check_method(parts, method, f"{suite}/{name}")
     known = known_settings(parts)
     values: dict[str, Any] = {}
     for layer in _layers(experiments, parts, method, name):
         values |= {key: value for key, value in layer.items() if key in known}
-    explicit = dict([*_preset(preset, experiments).items(), *map(_override, overrides)])
     for key in explicit:
         _require_in_use(key, parts, f"--method {method} on {suite}/{name}")
     values |= explicit
-    if seed < 0:
-        raise UserError(f"the seed must be an integer from 0, not {seed}")
     suite_budget = values.pop("env_steps", ENV_STEPS)
     budget = read_value("env_steps", int, suite_budget if env_steps is None else env_steps)
     _BUDGET.check("env_steps", budget)
@@ -291,9 +300,20 @@ def find_method(name: str) -> Method:
     if ":" in name:
         return Method(OBJECTIVES.get(name).label, name, {}, (), "")
     if name not in methods():
+        _refuse_agent(name)
         hint = "a user-defined objective is named MODULE:CLASS"
         raise UserError(f"unknown method {name!r}: {suggest(name, methods())}; {hint}")
     return methods()[name]
+
+
+def _refuse_agent(name: str) -> None:
+    """Raise UserError if a method's name is that of an agent."""
+    from mcurl.agents.registry import AGENTS
+
+    if name.lower() in AGENTS:
+        agent = name.lower()
+        choice = f"did you mean --method rl-only (the RL loss alone), or --agent {agent}?"
+        raise UserError(f"{name} is an agent, not a method: {choice}")
 
 
 def _default_agent(experiments: Mapping[str, Any], suite: str, task: str) -> str:
@@ -358,7 +378,9 @@ def _require_in_use(key: str, parts: Parts, run: str) -> None:
         sections = f"the run's sections are {', '.join(parts.sections)}"
         raise UserError(f"{key} has no effect here: {why}; {sections}")
     choices = [name for name, setting in known.items() if _unused_reason(setting, parts) is None]
-    raise UserError(f"there is no setting {key}: {suggest(key, choices)}")
+    meant = f"{section if name else parts.agent.section}.{_OTHER_NAMES.get(name or section)}"
+    advice = f"did you mean {meant}?" if meant in choices else suggest(key, choices)
+    raise UserError(f"there is no setting {key}: {advice}")
 
 
 def _unused_reason(setting: Setting, parts: Parts) -> str | None:

@@ -6,12 +6,14 @@ libraries of a suite are imported on first use.
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import gymnasium
 
+from mcurl.envs.quiet import silence_libraries
 from mcurl.errors import UserError, suggest
 
 SUITES = {"dmc": "mcurl.envs.dmc", "atari": "mcurl.envs.atari", "toy": "mcurl.envs.toy", "gym": "mcurl.envs.gym"}
@@ -21,6 +23,14 @@ A module defines ``<Suite>Settings``, ``tasks()``, ``resolve(name)`` and ``make(
 ``action_space(name)`` if the suite's TOML file does not name the agent, and may define
 ``make_without_pixels(settings, seed)``, for playing recorded actions again.
 """
+
+_OTHER_SPELLINGS = {
+    "atari": r"(?:ALE/)?(\w+?)(?:-ram)?(?:NoFrameskip|Deterministic)?-v[045]",
+    "dmc": r"dm_control/([\w-]+?)(?:-v\d)?",
+}
+"""Suite -> pattern of the names that its tasks have in Gymnasium."""
+_SURE = r"ALE/|dm_control/|\w+NoFrameskip-"
+"""Beginnings of the names that can belong to no other suite."""
 
 
 class CannotSave(Exception):  # noqa: N818 - a state of the environment, not an error of the user
@@ -37,10 +47,33 @@ def parse_task(name: str) -> tuple[str, str]:
     ('dmc', 'cartpole-swingup')
     """
     suite, slash, task = name.partition("/")
+    if suite.lower() not in SUITES:
+        _refuse_other_spelling(name)
     if not slash:
         raise UserError(f"a task is written suite/name, not {name!r}: {_with_suite(name)}")
-    canonical: str = suite_module(suite).resolve(task)
+    try:
+        canonical: str = suite_module(suite).resolve(task)
+    except UserError:
+        if suite.lower() == "gym":  # a game may be registered there, by a module of the user
+            _refuse_other_spelling(task)
+        raise
     return suite.lower(), canonical
+
+
+def _refuse_other_spelling(name: str) -> None:
+    """Raise UserError for the names of Atari games and DMControl tasks in Gymnasium.
+
+    Such as ``ALE/Pong-v5``, ``PongNoFrameskip-v4`` and ``dm_control/cartpole-swingup-v0``.
+    """
+    for suite, pattern in _OTHER_SPELLINGS.items():
+        if match := re.fullmatch(pattern, name, re.IGNORECASE):
+            try:
+                task = suite_module(suite).resolve(match[1])
+            except UserError:
+                if re.match(_SURE, name, re.IGNORECASE):
+                    raise
+                continue
+            raise UserError(f"{name} is a name of Gymnasium's: did you mean {suite}/{task}?")
 
 
 def _with_suite(task: str) -> str:
@@ -56,6 +89,7 @@ def suite_module(suite: str) -> ModuleType:
     """The module of a suite. Raises UserError for an unknown suite."""
     if suite.lower() not in SUITES:
         raise UserError(f"unknown suite {suite!r}: {suggest(suite, SUITES)}")
+    silence_libraries()
     return import_module(SUITES[suite.lower()])
 
 
@@ -84,6 +118,7 @@ def make_env(settings: Any, seed: int, *, pixels: bool = True) -> gymnasium.Env[
     module = type(settings).__module__
     if module not in SUITES.values():
         raise TypeError(f"{type(settings).__name__} is not the settings class of a suite")
+    silence_libraries()
     suite = import_module(module)
     make = suite.make if pixels else getattr(suite, "make_without_pixels", suite.make)
     env: gymnasium.Env[Any, Any] = make(settings, seed)

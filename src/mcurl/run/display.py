@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -21,43 +22,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mcurl.run.eta import Evaluations, Speed, TimeLeft
+
 RECENT_EPISODES = 10
 """Number of latest training episodes whose mean return is shown."""
 MAX_METRICS = 12
 """Largest number of metrics on the panel or in a line."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
-
-
-class Speed:
-    """The rate of a counter over a sliding window.
-
-    Args:
-        window: length of the window in seconds.
-        clock: returns the time in seconds.
-    """
-
-    def __init__(self, window: float, clock: Callable[[], float]) -> None:
-        self.window, self.clock = window, clock
-        self.points: deque[tuple[float, float]] = deque()
-        self.newest = (0.0, 0.0)
-
-    def update(self, count: float) -> None:
-        """Record the current value of the counter."""
-        now = self.clock()
-        self.newest = now, count
-        # About a hundred points are stored, however often it is called.
-        if not self.points or now >= self.points[-1][0] + self.window / 100:
-            self.points.append(self.newest)
-        while len(self.points) > 1 and self.points[1][0] <= now - self.window:
-            self.points.popleft()
-
-    @property
-    def rate(self) -> float | None:
-        """Counts per second; None if the counter has not increased."""
-        if not self.points:
-            return None
-        (first, low), (last, high) = self.points[0], self.newest
-        return (high - low) / (last - first) if last > first and high > low else None
 
 
 class IgnoreBrokenPipe:
@@ -79,10 +50,107 @@ class IgnoreBrokenPipe:
         return getattr(self._file, name)
 
 
+class Ticker:
+    """Calls a function every second in a thread, so that a clock ticks while the main thread is busy.
+
+    Args:
+        tick: is called; it must be short.
+        seconds: time between two calls; 0: no thread.
+    """
+
+    def __init__(self, tick: Callable[[], None], seconds: float = 1.0) -> None:
+        self.tick, self.seconds = tick, seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        if self.seconds > 0:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop; after it, the function is not called any more."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.seconds):
+            self.tick()
+
+
+class Status:
+    """Says on standard error what a command does, with a clock. Use it as a context manager.
+
+    On a terminal it is a line that disappears at the end; else a new line appears now and then.
+
+    Args:
+        text: what the command does, such as ``"evaluating"``.
+        console: output; None: standard error.
+        every: seconds between two lines, if the console is not a terminal.
+        tick: seconds between two ticks of the clock; 0: it ticks only at :meth:`update`.
+        clock: returns the time in seconds; tests replace it.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        console: Console | None = None,
+        every: float = 30.0,
+        tick: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.text, self.every, self.clock = text, every, clock
+        self.console = console or Console(file=cast(TextIO, IgnoreBrokenPipe(sys.stderr)), highlight=False)
+        self.finished = self.total = 0
+        self._start_time = self._last = clock()
+        live = self.console.is_terminal and not self.console.is_dumb_terminal
+        self._live = (
+            Live(console=self.console, auto_refresh=False, transient=True, get_renderable=self.line) if live else None
+        )
+        self._ticker = Ticker(self.tick, tick)
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start(refresh=True)
+        self._ticker.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ticker.stop()
+        if self._live:
+            self._live.stop()
+
+    def update(self, finished: int, total: int) -> None:
+        """Set how many parts are finished, and of how many."""
+        self.finished, self.total = finished, total
+        if not self._ticker.seconds:
+            self.tick()
+
+    def tick(self) -> None:
+        """Show the present time, or print a line if there was none for ``every`` seconds."""
+        if self._live:
+            self._live.refresh()
+        elif self.clock() - self._last >= self.every:
+            self._last = self.clock()
+            self.console.file.write(f"{self.line()}\n")
+            self.console.file.flush()
+
+    def line(self) -> Text:
+        """What is done, the time so far and, once enough parts are finished, the time left."""
+        elapsed = self.clock() - self._start_time
+        parts = [f"{self.text}, {self.finished} of {self.total}" if self.total else self.text]
+        parts.append(f"{format_duration(elapsed)} elapsed")
+        # Parts that are done side by side end together, so the first few say little.
+        if self.finished and self.finished >= min(20, self.total / 2):
+            parts.append(f"{format_duration(elapsed / self.finished * (self.total - self.finished))} left")
+        return Text(" · ".join(parts))
+
+
 class Display:
     """The progress display of a run. Use it as a context manager.
 
-    All methods are cheap enough to be called at every step.
+    All methods are cheap enough to be called at every step. A thread keeps the clock ticking while none is called.
 
     Args:
         total_env_steps: budget in simulator steps.
@@ -90,6 +158,8 @@ class Display:
         subtitle: subtitle of the panel, such as the run folder.
         console: output; None: standard output.
         every: seconds between two progress lines, if the console is not a terminal.
+        evaluations: the schedule of evaluations, for the time left.
+        tick: seconds between two ticks of the clock; 0: it ticks only when a method is called.
         clock: returns the time in seconds; tests replace it.
     """
 
@@ -101,6 +171,8 @@ class Display:
         *,
         console: Console | None = None,
         every: float = 30.0,
+        evaluations: Evaluations | None = None,
+        tick: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.title, self.subtitle = total_env_steps, title, subtitle
@@ -113,21 +185,33 @@ class Display:
         self.evaluations: list[tuple[int, float, float]] = []
         self.activity = ""
         self._start_time, self._started = clock(), False
-        self._speed, self._long_speed, self._updates = Speed(20, clock), Speed(300, clock), Speed(20, clock)
+        self._speed, self._updates = Speed(20, clock), Speed(20, clock)
+        self._left = TimeLeft(total_env_steps, evaluations, clock)
+        self._lock = threading.RLock()
+        self._ticker = Ticker(self.tick, tick)
         live = self.console.is_terminal and not self.console.is_dumb_terminal
-        # The training loop refreshes the panel, because a refresh thread would compete with it for the interpreter.
+        # Not Rich's own thread, which would read what the training loop writes meanwhile.
         self._live = Live(console=self.console, auto_refresh=False, get_renderable=self.panel) if live else None
         self._last_refresh = -math.inf if live else clock()
 
     def __enter__(self) -> Self:
+        self._ticker.start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._ticker.stop()
         self.activity = ""
         if self._live:
             self._live.stop()
         elif self.env_steps:
             self._line(self._progress_line())
+
+    def tick(self) -> None:
+        """Refresh the panel with the present time, or print a line if there was none for ``every`` seconds."""
+        with self._lock:
+            if self._live and not self._started:
+                return
+            self._refresh(idle=True)
 
     def update(self, env_steps: int, metrics: Mapping[str, float] | None = None, updates: int | None = None) -> None:
         """Update the counters and metrics.
@@ -137,30 +221,41 @@ class Display:
             metrics: name -> value of new metrics. Each is shown until its next value.
             updates: updates so far; None: unchanged.
         """
-        self.env_steps = env_steps
-        self.metrics.update(metrics or {})
-        for speed in (self._speed, self._long_speed):
-            speed.update(env_steps)
-        if updates is not None:
-            self._updates.update(updates)
-        self._refresh()
+        with self._lock:
+            self.env_steps = env_steps
+            self.metrics.update(metrics or {})
+            self._speed.update(env_steps)
+            if updates is not None:
+                self._updates.update(updates)
+                self._left.progress(env_steps, updates)
+            self._refresh()
 
     def episode(self, value: float) -> None:
         """Add the return of a training episode."""
-        self.returns.append(value)
-        self.episodes += 1
-        self._refresh()
+        with self._lock:
+            self.returns.append(value)
+            self.episodes += 1
+            self._refresh()
 
     def evaluation(self, env_steps: int, returns: Iterable[float]) -> None:
         """Add the returns of an evaluation, one for each episode."""
-        self._start()
         values = [float(value) for value in returns]
-        self.evaluations.append((env_steps, fmean(values), _spread(values)))
-        self.activity = ""
-        if not self._live:
-            parts = [self._evaluation_text().plain, f"{len(values)} episodes", self._best_text().plain]
-            self._line(f"{'evaluation':<12}{' · '.join(parts)}")
-        self._refresh(now=True)
+        with self._lock:
+            self._start()
+            self.evaluations.append((env_steps, fmean(values), _spread(values)))
+            self.activity = ""
+            self._left.evaluated(env_steps)
+            if not self._live:
+                parts = [self._evaluation_text().plain, f"{len(values)} episodes", self._best_text().plain]
+                self._line(f"{'evaluation':<12}{' · '.join(parts)}")
+            self._refresh(now=True)
+
+    def evaluating(self, env_steps: int, finished: int, episodes: int) -> None:
+        """Show how many episodes of an evaluation are finished, until :meth:`evaluation`."""
+        with self._lock:
+            self.env_steps = env_steps
+            self._left.evaluating(finished, episodes)
+            self.status(f"evaluating, {finished} of {episodes}")
 
     def load_evaluations(self, evaluations: Mapping[int, Iterable[float]]) -> None:
         """Add the evaluations before a resume, without printing a line for each.
@@ -174,17 +269,18 @@ class Display:
 
     def status(self, activity: str) -> None:
         """Show an activity, such as ``"evaluating, 3 of 10"``, on the panel; an empty string removes it."""
-        if activity != self.activity:
-            self.activity = activity
-            self._refresh(now=True)
+        with self._lock:
+            changed, self.activity = activity != self.activity, activity
+            self._refresh(now=changed)
 
     def message(self, text: str) -> None:
         """Print a line, above the panel on a terminal."""
-        self._start()
-        if self._live:
-            self.console.print(Text(text))
-        else:
-            self._line(text)
+        with self._lock:
+            self._start()
+            if self._live:
+                self.console.print(Text(text))
+            else:
+                self._line(text)
 
     def panel(self) -> RenderableType:
         """Build the panel."""
@@ -214,15 +310,23 @@ class Display:
         else:
             self._line(" · ".join(part for part in (self.title, f"{self.total:,} env steps", self.subtitle) if part))
 
-    def _refresh(self, now: bool = False) -> None:
-        self._start()
-        if self._live:
-            if now or self.clock() - self._last_refresh >= 0.25:
+    def _refresh(self, now: bool = False, idle: bool = False) -> None:
+        """Show the present state if it is time to, or ``now`` on a panel.
+
+        ``idle``: called by the clock. It leaves the first output to the run, unless that takes longer than ``every``.
+        """
+        if not self._live:
+            if self.clock() - self._last_refresh >= self.every:
+                self._start()
                 self._last_refresh = self.clock()
-                self._live.refresh()
-        elif self.env_steps and self.clock() - self._last_refresh >= self.every:
+                self._line(self._progress_line())
+            elif not idle:
+                self._start()
+            return
+        self._start()
+        if now or self.clock() - self._last_refresh >= 0.25:
             self._last_refresh = self.clock()
-            self._line(self._progress_line())
+            self._live.refresh()
 
     def _line(self, text: str) -> None:
         self.console.file.write(text + "\n")
@@ -230,7 +334,8 @@ class Display:
 
     def _progress_line(self) -> str:
         share = f"{self.env_steps:,}/{self.total:,} ({self.env_steps / self.total:.0%})"
-        parts = [f"return {fmean(self.returns):.1f}"] if self.returns else []
+        parts = [self.activity] if self.activity else []
+        parts += [f"return {fmean(self.returns):.1f}"] if self.returns else []
         parts += [f"{name} {_number(value)}" for name, value in list(self.metrics.items())[:MAX_METRICS]]
         return f"{'env steps':<12}{share} · " + " · ".join([*parts, *self._rates(), self._time_left()])
 
@@ -307,10 +412,12 @@ class Display:
         return [f"{rate:,.{1 if rate < 100 else 0}f} {name}" for name, rate in named if rate is not None]
 
     def _time_left(self) -> str:
-        if self.env_steps >= self.total:
+        if self.env_steps >= self.total and not self.activity:
             return "done"
-        rate = self._long_speed.rate
-        return "time left unknown" if rate is None else f"{format_duration((self.total - self.env_steps) / rate)} left"
+        seconds = self._left.seconds
+        if seconds is None:
+            return "time left unknown"
+        return f"{format_duration(seconds)}{'' if self._left.complete else ' + evaluations'} left"
 
 
 def sparkline(values: Iterable[float]) -> str:

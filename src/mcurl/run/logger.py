@@ -51,6 +51,9 @@ class Sink:
     def evaluation(self, env_steps: int, returns: Sequence[float]) -> None:
         """Receive the undiscounted returns of an evaluation, one for each episode."""
 
+    def evaluating(self, env_steps: int, finished: int, episodes: int) -> None:
+        """Receive during an evaluation, after each step, how many of its episodes are finished. It must be fast."""
+
     def speed(self, env_steps: int, values: Mapping[str, float]) -> None:
         """Receive wall-clock times at each checkpoint, see :class:`SpeedMeter`."""
 
@@ -114,6 +117,9 @@ class DisplaySink(Sink):
 
     def evaluation(self, env_steps: int, returns: Sequence[float]) -> None:
         self.display.evaluation(env_steps, returns)
+
+    def evaluating(self, env_steps: int, finished: int, episodes: int) -> None:
+        self.display.evaluating(env_steps, finished, episodes)
 
     def progress(self, env_steps: int, updates: int) -> None:
         self.display.update(env_steps, updates=updates)
@@ -294,6 +300,10 @@ class Logger:
         values = [float(value) for value in returns]
         for sink in self.sinks:
             sink.evaluation(env_steps, values)
+
+    def evaluating(self, env_steps: int, finished: int, episodes: int) -> None:
+        for sink in self.sinks:
+            sink.evaluating(env_steps, finished, episodes)
 
     def speed(self, env_steps: int, values: Mapping[str, float]) -> None:
         for sink in self.sinks:

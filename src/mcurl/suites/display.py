@@ -56,7 +56,7 @@ class PoolDisplay:
         jobs: int,
         *,
         console: Console | None = None,
-        every: float = 60.0,
+        every: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.title, self.folder, self.jobs, self.every, self.clock = title, folder, jobs, every, clock

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from mcurl.run.display import Speed
+from mcurl.run.eta import Speed
 from mcurl.runtime.parallel import ProcessPool
 from mcurl.suites.status import State, Status, read_status
 from mcurl.suites.suite import SuiteRun
