@@ -1,30 +1,38 @@
 # Two commands: `make train` sets everything up and trains M-CURL on cartpole-swingup; `make test` sets everything up and passes the tests.
+# `make train TORCH_INDEX=https://download.pytorch.org/whl/cpu` installs the small PyTorch, without CUDA.
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 TASK ?= dmc/cartpole-swingup
 METHOD ?= mcurl
+TORCH_INDEX ?=
 BIN := $(VENV)/bin
+USERS := $(VENV)/.installed-all
+DEVELOPERS := $(VENV)/.installed-dev
+PIP = $(BIN)/python -m pip install --constraint $(CONSTRAINTS)
 
-.PHONY: train test test-slow test-lowest lint system clean
+.PHONY: train about test test-slow test-lowest lint system clean
 
-train: $(VENV)/.installed
+train: about $(USERS)
 	$(BIN)/mcurl train $(TASK) --method $(METHOD)
 
-test: $(VENV)/.installed
+test: $(DEVELOPERS)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-test-slow: $(VENV)/.installed
+test-slow: $(DEVELOPERS)
 	$(BIN)/python -m pytest -m slow
+
+about:
+	@if [ "$(TASK) $(METHOD)" = "dmc/cartpole-swingup mcurl" ]; then printf '%s\n' "$$RUN"; fi
 
 # With the oldest versions that pyproject.toml admits.
 test-lowest:
-	$(MAKE) VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt .venv-lowest/.installed
+	$(MAKE) VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt .venv-lowest/.installed-dev
 	.venv-lowest/bin/python -m pytest
 
-lint: $(VENV)/.installed
+lint: $(DEVELOPERS)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
@@ -34,11 +42,33 @@ system:
 	|| { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq && apt-get install -y -qq libegl1 libgl1; } \
 	|| echo "no OpenGL found: sudo apt-get install libegl1 libgl1"
 
-$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | system
+# For users: `all`, the package with all its extras. For developers: `dev`, with the tools of `make test` in addition.
+$(USERS): pyproject.toml $(CONSTRAINTS) | system
+	@printf '%s\n' "$$SETUP"
+	@echo "== 1 of 3: the environment $(VENV)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
-	touch $@
+	@echo "== 2 of 3: PyTorch"
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@echo "== 3 of 3: mcurl and what else it needs"
+	$(PIP) --editable '.[all]'
+	@touch $@
+
+$(DEVELOPERS): $(USERS)
+	@echo "== the tools of make test"
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+# Said before it starts. Disk: of .venv with PyTorch for CPUs. Time and disk of the run: results/README.md, and 12,500
+# frames of 30 kB with three checkpoints of 120 MB.
+define SETUP
+Setting up $(VENV): 2.4 GB of disk with PyTorch for CPUs, several GB more with PyPI's, which brings CUDA on Linux.
+For the small one: make $(MAKECMDGOALS) TORCH_INDEX=https://download.pytorch.org/whl/cpu
+endef
+define RUN
+M-CURL on cartpole-swingup, 100k env steps: 53 minutes on two cores with AMX, several hours on a CPU without bfloat16.
+It takes 0.8 GB of disk in runs/. After some updates the time left is shown. Ctrl-C saves everything.
+endef
+export SETUP RUN
 
 clean:
 	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache
