@@ -1,5 +1,5 @@
 # Two commands: `make train` sets everything up and trains M-CURL on cartpole-swingup; `make test` sets everything up and passes the tests.
-# `make train TORCH_INDEX=https://download.pytorch.org/whl/cpu` installs the small PyTorch, without CUDA.
+# `make train TORCH_INDEX=URL` installs the small PyTorch, without CUDA: URL is the index for CPUs on pytorch.org/get-started/locally.
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
@@ -62,7 +62,7 @@ $(DEVELOPERS): $(USERS)
 # frames of 30 kB with three checkpoints of 120 MB.
 define SETUP
 Setting up $(VENV): 2.4 GB of disk with PyTorch for CPUs, several GB more with PyPI's, which brings CUDA on Linux.
-For the small one: make $(MAKECMDGOALS) TORCH_INDEX=https://download.pytorch.org/whl/cpu
+For the small one: make $(MAKECMDGOALS) TORCH_INDEX=URL, the --index-url for CPUs on pytorch.org/get-started/locally
 endef
 define RUN
 M-CURL on cartpole-swingup, 100k env steps: 53 minutes on two cores with AMX, several hours on a CPU without bfloat16.

@@ -85,7 +85,7 @@ def test_time_and_disk_are_said_first(new: str) -> None:
     assert "0.8 GB of disk" in text
     assert said("about", "TASK=toy/reach") == ""
     makefile = (ROOT / "Makefile").read_text()
-    assert "make $(MAKECMDGOALS) TORCH_INDEX=https://download.pytorch.org/whl/cpu" in makefile
+    assert "make $(MAKECMDGOALS) TORCH_INDEX=URL, the --index-url for CPUs on pytorch.org" in makefile
 
 
 def test_the_disk_that_is_said_is_what_a_run_takes() -> None:
