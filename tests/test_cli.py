@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mcurl import evaluate, native, train
+from mcurl import evaluate, native, training
 from mcurl.cli import main
 from mcurl.config import resolve as config
 from mcurl.errors import UserError
@@ -79,7 +79,7 @@ def finished(monkeypatch: pytest.MonkeyPatch) -> Path:
         run.checkpoint(settings.env_steps, {"agent": {}}, policy={})
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train", work)
+        patch.setattr(training, "train", work)
         assert main(["train", "toy/reach", "--env-steps", "100"]) == 0
     return Path("runs/toy-reach/mcurl-seed1")
 
@@ -174,7 +174,7 @@ def test_an_existing_run_is_left_alone(capsys: Capture, finished: Path) -> None:
 def test_a_changed_setting_or_a_name_makes_another_run(
     capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "train", lambda settings, run, sinks: run.log_evaluation(settings.env_steps, [1.0]))
+    monkeypatch.setattr(training, "train", lambda settings, run, sinks: run.log_evaluation(settings.env_steps, [1.0]))
     assert main(["train", "toy/reach", "--set", "mcurl.mask_rate=0.3"]) == 0
     assert main(["train", "toy/reach", "--name", "mine", "--set", "mcurl.mask_rate=0.3"]) == 0
     about = json.loads((finished.parent / "mcurl-mask_rate=0.3-seed1" / "run.json").read_text())
@@ -219,7 +219,7 @@ def test_resume_extends_and_knows_the_past(capsys: Capture, finished: Path, monk
         display = display_of(sinks)
         seen.append((run.folder, env_steps, display.total, display.evaluations))
 
-    monkeypatch.setattr(train, "resume", go_on)
+    monkeypatch.setattr(training, "resume", go_on)
     assert main(["resume", str(finished), "--env-steps", "1k"]) == 0
     assert seen == [(finished, 1000, 1000, [(100, 1.5, 0.5)])]
 
@@ -228,7 +228,7 @@ def test_a_stop_says_how_to_resume(capsys: Capture, finished: Path, monkeypatch:
     def stopped(*arguments: Any) -> None:
         raise Interrupted(signal.SIGINT)
 
-    monkeypatch.setattr(train, "resume", stopped)
+    monkeypatch.setattr(training, "resume", stopped)
     assert main(["resume", str(finished), "--env-steps", "1k"]) == 130
     assert f"stopped and saved at 100 env steps; resume with: mcurl resume {finished}\n" in capsys.readouterr().out
 
@@ -237,8 +237,8 @@ def test_a_second_stop_quits_at_once(capsys: Capture, finished: Path, monkeypatc
     def stopped(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "resume", stopped)
-    monkeypatch.setattr(train, "train", stopped)
+    monkeypatch.setattr(training, "resume", stopped)
+    monkeypatch.setattr(training, "train", stopped)
     assert main(["resume", str(finished), "--env-steps", "1k"]) == 130
     assert (
         f"stopped without saving; the latest checkpoint is at 100 env steps; resume with: mcurl resume {finished}"
@@ -253,7 +253,7 @@ def test_a_mistake_that_only_training_finds_leaves_no_folder(capsys: Capture, mo
     def refuse(*arguments: Any) -> None:
         raise UserError("100 GB of frames do not fit")
 
-    monkeypatch.setattr(train, "train", refuse)
+    monkeypatch.setattr(training, "train", refuse)
     assert "do not fit" in refused(capsys, "train", "toy/reach")
 
 
@@ -593,7 +593,7 @@ def test_what_goes_wrong_in_mid_run_says_what_is_saved(
     def full(run: Run, sinks: Any, env_steps: int | None) -> None:
         raise OSError(28, "No space left on device", str(finished))
 
-    monkeypatch.setattr(train, "resume", full)
+    monkeypatch.setattr(training, "resume", full)
     assert main(["resume", str(finished), "--env-steps", "1k"]) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert first == f"mcurl: the latest checkpoint is at 100 env steps; resume with: mcurl resume {finished}"

@@ -65,7 +65,7 @@ RULES: dict[str, set[str]] = {
         *("agents.base", "build", "config", "published", "recording", "run.checkpoint", "run.folder"),
         *("runtime.device", "runtime.seeding"),
     },
-    "train": {
+    "training": {
         *("agents.base", "batches", "build", "config", "envs", "evaluate", "recording", "replay"),
         *("run.folder", "run.logger"),
         *("runtime.cuda_graphs", "runtime.device", "runtime.seeding", "runtime.signals", "runtime.waiting"),
@@ -84,7 +84,7 @@ RULES: dict[str, set[str]] = {
     },
     "suites.ray": {"runtime.parallel", "runtime.signals", "runtime.threads", "suites.suite"},
     "commands": {
-        *("bench", "config", "config.fields", "config.tasks", "evaluate", "recording", "report", "train", "verify"),
+        *("bench", "config", "config.fields", "config.tasks", "evaluate", "recording", "report", "training", "verify"),
         *("run.display", "run.eta", "run.folder", "run.logger", "runtime.parallel", "runtime.program"),
         *("runtime.signals", "runtime.threads", "suites", "suites.ray", "suites.suite"),
     },
@@ -246,7 +246,7 @@ def test_rooms_that_need_no_torch_do_not_import_it() -> None:
     while grown := {module for module, targets in reached.items() if targets & uses} - uses:
         uses |= grown
     assert {module for module in uses if room_of(module, RULES) in NO_TORCH} == set()
-    assert {"train", "run.folder", "runtime.device"} <= uses
+    assert {"training", "run.folder", "runtime.device"} <= uses
 
 
 def make(folder: Path, **files: str) -> Path:

@@ -14,7 +14,7 @@ from mcurl.config import resolve as config
 from mcurl.evaluate import evaluate_run
 from mcurl.run.folder import Run
 from mcurl.run.logger import make_sinks
-from mcurl.train import train
+from mcurl.training import train
 
 
 def learn(out: Path, task: str, method: str, *overrides: str, seed: int = 1) -> Run:

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from mcurl import evaluate, train
+from mcurl import evaluate, training
 from mcurl.agents.base import Clock
 from mcurl.agents.rainbow import RANDOM_START, Rainbow
 from mcurl.agents.sac import SAC
@@ -19,7 +19,7 @@ from mcurl.errors import UserError
 from mcurl.run.display import Display
 from mcurl.run.folder import Run
 from mcurl.run.logger import Logger, make_sinks
-from mcurl.train import Trainer
+from mcurl.training import Trainer
 
 LENGTH, REWARDS, LIFE = 11, {3: 5.0, 7: -0.25}, 5
 """Steps of an episode, which a time limit ends; its rewards by step; the step at which a life is lost."""
@@ -79,14 +79,14 @@ class Watched:
         self, folder: Path, task: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch, every: int = 100
     ) -> None:
         continuous = task == "toy/reach"
-        for module in (train, evaluate):
+        for module in (training, evaluate):
             monkeypatch.setattr(module, "build_env", lambda settings, seed: Scripted(continuous=continuous))
         self.updates: list[tuple[int, int, float]] = []
         self.copies: list[int] = []
         self.explored: list[int] = []
         self.clocks: list[tuple[Clock, int]] = []
         agent_class: Any = SAC if continuous else Rainbow
-        real_sample, real_copy, real_act = train.sample_batch, Rainbow.copy_target, agent_class.act
+        real_sample, real_copy, real_act = training.sample_batch, Rainbow.copy_target, agent_class.act
 
         def sample_batch(replay: Any, *arguments: Any, beta: float) -> Any:
             self.updates.append((self.trainer.agent_steps, replay.written, beta))
@@ -103,7 +103,7 @@ class Watched:
             done: np.ndarray = real_act(agent, stacks, explore=explore, clock=clock)
             return done
 
-        monkeypatch.setattr(train, "sample_batch", sample_batch)
+        monkeypatch.setattr(training, "sample_batch", sample_batch)
         monkeypatch.setattr(Rainbow, "copy_target", copy_target)
         monkeypatch.setattr(agent_class, "act", act)
         settings = config.resolve(task, "rl-only", overrides=[f"env_steps={4 * STEPS}", *overrides])

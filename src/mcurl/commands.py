@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mcurl.config.resolve import TrainSettings
     from mcurl.recording import Recording
     from mcurl.report.scores import RunScores
-    from mcurl.run.folder import Checkpoint, Run
+    from mcurl.run.folder import Run
     from mcurl.run.logger import Sink
     from mcurl.suites.ray import RayProcesses
     from mcurl.suites.suite import Suite, SuiteRun
@@ -38,7 +38,7 @@ def train(options: argparse.Namespace) -> int:
         return _train_parallel(options)
     settings = _resolve(options, options.seed[0])
     from mcurl.run.folder import Run
-    from mcurl.train import train
+    from mcurl.training import train
 
     name = options.name or settings.name
     label = settings.label if name == settings.name else name
@@ -78,26 +78,15 @@ def resume(options: argparse.Namespace) -> int:
     check_sinks(options.log)
     env_steps = None if options.env_steps is None else read_value("--env-steps", int, options.env_steps)
     with Run.open(options.path, train=True) as run:
-        checkpoint = None if run.resumable and not run.checkpoints() else run.latest_checkpoint()
-        _check_budget(run, checkpoint, env_steps)
+        checkpoint = run.check_budget(env_steps)
         check_sinks(run.sinks)
         run.add_sinks(options.log)
-        from mcurl.train import resume
+        from mcurl.training import resume
 
         evaluations = run.evaluations(until=checkpoint.env_steps) if checkpoint else {}
         return _run_with_display(
             run, env_steps or run.env_steps, lambda sinks: resume(run, sinks, env_steps), evaluations
         )
-
-
-def _check_budget(run: Run, checkpoint: Checkpoint | None, env_steps: int | None) -> None:
-    """Raise UserError if nothing remains to train, or a new budget is too small."""
-    steps = checkpoint.env_steps if checkpoint else 0
-    if env_steps is not None and (env_steps <= steps or env_steps < run.env_steps):
-        current = f"a budget of {run.env_steps:,}" if env_steps > steps else f"{steps:,}"
-        raise UserError(f"{run.folder} has {current} env steps already: --env-steps must be above {env_steps:,}")
-    if env_steps is None and checkpoint and checkpoint.final and steps >= run.env_steps:
-        raise UserError(f"{run.folder} is complete with {steps:,} env steps: use a larger --env-steps to continue")
 
 
 def _run_with_display(

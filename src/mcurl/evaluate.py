@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 
 from mcurl.agents.base import Agent, Clock
-from mcurl.build import build_agent, build_env
+from mcurl.build import build_agent, build_env, observation_shape
 from mcurl.config.resolve import TrainSettings
 from mcurl.published import atari_random_and_human, human_normalised
 from mcurl.recording import Recorder, Recording, build, episode_seed
@@ -53,21 +53,49 @@ def evaluate_run(
         UserError: the run has no checkpoint, or the checkpoint or the settings cannot be read.
     """
     settings = TrainSettings.from_json(run.settings)
+    loaded = load_agent(run, settings)
+    episodes = episodes or settings.evaluation.final_episodes or settings.evaluation.episodes
+    watch = None if callback is None else partial(_watch, callback, episodes)
+    seed = settings.seed if seed is None else seed
+    return record_policy(settings, loaded.agent, loaded.clock, episodes, seed, watch)
+
+
+def _watch(callback: Callable[[int, int], None], episodes: int, finished: int) -> None:
+    callback(finished, episodes)
+
+
+class LoadedAgent(NamedTuple):
+    """An agent with the weights of a checkpoint."""
+
+    agent: Agent
+    clock: Clock
+    """The counters of the run at the checkpoint."""
+    observation_shape: tuple[int, ...]
+    """``(K*C, H, W)`` of stacked pixels or ``(D,)`` of states."""
+    action_space: gymnasium.Space[Any]
+    """Box in [-1, 1], or Discrete."""
+
+
+def load_agent(run: Run, settings: TrainSettings) -> LoadedAgent:
+    """The agent of a run's latest checkpoint, and the counters of the run there. The run folder is not changed.
+
+    Args:
+        run: a run folder.
+        settings: of the run; ``compute`` may differ.
+
+    Raises:
+        UserError: the run has no checkpoint, the checkpoint cannot be read, or the settings do not fit the machine.
+    """
     checkpoint = run.latest_checkpoint()
     compute = prepare(settings.compute)
     with closing(build_env(settings, 0)) as env:
         agent = build_agent(settings, env, compute)
         action_repeat = int(env.get_wrapper_attr("action_repeat"))
+        shape, actions = observation_shape(env), env.action_space
     state = checkpoint.load()
     agent.load_state_dict(state["agent"])
     clock = Clock(state["clock"]["agent_steps"], state["clock"]["updates"], action_repeat, settings.env_steps)
-    episodes = episodes or settings.evaluation.final_episodes or settings.evaluation.episodes
-    watch = None if callback is None else partial(_watch, callback, episodes)
-    return record_policy(settings, agent, clock, episodes, settings.seed if seed is None else seed, watch)
-
-
-def _watch(callback: Callable[[int, int], None], episodes: int, finished: int) -> None:
-    callback(finished, episodes)
+    return LoadedAgent(agent, clock, shape, actions)
 
 
 def is_score(task: str, env_steps: int, action_repeat: int, budget: int) -> bool:

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mcurl import train
+from mcurl import training
 from mcurl.cli import main
 from mcurl.config import resolve as config
 from mcurl.errors import UserError
@@ -444,7 +444,7 @@ def test_names_of_sinks_are_known_without_torch() -> None:
 @pytest.mark.parametrize("where", ["train", "resume"])
 def test_trained_and_resumed_with_tensorboard(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard")
-    monkeypatch.setattr(train, "Logger", partial(Logger, every=5))
+    monkeypatch.setattr(training, "Logger", partial(Logger, every=5))
     option = ["--log", "tensorboard"]
     assert main(["train", "toy/reach", "--env-steps", "60", *(option if where == "train" else []), *TINY]) == 0
     folder = Path("runs/toy-reach/mcurl-seed1")
@@ -494,11 +494,11 @@ def test_after_a_stop_and_a_resume_every_point_is_there_once(number: signal.Sign
 @pytest.mark.usefixtures("here")
 def test_a_users_sink_gets_what_the_run_folder_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     """From Python, without a display."""
-    monkeypatch.setattr(train, "Logger", partial(Logger, every=5))
+    monkeypatch.setattr(training, "Logger", partial(Logger, every=5))
     settings = config.resolve("toy/reach", "mcurl", overrides=["env_steps=90", "compute.threads=1", *TINY[5:]])
     calls: list[tuple[Any, ...]] = []
     with Run.create(Path("runs"), settings.to_json(), label=settings.label) as run:
-        train.train(settings, run, [*make_sinks(run, None), Recorder(calls)])
+        training.train(settings, run, [*make_sinks(run, None), Recorder(calls)])
     means = [(step, values) for _, kind, step, values in (c for c in calls if c[1] == "metrics")]
     episodes = [
         (step, {"episode/return": total, "episode/length": length})
@@ -526,7 +526,7 @@ def test_several_seeds_have_the_option_too() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_users_sink_that_raises_leaves_a_run_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "Logger", partial(Logger, every=5))
+    monkeypatch.setattr(training, "Logger", partial(Logger, every=5))
 
     class Broken(Recorder):
         def metrics(self, env_steps: int, values: Mapping[str, float]) -> None:
@@ -540,14 +540,14 @@ def test_a_users_sink_that_raises_leaves_a_run_that_goes_on(monkeypatch: pytest.
         calls: list[tuple[Any, ...]] = []
         with Run.create(Path(out), settings.to_json()) as run, Display(90, "title") as display:
             if out == "whole":
-                train.train(settings, run, [*make_sinks(run, display), Recorder(calls)])
+                training.train(settings, run, [*make_sinks(run, display), Recorder(calls)])
             else:
                 with pytest.raises(ZeroDivisionError):
-                    train.train(settings, run, [*make_sinks(run, display), Broken(calls)])
+                    training.train(settings, run, [*make_sinks(run, display), Broken(calls)])
         assert calls[-1] == ("own", "close")
         if out == "broken":
             with Run.open(run.folder, train=True) as run, Display(90, "title") as display:
-                train.resume(run, [*make_sinks(run, display), Recorder(calls)])
+                training.resume(run, [*make_sinks(run, display), Recorder(calls)])
         logs.append([(run.folder / name).read_bytes() for name in ("metrics.jsonl", "evaluations.csv")])
         recorded.append(calls)
     assert logs[0] == logs[1]

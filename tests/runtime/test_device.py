@@ -48,15 +48,15 @@ def test_metadata_of_what_computes() -> None:
 
 ORDER = """
 import sys
-from mcurl import cli, train
+from mcurl import cli, training
 
-build_env, seen = train.build_env, []
+build_env, seen = training.build_env, []
 
 def spy(*arguments):
     seen.append("torch._dynamo" in sys.modules)
     return build_env(*arguments)
 
-train.build_env = spy
+training.build_env = spy
 small = ["sac.batch_size=4", "sac.hidden=16", "sac.filters=4", "sac.learning_starts=20", "mcurl.batch=2"]
 small += ["mcurl.length=4", "evaluation.episodes=1"]
 assert cli.main(["train", "toy/reach", "--env-steps", "20", "--threads", "1", "--name", "tiny", "--set", *small]) == 0

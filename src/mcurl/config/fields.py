@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from mcurl.errors import UserError, suggest
 
 T = TypeVar("T")
@@ -85,11 +87,13 @@ def read_value(key: str, hint: Any, raw: Any) -> Any:
     Args:
         key: full name of the setting, for error messages.
         hint: int (``400_000``, ``100k``, ``1e5``), float, bool, str, Path, Literal, tuple, or a union of these or None.
-        raw: the value.
+        raw: the value; a NumPy scalar counts as a Python value.
 
     Raises:
         UserError: the value does not have this type.
     """
+    if isinstance(raw, np.generic):
+        raw = raw.item()
     try:
         return _convert(hint, raw)
     except ValueError as error:

@@ -223,8 +223,9 @@ def resolve(
     env_steps: str | int | None = None,
     preset: str | None = None,
     overrides: Iterable[str] = (),
+    values: Mapping[str, Any] | None = None,
 ) -> TrainSettings:
-    """Resolve the settings of a run from command-line arguments.
+    """Resolve the settings of a run from the arguments of the command line or of :func:`mcurl.train`.
 
     Args:
         task: ``suite/name`` in any spelling.
@@ -234,6 +235,7 @@ def resolve(
         env_steps: the budget (``"100k"``); None: the suite's default.
         preset: a name in the suite's file, or the path of a TOML file.
         overrides: ``key=value``; for repeated keys the last value is used.
+        values: ``section.name`` -> value, or nested tables; after the overrides.
 
     Raises:
         UserError: a name or a setting is unknown, invalid, or without effect; the message suggests the nearest choice.
@@ -246,7 +248,7 @@ def resolve(
     agent = agent or _default_agent(experiments, suite, name)
     # What needs no PyTorch is checked before the classes of the run are imported, which takes seconds.
     AGENTS.check(agent)
-    explicit = dict([*_preset(preset, experiments).items(), *map(_override, overrides)])
+    explicit = dict([*_preset(preset, experiments).items(), *map(_override, overrides), *flatten(values or {})])
     if env_steps is not None:
         _BUDGET.check("env_steps", read_value("env_steps", int, env_steps))
     if seed < 0:
@@ -254,20 +256,43 @@ def resolve(
     parts = Parts.of(suite, method, agent)
     _check_method(parts, method, f"{suite}/{name}")
     known = known_settings(parts)
-    values: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for layer in _layers(experiments, parts, method, name):
-        values |= {key: value for key, value in layer.items() if key in known}
+        merged |= {key: value for key, value in layer.items() if key in known}
     for key in explicit:
         _require_in_use(key, parts, f"--method {method} on {suite}/{name}")
-    values |= explicit
-    suite_budget = values.pop("env_steps", ENV_STEPS)
+    merged |= explicit
+    suite_budget = merged.pop("env_steps", ENV_STEPS)
     budget = read_value("env_steps", int, suite_budget if env_steps is None else env_steps)
     _BUDGET.check("env_steps", budget)
     top = {"task": f"{suite}/{name}", "method": method, "agent": agent, "seed": seed, "env_steps": budget}
-    settings = TrainSettings._build(top, parts, values)
+    settings = TrainSettings._build(top, parts, merged)
     for key in explicit:
         _require_effect(key, settings)
     return settings
+
+
+def resolve_env(task: str, values: Mapping[str, Any]) -> Any:
+    """The settings of an environment outside a run: of its suite and task, as methods on pixels use it.
+
+    Args:
+        task: ``suite/name`` in any spelling.
+        values: name -> value in the section ``env``, such as ``{"action_repeat": 4}``.
+
+    Raises:
+        UserError: the task or a setting is unknown, or a value is invalid.
+    """
+    suite, name = envs.parse_task(task)
+    cls, experiments = envs.settings_class(suite), read_experiments(suite)
+    layers = _layer(experiments, "defaults") | _layer(experiments, "task", name)
+    merged = {key.partition(".")[2]: value for key, value in layers.items() if key.startswith("env.")} | dict(values)
+    hints = {key: hint for key, hint in field_hints(cls).items() if key != "task"}
+    for key, raw in merged.items():
+        if key not in hints:
+            raise UserError(f"{suite} has no setting env.{key}: {suggest(key, hints)}")
+        merged[key] = read_value(f"env.{key}", hints[key], raw)
+        field_meta(cls)[key].check(f"env.{key}", merged[key])
+    return _construct("env", cls, {"task": name, **merged})
 
 
 def describe(settings: TrainSettings) -> list[Setting]:
@@ -370,7 +395,7 @@ def _require_in_use(key: str, parts: Parts, run: str) -> None:
     if key in _ARGUMENTS:
         option = _ARGUMENTS[key]
         example = f", e.g. `{option} 2`" if key == "seed" else f" ({option})"
-        raise UserError(f"{key} is not a setting: pass it on the command line{example}")
+        raise UserError(f"{key} is not a setting: pass it on the command line{example}, or as an argument in Python")
     section, _, name = key.partition(".")
     other = _other_sections(parts).get(section)
     if other is not None and name in field_hints(other.Settings):

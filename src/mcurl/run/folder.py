@@ -147,7 +147,7 @@ class Run:
         Raises:
             UserError: ``path`` is not a run folder, or another process trains this run.
         """
-        if not _is_run(path):
+        if not is_run(path):
             raise UserError(f"{path} is not a run folder: {_suggest_runs(path)}")
         run = cls(path)
         if train:
@@ -161,7 +161,7 @@ class Run:
         """Raise UserError if ``folder`` exists. The message says how to resume its run, or how to avoid it."""
         if not folder.exists():
             return
-        if _is_run(folder) and Run(folder).resumable:
+        if is_run(folder) and Run(folder).resumable:
             again = command_line("resume", folder)
             raise UserError(f"{folder} exists already: use `{again}`, or another --seed, --name or --out")
         message = "without a checkpoint: move it away, or use another --seed, --name or --out"
@@ -377,6 +377,27 @@ class Run:
             raise UserError(f"{self.folder} has no checkpoint{' yet' if self.resumable else ''}: {hint}")
         return checkpoints[-1]
 
+    def check_budget(self, env_steps: int | None) -> Checkpoint | None:
+        """Check that something remains to train.
+
+        Args:
+            env_steps: the new budget in simulator steps; None: the run's own.
+
+        Returns:
+            The checkpoint from which training continues; None if it starts from the beginning.
+
+        Raises:
+            UserError: nothing remains to train, the new budget is too small, or the checkpoints were removed.
+        """
+        checkpoint = None if self.resumable and not self.checkpoints() else self.latest_checkpoint()
+        steps = checkpoint.env_steps if checkpoint else 0
+        if env_steps is not None and (env_steps <= steps or env_steps < self.env_steps):
+            current = f"a budget of {self.env_steps:,}" if env_steps > steps else f"{steps:,}"
+            raise UserError(f"{self.folder} has {current} env steps already: --env-steps must be above {env_steps:,}")
+        if env_steps is None and checkpoint and checkpoint.final and steps >= self.env_steps:
+            raise UserError(f"{self.folder} is complete with {steps:,} env steps: use a larger --env-steps to continue")
+        return checkpoint
+
     def rewind(self, checkpoint: Checkpoint) -> None:
         """Cut the logs back to their length at a checkpoint, before training continues from it.
 
@@ -501,7 +522,7 @@ def _another(holder: str) -> str:
     return f"another process ({holder.partition(',')[0]})" if holder else "another process"
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
     """Whether a path is a run folder. The format in ``run.json`` excludes folders of other programs."""
     try:
         return (path / "settings.json").is_file() and _read(path / "run.json").get("format") == FORMAT
@@ -516,7 +537,7 @@ def _suggest_runs(path: Path) -> str:
             run.parent
             for depth in ("*", "*/*", "*/*/*")
             for run in folder.glob(f"{depth}/run.json")
-            if _is_run(run.parent)
+            if is_run(run.parent)
         ]
         if runs:
             return suggest(str(path), [str(run) for run in runs], max_choices=4)

@@ -77,6 +77,9 @@ class Sink:
     def flush(self) -> None:
         """Write buffered data. Called at each checkpoint."""
 
+    def checkpoint(self, env_steps: int) -> None:
+        """Receive the step of a checkpoint that was saved. All logs are written by then."""
+
     def close(self) -> None:
         """Release files and threads. Called once, also after an exception."""
 
@@ -325,6 +328,10 @@ class Logger:
     def flush(self) -> None:
         for sink in self.sinks:
             sink.flush()
+
+    def checkpoint(self, env_steps: int) -> None:
+        for sink in self.sinks:
+            sink.checkpoint(env_steps)
 
     def close(self) -> None:
         """Close all sinks. An exception of a sink is raised after the others are closed."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -91,6 +93,29 @@ def prepare(settings: ComputeSettings) -> Compute:
     elif not bf16:  # They are less exact than float32.
         native.disable(native.AMX, "the precision is fp32")
     return Compute(device, torch.bfloat16 if bf16 else torch.float32, settings.graphs and device.type == "cuda")
+
+
+@contextmanager
+def process_state_restored() -> Iterator[None]:
+    """A context manager that restores at exit what :func:`prepare` and a run change in this process.
+
+    These are PyTorch's number of threads, its random generators, its precision on GPUs, and the native operations that
+    are disabled. Not restored: the memory allocator keeps freed memory from the first call of :func:`prepare` on.
+    """
+    threads, disabled = torch.get_num_threads(), native.disabled
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    flags = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    random = torch.get_rng_state()
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        native.disabled = disabled
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = flags
+        torch.set_rng_state(random)
+        if gpus:
+            torch.cuda.set_rng_state_all(gpus)
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -22,15 +22,16 @@ def stop_signals() -> list[signal.Signals]:
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
-    """The user stopped the run by a signal, and the run is saved.
+    """The user stopped the run, by a signal or from a callback, and the run is saved.
 
     Attributes:
-        signal_number: number of the signal.
+        signal_number: number of the signal; 0: a callback stopped the run.
+        reason: why, in words.
     """
 
-    def __init__(self, signal_number: int = signal.SIGINT) -> None:
-        super().__init__(f"stopped by signal {signal_number}")
-        self.signal_number = signal_number
+    def __init__(self, signal_number: int = signal.SIGINT, reason: str = "") -> None:
+        self.signal_number, self.reason = signal_number, reason or f"stopped by signal {signal_number}"
+        super().__init__(self.reason)
 
 
 @dataclass
@@ -39,16 +40,18 @@ class Stop:
 
     signal_number: int = 0
     """Number of the first signal; 0: no signal so far."""
+    reason: str = ""
+    """Why a callback stops the run; empty: no callback did so far."""
 
     @property
     def requested(self) -> bool:
-        """Whether a signal arrived."""
-        return self.signal_number != 0
+        """Whether a signal arrived, or a callback asked for a stop."""
+        return self.signal_number != 0 or self.reason != ""
 
     def check(self) -> None:
         """Raise Interrupted if a stop was requested."""
         if self.requested:
-            raise Interrupted(self.signal_number)
+            raise Interrupted(self.signal_number, self.reason)
 
 
 @contextmanager
@@ -74,18 +77,21 @@ def signals_as_keyboard_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[Stop]:
+def stop_on_signal(stop: Stop | None = None) -> Iterator[Stop]:
     """A context manager in which the first stop signal sets the request, and the second raises KeyboardInterrupt.
 
-    Outside the main thread, where Python cannot handle signals, no stop is ever requested.
+    Outside the main thread, where Python cannot handle signals, no signal sets it.
+
+    Args:
+        stop: the request; None: a new one.
     """
-    stop = Stop()
+    stop = stop or Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def request_stop(number: int, frame: FrameType | None) -> None:
-        if stop.requested:
+        if stop.signal_number:
             raise KeyboardInterrupt
         stop.signal_number = number
         # The signal may interrupt another write to standard error, or standard error may be closed.

@@ -30,23 +30,24 @@ from mcurl.runtime.signals import Interrupted, Stop, stop_on_signal
 from mcurl.runtime.waiting import AdaptiveWaiting
 
 
-def train(settings: TrainSettings, run: Run, sinks: Sequence[Sink]) -> None:
+def train(settings: TrainSettings, run: Run, sinks: Sequence[Sink], stop: Stop | None = None) -> None:
     """Train from the beginning.
 
     Args:
         settings: see :func:`mcurl.config.resolve.resolve`.
         run: a new run folder.
         sinks: receive the metrics, see :func:`mcurl.run.logger.make_sinks`.
+        stop: a request to stop, which a sink may set; None: only signals stop the run.
 
     Raises:
         Interrupted: the user stopped the run; a checkpoint is saved.
         UserError: the environment or the settings do not fit the method or the machine, or training diverged.
     """
-    with closing(Logger(sinks)) as logger, Trainer(settings, run, logger) as trainer:
+    with closing(Logger(sinks)) as logger, Trainer(settings, run, logger, stop) as trainer:
         trainer.learn(settings.env_steps)
 
 
-def resume(run: Run, sinks: Sequence[Sink], env_steps: int | None = None) -> None:
+def resume(run: Run, sinks: Sequence[Sink], env_steps: int | None = None, stop: Stop | None = None) -> None:
     """Continue from the latest checkpoint, exactly as if the run had not stopped.
 
     A run that was stopped before its first checkpoint starts from the beginning.
@@ -55,13 +56,14 @@ def resume(run: Run, sinks: Sequence[Sink], env_steps: int | None = None) -> Non
         run: a run folder, opened for training.
         sinks: as for :func:`train`.
         env_steps: extend the budget to this many simulator steps; schedules keep their original horizon.
+        stop: as for :func:`train`.
 
     Raises:
         Interrupted: the user stopped the run; a checkpoint is saved.
         UserError: the checkpoint is damaged, or the settings changed after it was saved.
     """
     settings = TrainSettings.from_json(run.settings)
-    with closing(Logger(sinks)) as logger, Trainer(settings, run, logger) as trainer:
+    with closing(Logger(sinks)) as logger, Trainer(settings, run, logger, stop) as trainer:
         if run.checkpoints() or not run.resumable:
             _load(run, trainer)
         else:
@@ -90,7 +92,7 @@ def _load(run: Run, trainer: Trainer) -> None:
 class Trainer:
     """One training run: environment, agent, replay, logger, and the clock that counts their steps."""
 
-    def __init__(self, settings: TrainSettings, run: Run, logger: Logger) -> None:
+    def __init__(self, settings: TrainSettings, run: Run, logger: Logger, stop: Stop | None = None) -> None:
         self.settings, self.run, self.logger = settings, run, logger
         self.compute = prepare(settings.compute)
         torch.manual_seed(seeding.integer(settings.seed, "torch"))
@@ -107,9 +109,9 @@ class Trainer:
         self.episode_return, self.episode_length = 0.0, 0
         self.observation: np.ndarray | None = None
         self._priorities: tuple[Tensor, Tensor] | None = None
-        self._evaluated_at = -1
+        self._evaluated_at = self._saved_at = -1
         self._warned = False
-        self._stop = Stop()
+        self._stop = stop or Stop()
         self._speed = SpeedMeter()
         self._waiting = AdaptiveWaiting(torch.get_num_threads())
         self._oldest_rows: list[int] = []
@@ -130,7 +132,7 @@ class Trainer:
 
     def learn(self, budget: int) -> None:
         """Train until ``budget`` env steps, with evaluations and checkpoints on their schedules."""
-        with stop_on_signal() as self._stop:
+        with stop_on_signal(self._stop):
             title = f"{self.settings.task}, {self.settings.method}, seed {self.settings.seed}"
             self.logger.message(f"{title}: {self.compute.name}; {self.run.folder}")
             if self.observation is None:
@@ -139,6 +141,7 @@ class Trainer:
             try:
                 self._evaluate_if_due(budget)
                 while self.clock.env_steps < budget:
+                    self._stop.check()
                     self._step()
                     self._stop.check()
                     self._evaluate_if_due(budget)
@@ -146,7 +149,8 @@ class Trainer:
                         self._save()
                 self._finish()
             except Interrupted:  # between two steps, or in an evaluation, which a resumed run repeats
-                self._save()
+                if self._saved_at != self.clock.env_steps:
+                    self._save()
                 raise
 
     def _step(self) -> None:
@@ -317,6 +321,8 @@ class Trainer:
         if speed := self._speed.lap(self.clock.env_steps):
             self.logger.speed(self.clock.env_steps, speed)
         self.logger.flush()
+        self._saved_at = self.clock.env_steps
+        self.logger.checkpoint(self.clock.env_steps)
 
     # State
 

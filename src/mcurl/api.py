@@ -1,0 +1,331 @@
+"""Training from Python: :func:`train`, :func:`resume`, :func:`make_env`. ``import mcurl`` has these names, too.
+
+A run here is the same as one of the command line: its folder can be resumed, evaluated and reported by either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+from mcurl.callbacks import Callback, CallbackSink, Progress
+from mcurl.errors import UserError
+from mcurl.runtime.signals import Interrupted, Stop
+from mcurl.runtime.threads import limit_openmp_spinning
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from mcurl.policy import Device, Policy
+    from mcurl.run.display import Display
+    from mcurl.run.folder import Run
+    from mcurl.run.logger import Sink
+
+_TRAINING = threading.Lock()
+"""Held while a run trains in this process."""
+_OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run folder, read only. :func:`train` and :func:`resume` return it; it can be made from any run folder.
+
+    All properties read the folder anew. They raise UserError if it is not a run folder, or damaged.
+    """
+
+    folder: Path
+    """The run folder."""
+    stopped: str = ""
+    """Why training stopped before its budget, such as the reason of a callback; empty: it did not."""
+
+    @property
+    def name(self) -> str:
+        """Name of the run: the method and the settings that were changed, or the one that was given."""
+        return self._run.name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings, as JSON values: ``task``, ``method``, ``agent``, ``seed``, ``env_steps`` and the sections."""
+        return self._run.settings
+
+    @property
+    def env_steps(self) -> int:
+        """Simulator steps at the latest checkpoint, action repeat included; 0 without a checkpoint."""
+        checkpoints = self._run.checkpoints()
+        return checkpoints[-1].env_steps if checkpoints else 0
+
+    @property
+    def budget(self) -> int:
+        """Simulator steps after which the run is complete."""
+        return self._run.env_steps
+
+    @property
+    def evaluations(self) -> dict[int, list[float]]:
+        """Env steps -> undiscounted return of each episode, of all evaluations, oldest first."""
+        return self._run.evaluations()
+
+    @property
+    def score(self) -> float:
+        """Mean return of the latest evaluation. Raises UserError if there was none."""
+        if not (evaluations := self.evaluations):
+            raise UserError(f"{self.folder} has no evaluation yet")
+        return fmean(evaluations[max(evaluations)])
+
+    @property
+    def metrics(self) -> list[tuple[int, dict[str, float]]]:
+        """Env steps and values by name of each line of ``metrics.jsonl``, see docs/metrics.md."""
+        return self._run.metrics()
+
+    def load_policy(self, device: Device = "auto") -> Policy:
+        """The policy of the latest checkpoint, as :func:`mcurl.load` returns it."""
+        from mcurl.policy import load
+
+        return load(self.folder, device=device)
+
+    @property
+    def _run(self) -> Run:
+        from mcurl.run.folder import Run
+
+        return Run.open(Path(self.folder))
+
+
+def train(
+    task: str,
+    *,
+    method: str = "mcurl",
+    agent: str | None = None,
+    env_steps: int | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+    seed: int = 1,
+    out: str | os.PathLike[str] = "runs",
+    name: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    log: Sequence[str] = (),
+    progress: bool = True,
+) -> RunResult:
+    """Train an agent, and save the run in a new folder, as ``mcurl train`` does.
+
+    It works in a notebook and in any thread, once at a time in a process. In the main thread, a first Ctrl-C (a
+    notebook's Interrupt) or SIGTERM saves the run; then the signal is raised again, for the program's own handler. A
+    second one quits at once. In other threads no signal is handled. At the end, signal handlers, PyTorch's number of
+    threads and its random generators are as before.
+
+    Args:
+        task: ``suite/name``, such as ``"dmc/cartpole-swingup"``, ``"atari/Pong"`` or ``"gym/CartPole-v1"``.
+        method: ``"mcurl"``, ``"curl"``, ``"rl-only"`` and others (docs/methods.md), or ``"module:Class"``.
+        agent: ``"sac"``, ``"rainbow"``, or ``"module:Class"``; None: the default agent for the task.
+        env_steps: budget in simulator steps, action repeat included; None: the suite's default.
+        settings: ``section.name`` -> value, such as ``{"mcurl.mask_rate": 0.3}``, or nested, such as
+            ``{"mcurl": {"mask_rate": 0.3}}``. ``mcurl settings TASK`` lists all.
+        preset: a name in the suite's file, or the path of a TOML file; ``settings`` override it.
+        seed: seed of all random numbers of the run, at least 0.
+        out: folder of all runs; the run is saved in ``<out>/<suite>-<task>/<name>-seed<seed>``.
+        name: name of the run; None: the method and the changed settings.
+        callbacks: called at evaluations and checkpoints.
+        log: additional logs, such as ``["tensorboard"]``.
+        progress: print lines of progress to standard output.
+
+    Returns:
+        The run. ``stopped`` says whether a callback stopped it.
+
+    Raises:
+        UserError: a name or a setting is invalid, the folder exists already, another run trains in this process, or
+            training diverged.
+    """
+    from mcurl.config.resolve import resolve
+    from mcurl.run.logger import check_sinks
+
+    _check_callbacks(callbacks)
+    check_sinks(log)
+    with _exclusive():
+        resolved = resolve(
+            task, method, agent=agent, seed=seed, env_steps=env_steps, preset=preset, values=_plain(settings or {})
+        )
+        from mcurl import training
+        from mcurl.run.folder import Run
+
+        name = name or resolved.name
+        label = resolved.label if name == resolved.name else name
+        with Run.create(Path(out), resolved.to_json(), name=name, label=label) as run:
+            run.add_sinks(log)
+
+            def work(sinks: Sequence[Sink], stop: Stop) -> None:
+                training.train(resolved, run, sinks, stop)
+
+            interrupt = _learn(run, resolved.env_steps, work, callbacks, progress)
+    return _result(run, interrupt)
+
+
+def resume(
+    run: str | os.PathLike[str] | RunResult,
+    *,
+    env_steps: int | str | None = None,
+    callbacks: Sequence[Callback] = (),
+    log: Sequence[str] = (),
+    progress: bool = True,
+) -> RunResult:
+    """Continue a run from its latest checkpoint, or extend it, as ``mcurl resume`` does.
+
+    On a CPU the result is the same, bit for bit, as without the interruption. Signals and threads: as for
+    :func:`train`.
+
+    Args:
+        run: a run folder, or a result.
+        env_steps: new budget in simulator steps; None: the run's own. Schedules keep their horizon.
+        callbacks: called at evaluations and checkpoints; those of :func:`train` are not kept.
+        log: additional logs, such as ``["tensorboard"]``.
+        progress: print lines of progress to standard output.
+
+    Raises:
+        UserError: it is not a run folder, nothing remains to train, or as for :func:`train`.
+    """
+    from mcurl.config.fields import read_value
+    from mcurl.run.logger import check_sinks
+
+    _check_callbacks(callbacks)
+    check_sinks(log)
+    budget = None if env_steps is None else int(read_value("env_steps", int, env_steps))
+    with _exclusive():
+        from mcurl import training
+        from mcurl.run.folder import Run
+
+        with Run.open(Path(run.folder if isinstance(run, RunResult) else run), train=True) as opened:
+            opened.check_budget(budget)
+            check_sinks(opened.sinks)
+            opened.add_sinks(log)
+
+            def work(sinks: Sequence[Sink], stop: Stop) -> None:
+                training.resume(opened, sinks, budget, stop)
+
+            interrupt = _learn(opened, budget or opened.env_steps, work, callbacks, progress)
+    return _result(opened, interrupt)
+
+
+def make_env(task: str, *, seed: int = 1, **settings: Any) -> gymnasium.Env[Any, Any]:
+    """Make the environment of a task as runs use it: frames stacked, actions repeated, rewards not clipped.
+
+    Pixel observations are ``uint8 [K*C, H, W]``, oldest frame first; states are ``float32 [D]``. Continuous actions are
+    ``float32 [A]`` in [-1, 1]. ``render()`` returns ``uint8 [H, W, 3]``.
+
+    Args:
+        task: ``suite/name``.
+        seed: seed of the first episode, unless ``reset(seed=...)`` has one.
+        settings: of the environment, such as ``action_repeat=4``, see the section env of ``mcurl settings TASK``.
+
+    Raises:
+        UserError: the task or a setting is unknown, or the library of the environment is not installed.
+    """
+    from mcurl import envs
+    from mcurl.config.resolve import resolve_env
+
+    return envs.make_env(resolve_env(task, settings), seed)
+
+
+def _check_callbacks(callbacks: Sequence[Callback]) -> None:
+    """Raise UserError if something is not a callback."""
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            kind = "a class: make an object of it" if isinstance(callback, type) else f"a {type(callback).__name__}"
+            raise UserError(f"callbacks are objects of subclasses of mcurl.Callback, not {callback!r}, {kind}")
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as dicts, which have string keys. Raises UserError for other keys."""
+    if not isinstance(settings, Mapping):
+        raise UserError(f'settings are a dict such as {{"mcurl.mask_rate": 0.3}}, not {settings!r}')
+    for key in settings:
+        if not isinstance(key, str):
+            raise UserError(f"the name of a setting is text, not {key!r}")
+    return {key: _plain(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
+
+
+@contextlib.contextmanager
+def _exclusive() -> Iterator[None]:
+    """A context manager that holds the process for one run, with PyTorch imported.
+
+    Raises:
+        UserError: another run trains in this process.
+    """
+    if not _TRAINING.acquire(blocking=False):
+        raise UserError(
+            "another run trains in this process, and both would use PyTorch's random numbers: "
+            "wait for it, or train in another process"
+        )
+    try:
+        _import_torch()
+        yield
+    finally:
+        _TRAINING.release()
+
+
+def _import_torch() -> None:
+    """Import PyTorch. OpenMP reads its environment variables then; they are as before afterwards."""
+    if "torch" in sys.modules:
+        return
+    before = {name: os.environ.get(name) for name in _OPENMP}
+    limit_openmp_spinning()
+    import torch  # noqa: F401
+
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _learn(
+    run: Run,
+    budget: int,
+    training: Callable[[Sequence[Sink], Stop], None],
+    callbacks: Sequence[Callback],
+    progress: bool,
+) -> Interrupted | None:
+    """Train with callbacks. Returns what stopped training before its budget; None: nothing did."""
+    from mcurl.run.logger import make_sinks
+    from mcurl.runtime.device import process_state_restored
+
+    stop, display = Stop(), _display(run, budget) if progress else None
+    settings = run.settings
+    start = Progress(run.folder, settings["task"], settings["seed"], budget, 0, run.evaluations(), stop)
+    try:
+        with process_state_restored(), display or contextlib.nullcontext():
+            if display:
+                display.load_evaluations(run.evaluations())
+            training([*make_sinks(run, display, run.sinks), CallbackSink(callbacks, start)], stop)
+    except Interrupted as interrupt:
+        if progress:
+            saved = f"{interrupt.reason}; saved at {run.latest_checkpoint().env_steps:,} env steps"
+            print(f"{saved}; continue with: mcurl.resume({str(run.folder)!r})")
+        return interrupt
+    finally:
+        run.discard_if_empty()
+    return None
+
+
+def _display(run: Run, budget: int) -> Display:
+    """A display that prints plain lines, also in a notebook and on a terminal."""
+    from rich.console import Console
+
+    from mcurl.run.display import Display, IgnoreBrokenPipe
+
+    settings = run.settings
+    file = cast(TextIO, IgnoreBrokenPipe(sys.stdout))
+    console = Console(file=file, highlight=False, force_terminal=False, force_jupyter=False)
+    title = f"{run.name} · {settings['task']} · seed {settings['seed']}"
+    return Display(budget, title, str(run.folder), console=console)
+
+
+def _result(run: Run, interrupt: Interrupted | None) -> RunResult:
+    """The result of a run that is closed. A signal that stopped it is raised again, with the handlers as before."""
+    if interrupt is not None and interrupt.signal_number:
+        signal.raise_signal(interrupt.signal_number)
+    return RunResult(run.folder, interrupt.reason if interrupt else "")

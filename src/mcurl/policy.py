@@ -1,0 +1,234 @@
+"""Trained policies: loading one, acting, its environment, and evaluation.
+
+A policy comes from a folder. Each kind of folder has a loader in :data:`LOADERS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcurl.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from mcurl.agents.base import Agent, Clock
+    from mcurl.config.resolve import TrainSettings
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Policy:
+    """A trained policy, without exploration.
+
+    A loader makes it after :func:`mcurl.runtime.device.prepare`, whose choice of accelerated operations it keeps.
+
+    Args:
+        settings: of the run that it comes from.
+        agent: with the weights of the policy.
+        clock: the counters of the run at these weights.
+        observation_shape: ``(K*C, H, W)`` of stacked pixels or ``(D,)`` of states.
+        action_space: Box in [-1, 1], or Discrete.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        agent: Agent,
+        clock: Clock,
+        observation_shape: tuple[int, ...],
+        action_space: gymnasium.Space[Any],
+    ) -> None:
+        from mcurl import native
+
+        self._settings, self._agent, self._clock = settings, agent, clock
+        self.observation_shape, self.action_space = observation_shape, action_space
+        self._disabled = native.disabled
+
+    def __repr__(self) -> str:
+        run = self._settings
+        return f"<mcurl.Policy {run.method} on {run.task}, seed {run.seed}, {self.env_steps:,} env steps>"
+
+    @property
+    def task(self) -> str:
+        """The task that it was trained on, ``suite/name``."""
+        return self._settings.task
+
+    @property
+    def env_steps(self) -> int:
+        """Simulator steps that it was trained for, action repeat included."""
+        return self._clock.env_steps
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings of its run, as JSON values."""
+        return self._settings.to_json()
+
+    def act(self, observation: NDArray[Any]) -> NDArray[Any]:
+        """Select the action of one observation, or the actions of a batch.
+
+        The policy is deterministic. The evaluations of an agent may differ from it: Rainbow's take a random action with
+        a probability of 0.001, see :meth:`evaluate`.
+
+        Args:
+            observation: ``[*observation_shape]`` or ``[N, *observation_shape]``; pixels are uint8, states floats.
+
+        Returns:
+            ``float32 [A]`` in [-1, 1], or an ``int64`` scalar for discrete actions; ``[N, A]`` or ``[N]`` for a batch.
+
+        Raises:
+            UserError: the shape or the dtype is another one.
+        """
+        observation = np.asarray(observation)
+        pixels, shape = len(self.observation_shape) == 3, self.observation_shape
+        kind = "uint8" if pixels else "float32"
+        if observation.shape[-len(shape) :] != shape or observation.ndim not in (len(shape), len(shape) + 1):
+            raise UserError(
+                f"an observation of {self.task} is {kind} {list(shape)}, or [N, ...] of them, "
+                f"not {observation.dtype} {list(observation.shape)}"
+            )
+        if (observation.dtype != np.uint8) if pixels else not np.issubdtype(observation.dtype, np.floating):
+            raise UserError(f"an observation of {self.task} is {kind} {list(shape)}, not {observation.dtype}")
+        single = observation.ndim == len(shape)
+        batch = observation[None] if single else observation
+        with self._accelerated():
+            actions: NDArray[Any] = self._agent.act(
+                batch if pixels else batch.astype(np.float32), explore=False, clock=self._clock
+            )
+        first: NDArray[Any] = actions[0]
+        return first if single else actions
+
+    def env(self, seed: int | None = None) -> gymnasium.Env[Any, Any]:
+        """Make the environment that it was trained in, with the run's settings.
+
+        Args:
+            seed: seed of the environment's random numbers; None: the run's seed.
+
+        Raises:
+            UserError: the library of the environment is not installed.
+        """
+        from mcurl.envs import make_env
+
+        return make_env(self._settings.env, self._settings.seed if seed is None else seed)
+
+    def evaluate(self, episodes: int | None = None, seed: int | None = None) -> NDArray[np.float64]:
+        """Play episodes as the evaluations of a run do.
+
+        With the default arguments, after the last step of a run, these are the episodes of its final evaluation.
+
+        Args:
+            episodes: number of episodes, at least 1; None: as many as in the run's final evaluation.
+            seed: seed of the episodes; None: the run's seed.
+
+        Returns:
+            Undiscounted returns, ``float64 [episodes]``.
+
+        Raises:
+            UserError: ``episodes`` is less than 1.
+        """
+        from mcurl.evaluate import evaluate_policy
+        from mcurl.runtime.device import prepare, process_state_restored
+
+        schedule = self._settings.evaluation
+        count = schedule.final_episodes or schedule.episodes if episodes is None else episodes
+        if count < 1:
+            raise UserError(f"episodes must be at least 1, not {count}")
+        with process_state_restored():
+            prepare(self._settings.compute)
+            return evaluate_policy(
+                self._settings, self._agent, self._clock, count, self._settings.seed if seed is None else seed
+            )
+
+    @contextmanager
+    def _accelerated(self) -> Iterator[None]:
+        """A context manager with the native operations that fit the precision of the policy."""
+        from mcurl import native
+
+        previous, native.disabled = native.disabled, self._disabled
+        try:
+            yield
+        finally:
+            native.disabled = previous
+
+
+@runtime_checkable
+class HasPolicy(Protocol):
+    """An object that :func:`load` accepts beside a folder, such as the result of a run."""
+
+    def load_policy(self, device: Device = "auto") -> Policy:
+        """The policy. Raises UserError if there is none, or if it does not fit this machine."""
+
+
+class Loader(Protocol):
+    """Loads policies from one kind of folder. Nothing in the folder is changed or executed."""
+
+    kind: str
+    """The kind of folder in words, such as ``"a run folder"``."""
+
+    def recognises(self, folder: Path) -> bool:
+        """Whether this is a folder of this kind."""
+
+    def load(self, folder: Path, device: Device) -> Policy:
+        """Load the policy. Raises UserError if it is incomplete or damaged, or does not fit this machine."""
+
+
+class RunFolderLoader:
+    """Loads the policy of a run's latest checkpoint."""
+
+    kind = "a run folder"
+
+    def recognises(self, folder: Path) -> bool:
+        from mcurl.run.folder import is_run
+
+        return is_run(folder)
+
+    def load(self, folder: Path, device: Device) -> Policy:
+        from mcurl.config.resolve import TrainSettings
+        from mcurl.evaluate import load_agent
+        from mcurl.run.folder import Run
+        from mcurl.runtime.device import process_state_restored
+
+        with Run.open(folder) as run, process_state_restored():
+            settings = TrainSettings.from_json(run.settings)
+            if device != "auto":
+                compute = dataclasses.replace(settings.compute, device=device)
+                settings = dataclasses.replace(settings, compute=compute)
+            loaded = load_agent(run, settings)
+            return Policy(settings, loaded.agent, loaded.clock, loaded.observation_shape, loaded.action_space)
+
+
+LOADERS: list[Loader] = [RunFolderLoader()]
+"""The kinds of folders that :func:`load` reads, in the order in which they are tried."""
+
+
+def load(source: str | os.PathLike[str] | HasPolicy, *, device: Device = "auto") -> Policy:
+    """Load a trained policy. Nothing is changed or executed in a folder.
+
+    Args:
+        source: a run folder, the result of :func:`mcurl.train` or :func:`mcurl.resume`, or another object with a method
+            ``load_policy(device)``. Of a run, the latest checkpoint is loaded.
+        device: where it computes; auto: as the run's settings say, which is the GPU if there is one.
+
+    Raises:
+        UserError: there is no policy in the folder, or it does not fit this machine.
+    """
+    if device not in get_args(Device):
+        raise UserError(f"unknown device {device!r}: {suggest(str(device), get_args(Device))}")
+    if isinstance(source, HasPolicy):
+        return source.load_policy(device)
+    folder = Path(source)
+    for loader in LOADERS:
+        if loader.recognises(folder):
+            return loader.load(folder, device)
+    from mcurl.run.folder import Run
+
+    Run.open(folder)  # raises an error that suggests runs nearby
+    raise AssertionError(folder)
