@@ -16,7 +16,7 @@ PACKAGE = Path(mcurl.__file__).parent
 EVERYWHERE = {"errors", "__init__"}
 """Rooms that every other may import (``__init__`` holds the version)."""
 RULES: dict[str, set[str]] = {
-    "__init__": set(),
+    "__init__": {"api", "callbacks", "policy", "objectives.contrast", "objectives.masked"},
     "errors": set(),
     "registry": set(),
     "envs": set(),
@@ -88,13 +88,36 @@ RULES: dict[str, set[str]] = {
         *("run.display", "run.eta", "run.folder", "run.logger", "runtime.parallel", "runtime.program"),
         *("runtime.signals", "runtime.threads", "suites", "suites.ray", "suites.suite"),
     },
+    "callbacks": {"run.logger", "runtime.signals"},
+    "policy": {
+        *("agents.base", "config", "envs", "evaluate", "native", "run.folder", "runtime.device"),
+    },
+    "api": {
+        *("callbacks", "config", "config.fields", "envs", "policy", "run.display", "run.folder", "run.logger"),
+        *("runtime.device", "runtime.signals", "runtime.threads", "training"),
+    },
+    "gymnasium": {"api", "envs"},
     "cli": {"commands", "run.names", "runtime.threads"},
     "__main__": {"cli"},
 }
 """Room -> what it may import beside itself and EVERYWHERE: a room, or one module of it. A module belongs to the room
 with the longest name: ``config.fields`` to itself, ``config.resolve`` to ``config``."""
 NO_TORCH = {
-    *("__init__", "__main__", "cli", "commands", "errors", "registry", "envs", "published", "recording"),
+    *(
+        "__init__",
+        "__main__",
+        "api",
+        "callbacks",
+        "cli",
+        "commands",
+        "gymnasium",
+        "policy",
+        "errors",
+        "registry",
+        "envs",
+        "published",
+        "recording",
+    ),
     *("report", "verify"),
     *("config", "config.fields", "config.sections", "config.tasks", "agents.registry", "objectives.registry"),
     *("run.names", "run.display", "run.eta", "run.logger", "run.provenance"),
