@@ -436,6 +436,11 @@ def test_gymnasium_has_all_tasks_of_the_benchmarks() -> None:
     assert all(gymnasium.spec(id_).kwargs["task"] == task for id_, task in zip(ids, mcurl.gymnasium.TASKS, strict=True))
 
 
+def test_they_are_no_tasks_of_the_suite_gym() -> None:
+    with pytest.raises(mcurl.UserError, match="there is no Gymnasium environment"):
+        mcurl.make_env("gym/mcurl/toy-reach-v0")
+
+
 def test_gymnasium_imports_the_module_by_its_name() -> None:
     code = (
         "import gymnasium, sys; gymnasium.make('mcurl.gymnasium:mcurl/toy-reach-v0').reset(seed=1); "

@@ -45,8 +45,8 @@ class GymSettings:
 
 
 def tasks() -> list[str]:
-    """The ids in Gymnasium's registry, sorted."""
-    return sorted(gymnasium.registry)
+    """The ids in Gymnasium's registry, sorted, without those of :mod:`mcurl.gymnasium`."""
+    return sorted(task for task in gymnasium.registry if not task.startswith("mcurl/"))
 
 
 def resolve(name: str) -> str:
@@ -61,11 +61,11 @@ def resolve(name: str) -> str:
     module, colon, env_id = name.rpartition(":")
     if colon:
         _register(module)
-    matches = [task for task in gymnasium.registry if _plain(task) == _plain(env_id)]
-    matches = matches or [task for task in gymnasium.registry if _plain(task.rpartition("-v")[0]) == _plain(env_id)]
+    matches = [task for task in tasks() if _plain(task) == _plain(env_id)]
+    matches = matches or [task for task in tasks() if _plain(task.rpartition("-v")[0]) == _plain(env_id)]
     if not matches:
         hint = "" if colon else "; your own environment is named gym/MODULE:ID"
-        raise UserError(f"there is no Gymnasium environment {name!r}: {suggest(env_id, gymnasium.registry)}{hint}")
+        raise UserError(f"there is no Gymnasium environment {name!r}: {suggest(env_id, tasks())}{hint}")
     return module + colon + max(matches, key=lambda task: gymnasium.registry[task].version or 0)
 
 
