@@ -86,7 +86,7 @@ RULES: dict[str, set[str]] = {
     "commands": {
         *("bench", "config", "config.fields", "config.tasks", "evaluate", "recording", "report", "training", "verify"),
         *("run.display", "run.eta", "run.folder", "run.logger", "runtime.parallel", "runtime.program"),
-        *("runtime.signals", "runtime.threads", "suites", "suites.ray", "suites.suite"),
+        *("runtime.signals", "runtime.threads", "envs", "suites", "suites.ray", "suites.suite"),
     },
     "callbacks": {"run.logger", "runtime.signals"},
     "policy": {

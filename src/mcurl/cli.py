@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,6 +45,8 @@ METHOD_HELP = (
     "mcurl, curl, seq-curl, sym-curl, rl-only (random crops with SAC), rl-only-nocrop, sac-state, "
     "or MODULE:CLASS, a user-defined Objective; default mcurl"
 )
+DEBUG, DEBUG_OPTION = "MCURL_DEBUG", "--debug"
+"""Environment variable and option: show the traceback of an error."""
 AGENT_HELP = "sac, rainbow, or MODULE:CLASS, a user-defined Agent; default the one that supports the task's actions"
 
 
@@ -58,8 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     limit_openmp_spinning()
     status = 0
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if DEBUG_OPTION in words:
+        os.environ[DEBUG] = "1"  # also for the processes that a command starts
     try:
-        status = _run(sys.argv[1:] if arguments is None else list(arguments))
+        status = _run([word for word in words if word != DEBUG_OPTION])
         sys.stdout.flush()
     except UserError as error:
         status = _fail(str(error))
@@ -74,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
+    if os.environ.get(DEBUG):
+        traceback.print_exc()
     print(f"mcurl: {message}", file=sys.stderr)
     return 2
 
@@ -174,6 +182,7 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     layout: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = _Parser("mcurl", description=DESCRIPTION, epilog=EXAMPLES, **layout)
     parser.add_argument("--version", action="version", version=f"mcurl {__version__}")
+    parser.add_argument(DEBUG_OPTION, action="store_true", help="show the traceback of an error; for every command")
     subparsers = parser.add_subparsers(metavar="COMMAND")
     parsers: dict[str, _Parser] = {}
 

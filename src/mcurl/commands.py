@@ -49,6 +49,7 @@ def train(options: argparse.Namespace) -> int:
 
 def _train_parallel(options: argparse.Namespace) -> int:
     """Train several seeds in parallel. All settings and folders are checked before the first seed starts."""
+    from mcurl import envs
     from mcurl.run.folder import Run, run_folder
     from mcurl.runtime.parallel import run_parallel
     from mcurl.runtime.threads import available_cores
@@ -56,6 +57,7 @@ def _train_parallel(options: argparse.Namespace) -> int:
     for seed in options.seed:
         settings = _resolve(options, seed)
         Run.refuse_existing(run_folder(options.out, settings.to_json(), options.name or settings.name))
+    envs.release()
     max_parallel = min(options.max_parallel or available_cores(), len(options.seed))
     threads = options.threads or max(available_cores() // max_parallel, 1)
     arguments = [options.task]
@@ -153,11 +155,14 @@ def evaluate(options: argparse.Namespace) -> int:
             raise UserError(f"{run.folder} is not finished: it has {env_steps:,} of {run.env_steps:,} env steps")
         from mcurl.run.display import Status
 
+        messages: list[str] = []
         with Status("evaluating") as status:
             from mcurl.evaluate import evaluate_run  # takes seconds
 
             episodes = None if options.final else options.episodes or 100
-            recording = evaluate_run(run, episodes, options.seed, status.update)
+            recording = evaluate_run(run, episodes, options.seed, status.update, messages.append)
+        for message in messages:
+            print(f"mcurl: {message}", file=sys.stderr)
         _save_episodes(options, run, recording)
     returns = recording.returns
     print(f"{name} on {settings['task']}, seed {settings['seed']}, after {env_steps:,} env steps")

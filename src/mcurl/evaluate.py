@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ def evaluate_run(
     episodes: int | None,
     seed: int | None = None,
     callback: Callable[[int, int], None] | None = None,
+    message: Callable[[str], None] | None = None,
 ) -> Recording:
     """Evaluate the policy of a run's latest checkpoint. The run folder is not changed.
 
@@ -44,6 +45,7 @@ def evaluate_run(
         episodes: number of episodes, at least 1; None: as many as in the run's final evaluation.
         seed: seed of the episodes; None: the run's seed.
         callback: called after every step with the numbers of finished and of all episodes.
+        message: receives what is to be said of the episodes, see :func:`evaluate`.
 
     Returns:
         The episodes. With the run's number of episodes and seed, and after the last step, those of its final
@@ -57,7 +59,7 @@ def evaluate_run(
     episodes = episodes or settings.evaluation.final_episodes or settings.evaluation.episodes
     watch = None if callback is None else partial(_watch, callback, episodes)
     seed = settings.seed if seed is None else seed
-    return record_policy(settings, loaded.agent, loaded.clock, episodes, seed, watch)
+    return record_policy(settings, loaded.agent, loaded.clock, episodes, seed, watch, message)
 
 
 def _watch(callback: Callable[[int, int], None], episodes: int, finished: int) -> None:
@@ -118,10 +120,11 @@ def record_policy(
     episodes: int,
     seed: int,
     callback: Callable[[int], None] | None = None,
+    message: Callable[[str], None] | None = None,
 ) -> Recording:
     """As :func:`evaluate_policy`, but return what is needed to play the episodes again. The returns are the same."""
     recorder = Recorder()
-    returns = evaluate_policy(settings, agent, clock, episodes, seed, callback, recorder)
+    returns = evaluate_policy(settings, agent, clock, episodes, seed, callback, recorder, message)
     values = settings.to_json()
     return recorder.recording(
         returns.tolist(),
@@ -131,7 +134,7 @@ def record_policy(
         seed=seed,
         env_steps=clock.env_steps,
         parallel=settings.evaluation.parallel,
-        max_episode_steps=MAX_EPISODE_STEPS,
+        max_episode_steps=episode_limit(settings),
         policy=tree_hash(agent.policy_state()),
         build=build(),
     )
@@ -145,6 +148,7 @@ def evaluate_policy(
     seed: int,
     callback: Callable[[int], None] | None = None,
     recorder: Recorder | None = None,
+    message: Callable[[str], None] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Evaluate an agent, without exploration, in new environments. The random state of training is not changed.
 
@@ -156,6 +160,7 @@ def evaluate_policy(
         seed: seed of the episodes.
         callback: called after every step with the number of finished episodes; it may raise an exception to stop.
         recorder: collects the actions.
+        message: receives what is to be said of the episodes, see :func:`evaluate`.
 
     Returns:
         Sums of rewards, ``float64 [episodes]``.
@@ -168,9 +173,16 @@ def evaluate_policy(
         env_steps=clock.env_steps,
         parallel=settings.evaluation.parallel,
         epsilon=agent.evaluation_epsilon,
+        max_episode_steps=episode_limit(settings),
         callback=callback,
         recorder=recorder,
+        message=message,
     )
+
+
+def episode_limit(settings: TrainSettings) -> int:
+    """Agent steps after which an evaluation cuts off an episode."""
+    return int(getattr(settings.env, "evaluation_limit", MAX_EPISODE_STEPS))
 
 
 def score_line(task: str, returns: npt.NDArray[np.float64]) -> str:
@@ -194,6 +206,7 @@ def evaluate(
     max_episode_steps: int = MAX_EPISODE_STEPS,
     callback: Callable[[int], None] | None = None,
     recorder: Recorder | None = None,
+    message: Callable[[str], None] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Play episodes with a policy. Each episode has its own seed, so it does not depend on ``parallel``.
 
@@ -212,6 +225,7 @@ def evaluate(
             return counts.
         callback: called after every step with the number of finished episodes; it may raise an exception to stop.
         recorder: collects the actions.
+        message: receives a line if episodes were truncated after ``max_episode_steps``.
 
     Returns:
         Sums of rewards, ``float64 [episodes]``, in the order of the episodes.
@@ -222,7 +236,10 @@ def evaluate(
     ]
     returns = np.full(episodes, np.nan)
     finished = 0
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(seeding.separate_globals(seed, "evaluate", env_steps))
+        for slot in slots:
+            stack.callback(slot.close)
         for slot in slots:
             slot.begin(slot.episode, episodes)
         observations = np.stack([slot.observation for slot in slots])
@@ -238,9 +255,8 @@ def evaluate(
                 observations[row] = slot.observation
             if callback is not None:
                 callback(finished)
-    finally:
-        for slot in slots:
-            slot.close()
+    if message is not None and (cut := sum(slot.cut for slot in slots)):
+        message(f"{cut} of {episodes} episodes had not ended, and were cut off after {max_episode_steps:,} agent steps")
     return returns
 
 
@@ -262,6 +278,7 @@ class _Slot:
         self.env: gymnasium.Env[Any, Any] | None = None
         self.observation: Any = None
         self.total, self.steps = 0.0, 0
+        self.cut = 0
 
     def begin(self, episode: int, episodes: int) -> None:
         """Reset for an episode, unless its number is beyond the last of ``episodes``."""
@@ -285,7 +302,9 @@ class _Slot:
         self.observation, reward, terminated, truncated, _ = self.env.step(action)
         self.total += float(reward)
         self.steps += 1
-        over = bool(terminated or truncated) or self.steps >= self.max_episode_steps
+        ended = bool(terminated or truncated)
+        over = ended or self.steps >= self.max_episode_steps
+        self.cut += over and not ended
         if self.recorder is not None:
             self.recorder.step(self.episode, action, self.env, over)
         return over

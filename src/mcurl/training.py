@@ -16,6 +16,7 @@ from mcurl.batches import sample_batch
 from mcurl.build import build_agent, build_env, build_replay, newest_frame
 from mcurl.config.resolve import TrainSettings
 from mcurl.envs import CannotSave
+from mcurl.envs.foreign import EnvironmentFailure
 from mcurl.envs.threaded import Outcome, ThreadedEnv
 from mcurl.errors import UserError
 from mcurl.evaluate import evaluate_policy, is_score, record_policy, score_line
@@ -96,6 +97,7 @@ class Trainer:
         self.settings, self.run, self.logger = settings, run, logger
         self.compute = prepare(settings.compute)
         torch.manual_seed(seeding.integer(settings.seed, "torch"))
+        seeding.seed_globals(settings.seed)
         self.generators = seeding.Generators(settings.seed)
         self.env = ThreadedEnv(lambda: build_env(settings, seeding.integer(settings.seed, "env")))
         if spec := self.env.env.get_wrapper_attr("spec"):
@@ -135,6 +137,7 @@ class Trainer:
         with stop_on_signal(self._stop):
             title = f"{self.settings.task}, {self.settings.method}, seed {self.settings.seed}"
             self.logger.message(f"{title}: {self.compute.name}; {self.run.folder}")
+            self._describe_environment()
             if self.observation is None:
                 self._begin_episode()
             self._speed.start(self.clock.env_steps)
@@ -152,6 +155,25 @@ class Trainer:
                 if self._saved_at != self.clock.env_steps:
                     self._save()
                 raise
+            except EnvironmentFailure:
+                if self.agent_steps:
+                    self._save()
+                raise
+
+    def _describe_environment(self) -> None:
+        """Say what a user should know of the environment at the start."""
+        self._say_notes()
+        if self.env.in_main_thread:
+            self.logger.message("the environment works only in the main thread: no step overlaps with an update")
+        if clip := self.agent.batch_spec.reward_clip:
+            self.logger.message(f"rewards are clipped to ±{clip:g} for learning; returns are sums of unclipped rewards")
+
+    def _say_notes(self) -> None:
+        """Say what the environment has noticed since the last time."""
+        notes = getattr(self.env.env.unwrapped, "notes", [])
+        for note in notes:
+            self.logger.message(note)
+        notes.clear()
 
     def _step(self) -> None:
         """One agent step. With ``update_before_step``, the environment steps in its thread during the update."""
@@ -164,6 +186,7 @@ class Trainer:
         done = self._store(action, outcome.result())
         if not self.agent.update_before_step:
             self._update()
+        self._say_notes()
         if done:
             self._end_episode()
         self._waiting.check()
@@ -234,8 +257,8 @@ class Trainer:
 
     # Episodes
 
-    def _begin_episode(self) -> None:
-        self.observation, _ = self.env.reset()
+    def _begin_episode(self, seed: int | None = None) -> None:
+        self.observation, _ = self.env.reset(seed)
         self.replay.begin(newest_frame(self.observation, self.env.env))
         self.episode_return, self.episode_length = 0.0, 0
 
@@ -284,11 +307,15 @@ class Trainer:
 
         watch(0)
         if is_score(settings.task, now.env_steps, self.action_repeat, self.run.env_steps):
-            recording = record_policy(settings, self.agent, now, episodes, settings.seed, watch)
+            recording = record_policy(
+                settings, self.agent, now, episodes, settings.seed, watch, message=self.logger.message
+            )
             returns = np.array(recording.returns)
             self._save_recording(recording)
         else:
-            returns = evaluate_policy(settings, self.agent, now, episodes, settings.seed, watch)
+            returns = evaluate_policy(
+                settings, self.agent, now, episodes, settings.seed, watch, message=self.logger.message
+            )
         self._evaluated_at = now.env_steps
         self.logger.evaluation(now.env_steps, returns.tolist())
         return returns
@@ -333,6 +360,7 @@ class Trainer:
             "env": self._env_state(),
             "generators": self.generators.state_dict(),
             "torch": torch_state(self.compute.device),
+            "globals": seeding.global_state(),
             "metrics": self.logger.state_dict(),
             "clock": {
                 "agent_steps": self.agent_steps,
@@ -359,8 +387,13 @@ class Trainer:
         # Last: making an environment or resetting it may consume random numbers.
         self.generators.load_state_dict(state["generators"])
         restore_torch_state(state["torch"], self.compute.device)
+        if "globals" in state:  # checkpoints of older versions have none
+            seeding.load_global_state(state["globals"])
 
     def _env_state(self) -> dict[str, Any] | None:
+        """The state of the environment; None if it cannot be saved, or after the environment has failed."""
+        if self.env.failed:
+            return None
         try:
             return self.env.state_dict()
         except CannotSave:
@@ -371,7 +404,7 @@ class Trainer:
             self.env.load_state_dict(state["env"])
             self.observation = state["observation"]
             return
-        reason = "this environment cannot save its state; the unfinished episode is truncated"
-        self.logger.message(f"resume is not exact: {reason}")
+        reason = "the environment's state was not saved; the unfinished episode is truncated"
+        self.logger.message(f"resume is not exact: {reason}, and the next ones have a seed of their own")
         self.replay.close_as_truncated()
-        self._begin_episode()
+        self._begin_episode(seeding.integer(self.settings.seed, "env", self.clock.env_steps))

@@ -9,7 +9,8 @@ import json
 import math
 import textwrap
 import types
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -86,7 +87,8 @@ def read_value(key: str, hint: Any, raw: Any) -> Any:
 
     Args:
         key: full name of the setting, for error messages.
-        hint: int (``400_000``, ``100k``, ``1e5``), float, bool, str, Path, Literal, tuple, or a union of these or None.
+        hint: int (``400_000``, ``100k``, ``1e5``), float, bool, str, Path, Literal, tuple, or a union of these or None;
+            or Mapping, for a nested dict of JSON values.
         raw: the value; a NumPy scalar counts as a Python value.
 
     Raises:
@@ -99,6 +101,34 @@ def read_value(key: str, hint: Any, raw: Any) -> Any:
     except ValueError as error:
         value = repr(raw) if isinstance(raw, str) else str(raw)
         raise UserError(f"{key} is {describe_type(hint)}, not {value}" + (f": {error}" if str(error) else "")) from None
+
+
+def is_table(hint: Any) -> bool:
+    """Whether the values of a type are nested dicts, whose entries are settings of their own."""
+    return get_origin(hint) is Mapping
+
+
+def read_literal(raw: Any) -> Any:
+    """The value that a text on the command line stands for, as in TOML or JSON; text that is no such value stands for itself.
+
+    >>> read_literal("20"), read_literal("true"), read_literal("[1, 2]"), read_literal("None"), read_literal("PickUp-v0")
+    (20, True, [1, 2], None, 'PickUp-v0')
+    """
+    if not isinstance(raw, str):
+        return raw
+    text = raw.strip()
+    if text.lower() in ("none", "null"):
+        return None
+    if text in ("True", "False"):
+        return text == "True"
+    for read in (lambda: tomllib.loads(f"value = {text}")["value"], lambda: json.loads(text)):
+        try:
+            value = read()
+            json.dumps(value)
+        except (ValueError, TypeError, RecursionError):  # a TypeError: a date
+            continue
+        return value
+    return raw
 
 
 def describe_type(hint: Any) -> str:
@@ -115,6 +145,8 @@ def describe_type(hint: Any) -> str:
         return " or ".join(describe_type(arm) for arm in arguments if arm is not types.NoneType) + (
             ", or none" if types.NoneType in arguments else ""
         )
+    if origin is Mapping:
+        return "a table of numbers, text, true or false, lists and tables, whose keys are names without dots"
     if origin is tuple:
         return (
             f"a list of {len(arguments)} values"
@@ -214,8 +246,12 @@ def _toml(value: Any) -> str:
         return f"{value:_}"
     if isinstance(value, float):
         return repr(value)
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{json.dumps(key)} = {_toml(entry)}' for key, entry in value.items())}}}"
+    if value is None:
+        return '"none"'
     return json.dumps(str(value), ensure_ascii=False)
 
 
@@ -228,6 +264,8 @@ def _convert(hint: Any, raw: Any) -> Any:
         return _first_that_fits(arguments, raw)
     if origin is tuple:
         return _tuple(arguments, raw)
+    if origin is Mapping:
+        return _table(raw)
     if hint is bool:
         return raw if isinstance(raw, bool) else _bool(raw)
     if hint is int:
@@ -269,6 +307,16 @@ def _tuple(arguments: tuple[Any, ...], raw: Any) -> tuple[Any, ...]:
     if len(hints) != len(raw):
         raise ValueError
     return tuple(map(_convert, hints, raw))
+
+
+def _table(raw: Any) -> dict[str, Any]:
+    if not isinstance(raw, Mapping) or not all(isinstance(key, str) and "." not in key for key in raw):
+        raise ValueError
+    try:
+        json.dumps(raw)
+    except (TypeError, ValueError):
+        raise ValueError from None
+    return {key: _table(value) if isinstance(value, Mapping) else value for key, value in raw.items()}
 
 
 def _integer(raw: Any) -> int:

@@ -23,7 +23,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mcurl import envs
-from mcurl.config.fields import Meta, field_defaults, field_help, field_hints, field_meta, read_value
+from mcurl.config.fields import (
+    Meta,
+    field_defaults,
+    field_help,
+    field_hints,
+    field_meta,
+    is_table,
+    read_literal,
+    read_value,
+)
 from mcurl.config.sections import CheckpointSettings, EvaluationSettings, ReplaySettings
 from mcurl.config.tasks import Method, flatten, methods, read_experiments, read_toml
 from mcurl.errors import UserError, suggest
@@ -141,7 +150,7 @@ class TrainSettings:
         known = known_settings(parts)
         values: dict[str, dict[str, Any]] = {name: {} for name in parts.sections}
         values["env"]["task"] = top["task"].partition("/")[2]
-        for key, raw in flat.items():
+        for key, raw in _collect_tables(flat, known).items():
             if key not in known:
                 raise UserError(f"there is no setting {key}: {suggest(key, known)}")
             section, _, name = key.partition(".")
@@ -245,10 +254,10 @@ def resolve(
     suite, name = envs.parse_task(task)
     find_method(method)  # checked first, because the default agent may need an environment
     experiments = read_experiments(suite)
-    agent = agent or _default_agent(experiments, suite, name)
+    explicit = dict([*_preset(preset, experiments).items(), *map(_override, overrides), *flatten(values or {})])
+    agent = agent or _default_agent(experiments, suite, name, explicit)
     # What needs no PyTorch is checked before the classes of the run are imported, which takes seconds.
     AGENTS.check(agent)
-    explicit = dict([*_preset(preset, experiments).items(), *map(_override, overrides), *flatten(values or {})])
     if env_steps is not None:
         _BUDGET.check("env_steps", read_value("env_steps", int, env_steps))
     if seed < 0:
@@ -260,7 +269,7 @@ def resolve(
     for layer in _layers(experiments, parts, method, name):
         merged |= {key: value for key, value in layer.items() if key in known}
     for key in explicit:
-        _require_in_use(key, parts, f"--method {method} on {suite}/{name}")
+        _require_in_use(_setting_of(key, known), parts, f"--method {method} on {suite}/{name}")
     merged |= explicit
     suite_budget = merged.pop("env_steps", ENV_STEPS)
     budget = read_value("env_steps", int, suite_budget if env_steps is None else env_steps)
@@ -268,7 +277,7 @@ def resolve(
     top = {"task": f"{suite}/{name}", "method": method, "agent": agent, "seed": seed, "env_steps": budget}
     settings = TrainSettings._build(top, parts, merged)
     for key in explicit:
-        _require_effect(key, settings)
+        _require_effect(_setting_of(key, known), settings)
     return settings
 
 
@@ -341,12 +350,58 @@ def _refuse_agent(name: str) -> None:
         raise UserError(f"{name} is an agent, not a method: {choice}")
 
 
-def _default_agent(experiments: Mapping[str, Any], suite: str, task: str) -> str:
-    """The agent in the suite's file, for the task or for the suite; else the default for the task's action space."""
+def _setting_of(key: str, known: Mapping[str, Setting]) -> str:
+    """The setting that a key belongs to: ``env.kwargs`` for ``env.kwargs.config.duration``, else the key itself."""
+    parent = ".".join(key.split(".")[:2])
+    return parent if parent in known and is_table(known[parent].hint) else key
+
+
+def _collect_tables(flat: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[str, Any]:
+    """``section.name`` -> value, with the entries of a table collected in a nested dict; later ones win.
+
+    Raises:
+        UserError: a key goes on below a value that is not a table.
+    """
+    values: dict[str, Any] = {}
+    for key, value in flat.items():
+        parent = _setting_of(key, known)
+        if parent not in known or not is_table(known[parent].hint):
+            values[key] = value
+        elif key == parent:
+            values[parent] = read_value(key, known[key].hint, read_literal(value))
+        else:
+            table = values.setdefault(parent, {})
+            *path, last = key[len(parent) + 1 :].split(".")
+            for name in path:
+                table = table.setdefault(name, {})
+                if not isinstance(table, dict):
+                    raise UserError(f"{key} cannot be set: {name} has the value {table!r}")
+            table[last] = value
+    return values
+
+
+def _default_agent(experiments: Mapping[str, Any], suite: str, task: str, explicit: Mapping[str, Any]) -> str:
+    """The agent in the suite's file, for the task or for the suite; else the default for the task's action space.
+
+    The action space may depend on the user's settings of the environment.
+    """
     from mcurl.agents.registry import agent_for
 
     agent = experiments.get("task", {}).get(task, {}).get("agent") or experiments.get("defaults", {}).get("agent")
-    return agent or agent_for(envs.suite_module(suite).action_space(task))
+    return agent or agent_for(envs.suite_module(suite).action_space(_env_settings(suite, task, explicit)))
+
+
+def _env_settings(suite: str, task: str, explicit: Mapping[str, Any]) -> Any:
+    """The settings of the environment, from the user's values; those of other sections are left out."""
+    cls = envs.settings_class(suite)
+    hints = field_hints(cls)
+    known = {f"env.{name}": Setting(f"env.{name}", hint, None, "", Meta()) for name, hint in hints.items()}
+    values = {
+        key.partition(".")[2]: read_value(key, known[key].hint, value)
+        for key, value in _collect_tables(explicit, known).items()
+        if key in known and key != "env.task"
+    }
+    return _construct("env", cls, values | {"task": task})
 
 
 def _check_method(parts: Parts, method: str, task: str) -> None:
@@ -458,12 +513,12 @@ def _load(path: str) -> type[Any]:
     return cls
 
 
-def _override(text: str) -> tuple[str, str]:
-    """Split ``key=value``."""
+def _override(text: str) -> tuple[str, Any]:
+    """Split ``key=value``. The value of an entry of a table, as env.kwargs.width, is read as in TOML."""
     key, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--set takes key=value, not {text!r}")
-    return key.strip(), value.strip()
+    return key.strip(), read_literal(value) if key.count(".") > 1 else value.strip()
 
 
 def _preset(preset: str | None, experiments: Mapping[str, Any]) -> dict[str, Any]:
@@ -476,4 +531,6 @@ def _preset(preset: str | None, experiments: Mapping[str, Any]) -> dict[str, Any
     if not Path(preset).exists():
         advice = suggest(preset, named) if named else "the suite has no presets"
         raise UserError(f"there is no preset {preset!r}, neither a file nor a name: {advice}")
-    return dict(flatten(read_toml(Path(preset))))
+    values = flatten(read_toml(Path(preset)))
+    # TOML has no null.
+    return {key: None if key.count(".") > 1 and value == "none" else value for key, value in values}

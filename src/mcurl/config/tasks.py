@@ -97,7 +97,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield ``section.name`` and value of each leaf of nested tables."""
     for name, value in table.items():
-        if isinstance(value, dict):
+        # An empty table that is no section is a value, as in env.kwargs.config = {}.
+        if isinstance(value, dict) and (value or prefix.count(".") < 2):
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

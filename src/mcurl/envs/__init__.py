@@ -7,6 +7,7 @@ libraries of a suite are imported on first use.
 from __future__ import annotations
 
 import re
+import sys
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -20,8 +21,8 @@ SUITES = {"dmc": "mcurl.envs.dmc", "atari": "mcurl.envs.atari", "toy": "mcurl.en
 """Suite -> its module.
 
 A module defines ``<Suite>Settings``, ``tasks()``, ``resolve(name)`` and ``make(settings, seed)``. It also defines
-``action_space(name)`` if the suite's TOML file does not name the agent, and may define
-``make_without_pixels(settings, seed)``, for playing recorded actions again.
+``action_space(settings)`` if the suite's TOML file does not name the agent, and may define
+``make_without_pixels(settings, seed)``, for playing recorded actions again, and ``release()``, see :func:`release`.
 """
 
 _OTHER_SPELLINGS = {
@@ -97,6 +98,13 @@ def settings_class(suite: str) -> type[Any]:
     """The frozen dataclass of a suite's settings, first field ``task``. Raises UserError for an unknown suite."""
     cls: type[Any] = getattr(suite_module(suite), f"{suite.capitalize()}Settings")
     return cls
+
+
+def release() -> None:
+    """Close the environments that were made only to look at their action spaces, and were not used since."""
+    for module in SUITES.values():
+        if function := getattr(sys.modules.get(module), "release", None):
+            function()
 
 
 def make_env(settings: Any, seed: int, *, pixels: bool = True) -> gymnasium.Env[Any, Any]:

@@ -1,25 +1,33 @@
 """Gymnasium environments as tasks ``gym/<EnvId>``, such as ``gym/CartPole-v1``, or ``gym/<module>:<EnvId>``.
 
-The frames are the environment's observations if they are images, else its rendered images. The time limit is that of
+The frames are the environment's observations, or the image in them, else its rendered images. The time limit is that of
 the registration. ``<module>`` is imported first, and registers the environment.
 """
 
 from __future__ import annotations
 
+import atexit
 import copy
+import inspect
+import numbers
 import re
-from dataclasses import dataclass, replace
-from functools import cache
-from types import ModuleType
-from typing import Any
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 import gymnasium
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from numpy.typing import NDArray
 
-from mcurl.envs import CannotSave
-from mcurl.envs.stack import Rescaling, StackedEnv, check_settings
+from mcurl.envs import CannotSave, threaded
+from mcurl.envs.actions import convert_actions
+from mcurl.envs.foreign import INTERFACE, SHIMMY, EnvironmentFailure, Hint, call, describe
+from mcurl.envs.images import Channels, Fit, FrameWatch, Framing, find_image
+from mcurl.envs.opengl import choose_backends, complaint
+from mcurl.envs.stack import StackedEnv, check_settings
 from mcurl.errors import UserError, suggest
 
 
@@ -39,9 +47,24 @@ class GymSettings:
     """Environment steps per agent step; rewards are summed."""
     render: bool = False
     """Use rendered images as frames, even if the environment's observations are images."""
+    fit: Fit = "squeeze"
+    """How an image that is not square becomes square: squeeze it, pad it with black bars, or crop its longer side."""
+    key: str = ""
+    """The image in observations of several parts, such as image or camera.front; empty: the only image."""
+    channels: Channels = "all"
+    """Channels of images that have neither 1 nor 3: all, or the newest if they are stacked frames."""
+    max_episode_steps: int = 0
+    """Environment steps after which an episode is truncated; 0: the limit of the registration, if it has one."""
+    evaluation_limit: int = 27_000
+    """Agent steps after which an evaluation cuts off an episode that has not ended; its return so far counts."""
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the environment, as env.kwargs.NAME=VALUE; nested: env.kwargs.config.duration=20."""
 
     def __post_init__(self) -> None:
-        check_settings(self, {"image_size": 1, "frame_stack": 1, "action_repeat": 1}, {})
+        minima = {"image_size": 1, "frame_stack": 1, "action_repeat": 1, "max_episode_steps": 0, "evaluation_limit": 1}
+        check_settings(self, minima, {"fit": get_args(Fit), "channels": get_args(Channels)})
+        if "render_mode" in self.kwargs:
+            raise UserError("kwargs.render_mode cannot be set: it is rgb_array where the environment can render")
 
 
 def tasks() -> list[str]:
@@ -64,9 +87,19 @@ def resolve(name: str) -> str:
     matches = [task for task in tasks() if _plain(task) == _plain(env_id)]
     matches = matches or [task for task in tasks() if _plain(task.rpartition("-v")[0]) == _plain(env_id)]
     if not matches:
-        hint = "" if colon else "; your own environment is named gym/MODULE:ID"
-        raise UserError(f"there is no Gymnasium environment {name!r}: {suggest(env_id, tasks())}{hint}")
+        raise UserError(f"there is no Gymnasium environment {name!r}: {_advice(module, env_id)}")
     return module + colon + max(matches, key=lambda task: gymnasium.registry[task].version or 0)
+
+
+def _advice(module: str, env_id: str) -> str:
+    """What to try instead of an unknown id. An environment of the old gym package needs a converter."""
+    old = getattr(sys.modules.get("gym"), "envs", None)
+    if env_id in getattr(old, "registry", ()):
+        name = f"{module}:{env_id}" if module else env_id
+        how = f"train gym/shimmy:GymV26Environment-v0 --set env.kwargs.env_id={name}"
+        return f"it is one of the old gym package; pip install shimmy, then {how}"
+    hint = "" if module else "; your own environment is named gym/MODULE:ID"
+    return f"{suggest(env_id, tasks())}{hint}"
 
 
 def _plain(name: str) -> str:
@@ -75,25 +108,69 @@ def _plain(name: str) -> str:
 
 def _register(module: str) -> None:
     """Import a module for the environments that it registers."""
+    choose_backends()
     try:
-        __import__(module)
-    except ImportError as error:
-        raise UserError(f"cannot import {module}: {error}; is its folder in PYTHONPATH?") from error
+        call(module, "its import", __import__, module)
+    except EnvironmentFailure as error:
+        if isinstance(error.__cause__, ImportError):
+            raise UserError(f"cannot import {module}: {error.__cause__}; is its folder in PYTHONPATH?") from error
+        raise
 
 
-def action_space(name: str) -> gymnasium.Space[Any]:
-    """The action space of a task, as an agent uses it. The environment is made and closed.
+def action_space(settings: GymSettings) -> gymnasium.Space[Any]:
+    """The action space of a task, as an agent uses it.
+
+    The environment is made for it, in the thread of the next ThreadedEnv, which goes on with it.
 
     Raises:
         UserError: the environment cannot be made, or no agent supports its actions.
     """
-    task = resolve(name)
-    spec = copy.deepcopy(gymnasium.spec(task.rpartition(":")[2]))
-    env = _bare(spec)
-    try:
-        return _actions(env.action_space, task)[1]
-    finally:
-        env.close()
+    task = resolve(settings.task)
+    return threaded.call_ahead(lambda: _ahead(settings, task))
+
+
+def _ahead(settings: GymSettings, task: str) -> gymnasium.Space[Any]:
+    """Make an environment, and keep it for the next :func:`_make` in this thread with the same arguments."""
+    env = _make(task, settings.kwargs)
+    _close_spare()
+    _spare.append(_Spare(task, settings.kwargs, env))
+    return convert_actions(env.action_space, f"gym/{task}")[1]
+
+
+@dataclass(frozen=True)
+class _Spare:
+    """An environment that was made to look at its action space."""
+
+    task: str
+    kwargs: Mapping[str, Any]
+    env: gymnasium.Env[Any, Any]
+    thread: int = field(default_factory=threading.get_ident)
+
+
+_spare: list[_Spare] = []
+"""At most one."""
+
+
+def _take_spare(task: str, kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any] | None:
+    for spare in _spare:
+        if (spare.task, spare.kwargs, spare.thread) == (task, kwargs, threading.get_ident()):
+            _spare.clear()
+            return spare.env
+    return None
+
+
+def _close_spare() -> None:
+    while _spare:
+        spare = _spare.pop()
+        call(f"gym/{spare.task}", "close()", spare.env.close)
+
+
+def release() -> None:
+    """Close the environment that :func:`action_space` made, if it was not used."""
+    threaded.release(_close_spare)
+
+
+atexit.register(release)
 
 
 def make(settings: GymSettings, seed: int) -> GymEnv:
@@ -106,42 +183,48 @@ def make_without_pixels(settings: GymSettings, seed: int) -> GymEnv:
     return GymEnv(replace(settings, image_size=1, frame_stack=1), seed)
 
 
-@cache
-def _cv2() -> ModuleType:
-    try:
-        import cv2
-    except ImportError as error:
-        raise UserError(f"Gymnasium environments need OpenCV ({error}): pip install 'mcurl[gym]'") from error
-    module: ModuleType = cv2
-    return module
-
-
 class GymEnv(StackedEnv):
     """A Gymnasium environment with stacked image observations.
 
     Observations: ``uint8 [C * frame_stack, image_size, image_size]``. Actions: Discrete, counted from 0, or
     ``float32 [A]`` in [-1, 1] for a bounded Box. Its state can be saved if the environment defines ``state_dict()`` and
-    ``load_state_dict(state)``.
+    ``load_state_dict(state)``. What the environment raises, and what it returns against its spaces' declarations, is an
+    :class:`mcurl.envs.foreign.EnvironmentFailure`.
     """
 
     def __init__(self, settings: GymSettings, seed: int) -> None:
         self.settings = settings
         self.task = resolve(settings.task)
+        self.name = f"gym/{self.task}"
         self._seed: int | None = seed
-        spec = copy.deepcopy(gymnasium.spec(self.task.rpartition(":")[2]))
+        self.spec = copy.deepcopy(gymnasium.spec(self.task.rpartition(":")[2]))
         # Counted here, because a saved state cannot contain the counter of Gymnasium's wrapper.
-        self._limit = spec.max_episode_steps
-        self.spec = spec
-        self._env, self._renders = _make(spec, settings.render)
-        self._image: Any = None
+        self._limit = settings.max_episode_steps or self.spec.max_episode_steps
+        self._env = _make(self.task, settings.kwargs)
+        try:
+            self._form = (
+                None
+                if settings.render
+                else find_image(self._env.observation_space, settings.key, settings.channels, self.name)
+            )
+            self._framing = Framing(settings.image_size, settings.fit, settings.grayscale)
+            if self._form is None:
+                self._check_renders()
+            self._to_inner, actions = convert_actions(self._env.action_space, self.name)
+        except UserError:
+            self._env.close()
+            raise
+        self._image: NDArray[np.uint8] | None = None
         self._steps = 0
+        self._watch = FrameWatch(self.name, rendered=self._form is None)
 
-        colours = 3 if self._renders else self._env.observation_space.shape[-1]
-        channels = 1 if settings.grayscale else colours
+        channels = 3 if self._form is None else self._form.channels
+        channels = 1 if settings.grayscale and channels == 3 else channels
         size, repeat = settings.image_size, settings.action_repeat
         frames_per_second = self._env.metadata.get("render_fps") or 30
         super().__init__((channels, size, size), settings.frame_stack, repeat, frames_per_second / repeat)
-        self._to_inner, self.action_space = _actions(self._env.action_space, self.task)
+        self.action_space = actions
+        self.notes += self._describe()
 
     def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
         """The environment's image in its original size, ``uint8 [H, W, 3]``.
@@ -149,43 +232,115 @@ class GymEnv(StackedEnv):
         Raises:
             gymnasium.error.ResetNeeded: before the first reset.
         """
-        image = _rendered(self._env, self.task) if self._renders else self._image
-        if image is None:
+        if self._image is None:
             raise gymnasium.error.ResetNeeded("there is no image before reset()")
+        image = self._rendered() if self._form is None else self._image
+        image = image[..., -1:] if image.shape[2] not in (1, 3) else image
         return np.broadcast_to(image, (*image.shape[:2], 3)).copy()
 
     def close(self) -> None:
         """Close the wrapped environment."""
-        self._env.close()
+        self._call("close()", self._env.close)
 
     def _begin(self, seed: int | None) -> None:
-        observation, _ = self._env.reset(seed=self._seed if seed is None else seed)
-        self._image = None if self._renders else observation
+        number = self._seed if seed is None else seed
+        result = self._call("reset()", self._env.reset, seed=number, hint=_interface_hint)
+        if not isinstance(result, tuple) or len(result) != 2:
+            found = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+            raise EnvironmentFailure(f"{self.name}: reset() returned {found}, not 2; {INTERFACE}; {SHIMMY}")
         self._seed = None
         self._steps = 0
+        self._see(result[0], "reset()")
 
     def _translate(self, action: Any) -> Any:
         return self._to_inner(action)
 
     def _advance(self, action: Any) -> tuple[float, bool, bool]:
-        observation, reward, terminated, truncated, _ = self._env.step(action)
-        self._image = None if self._renders else observation
         self._steps += 1
-        return float(reward), bool(terminated), bool(truncated) or self._steps == self._limit
+        where = f"step {self._steps:,} of an episode"
+        result = self._call(where, self._env.step, action)
+        if not isinstance(result, tuple) or len(result) != 5:
+            found = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+            raise EnvironmentFailure(f"{self.name}: step() returned {found}, not 5; {INTERFACE}; {SHIMMY}")
+        observation, reward, terminated, truncated, _ = result
+        number = self._reward(reward, where)
+        flags = [
+            self._flag(value, name, where) for value, name in ((terminated, "terminated"), (truncated, "truncated"))
+        ]
+        self._see(observation, where)
+        return number, flags[0], flags[1] or self._steps == self._limit
 
     def _look(self) -> NDArray[np.uint8]:
-        cv2, size = _cv2(), self.settings.image_size
-        image = _rendered(self._env, self.task) if self._renders else self._image
-        if self.settings.grayscale and image.shape[2] == 3:
-            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        resized: NDArray[np.uint8] = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-        # OpenCV drops the axis of a single channel.
-        return resized.reshape(size, size, -1).transpose(2, 0, 1)
+        if self._form is None:
+            self._image = self._rendered()
+        assert self._image is not None
+        self.notes += self._watch.look(self._image)
+        return self._framing(self._image)
+
+    def _see(self, observation: Any, where: str) -> None:
+        """Read the image of an observation."""
+        if self._form is not None:
+            self._image = self._form.read(observation, f"{self.name}: {where}")
+
+    def _reward(self, reward: Any, where: str) -> float:
+        """A reward as a number. Raises EnvironmentFailure if it is none, or not finite."""
+        scalar = reward.item() if isinstance(reward, np.ndarray | np.generic) and reward.size == 1 else reward
+        if not isinstance(scalar, numbers.Real) or not np.isfinite(scalar):
+            found = repr(reward) if isinstance(reward, numbers.Real | str) else type(reward).__name__
+            raise EnvironmentFailure(f"{self.name}: {where} returned the reward {found}, which is not a finite number")
+        return float(scalar)
+
+    def _flag(self, value: Any, name: str, where: str) -> bool:
+        """A flag as a bool. Raises EnvironmentFailure if it is none."""
+        scalar = value.item() if isinstance(value, np.ndarray | np.generic) and value.size == 1 else value
+        if not isinstance(scalar, bool | int) or scalar not in (0, 1):
+            raise EnvironmentFailure(f"{self.name}: {where} returned {name}={value!r}, which is neither true nor false")
+        return bool(scalar)
+
+    def _rendered(self) -> NDArray[np.uint8]:
+        """The rendered image, ``uint8 [H, W, 3]``. Raises EnvironmentFailure if there is none."""
+        image: Any = self._call("render()", self._env.render, hint=_opengl_hint)
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (3, 4):
+            return image[..., :3]
+        found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise EnvironmentFailure(f"{self.name} has no images: render() returned {found}, not uint8 [H, W, 3]")
+
+    def _check_renders(self) -> None:
+        """Raise UserError if rendered images cannot be the frames."""
+        if self._env.render_mode != "rgb_array":
+            space = str(self._env.observation_space)
+            raise UserError(
+                f"{self.name} has no images: it cannot render rgb_array, and its observations are {space[:200]}, "
+                "not an image such as uint8 [H, W, 3]"
+            )
+
+    def _describe(self) -> list[str]:
+        """What a user should know at the start of a run."""
+        if self._form is not None:
+            lines = self._form.notes(self.name)
+            if note := self._framing.note(*self._form.size):
+                lines.append(f"{self.name}: {note}")
+        else:
+            lines = [f"{self.name}: learns from rendered images"]
+        inner = self._env.action_space
+        if isinstance(self.action_space, gymnasium.spaces.Discrete) and not isinstance(
+            inner, gymnasium.spaces.Discrete
+        ):
+            lines.append(f"{self.name}: {inner} is flattened to {self.action_space.n} actions")
+        if not self._limit:
+            lines.append(
+                f"{self.name} has no time limit: evaluations cut off episodes after {self.settings.evaluation_limit:,} "
+                "agent steps (env.evaluation_limit); env.max_episode_steps sets a limit for training, too"
+            )
+        return lines
+
+    def _call(self, where: str, function: Any, *arguments: Any, hint: Hint | None = None, **options: Any) -> Any:
+        return call(self.name, where, function, *arguments, hint=hint, **options)
 
     def _save(self) -> dict[str, Any]:
         return {
             "task": self.task,
-            "inner": self._method("state_dict")(),
+            "inner": self._call("state_dict()", self._method("state_dict")),
             "image": self._image,
             "seed": self._seed,
             "steps": self._steps,
@@ -194,7 +349,7 @@ class GymEnv(StackedEnv):
     def _load(self, state: dict[str, Any]) -> None:
         if state["task"] != self.task:
             raise UserError(f"the saved state is of {state['task']}, not of {self.task}")
-        self._method("load_state_dict")(state["inner"])
+        self._call("load_state_dict()", self._method("load_state_dict"), state["inner"])
         self._image = state["image"]
         self._seed = state["seed"]
         self._steps = state["steps"]
@@ -203,82 +358,81 @@ class GymEnv(StackedEnv):
         """A method of the wrapped environment. Raises CannotSave if it is not defined."""
         method = getattr(self._env, name, None)
         if method is None:
-            raise CannotSave(f"{self.task} has no {name}(): its state cannot be saved")
+            raise CannotSave(f"{self.name} has no {name}(): its state cannot be saved")
         return method
 
 
-def _make(spec: EnvSpec, render: bool) -> tuple[Any, bool]:
-    """The environment without wrappers, and whether its frames are rendered images instead of observations.
+def _make(task: str, kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+    """Make an environment, without Gymnasium's wrappers. It renders images if it can.
 
     Raises:
-        UserError: the environment cannot be made, or has no images.
+        UserError: it cannot be made.
     """
-    env = _bare(spec)
-    if not render and _is_image(env.observation_space):
-        return env, False
-    modes = env.metadata.get("render_modes") or []
-    env.close()
-    if "rgb_array" not in modes:
-        raise UserError(
-            f"{spec.id} has no images: its observations are not uint8 [H, W, 1 or 3], and it cannot render rgb_array"
-        )
-    if not render and not _is_vector(env.observation_space):
-        raise UserError(
-            f"{spec.id} has observations of {env.observation_space}, but images are uint8 [H, W, 1 or 3]: "
-            "wrap it, or set env.render=true to learn from rendered images"
-        )
-    return _bare(spec, render_mode="rgb_array"), True
-
-
-def _bare(spec: EnvSpec, **options: Any) -> gymnasium.Env[Any, Any]:
-    """Make an environment without Gymnasium's wrappers. Raises UserError if it cannot be made."""
+    if (spare := _take_spare(task, kwargs)) is not None:
+        return spare
+    choose_backends()
+    spec = copy.deepcopy(gymnasium.spec(task.rpartition(":")[2]))
     spec.max_episode_steps = None
     spec.order_enforce = False
     spec.disable_env_checker = True
-    try:
-        return gymnasium.make(spec, **options)
-    except (gymnasium.error.Error, ImportError, TypeError) as error:
-        raise UserError(f"{spec.id} cannot be made: {error}") from error
-
-
-def _is_image(space: gymnasium.Space[Any]) -> bool:
-    return (
-        isinstance(space, gymnasium.spaces.Box)
-        and space.dtype == np.uint8
-        and len(space.shape) == 3
-        and space.shape[2] in (1, 3)
+    name = f"gym/{task}"
+    creator = call(name, "its import", _creator, spec)
+    options = dict(spec.kwargs) | _merged(spec.kwargs, kwargs)
+    _check_arguments(creator, kwargs, name)
+    modes = getattr(creator, "metadata", {}).get("render_modes") if hasattr(creator, "metadata") else None
+    if "rgb_array" in (modes or ()) or (modes is None and "render_mode" in _parameters(creator)):
+        options["render_mode"] = "rgb_array"
+    env: gymnasium.Env[Any, Any] = call(
+        name, "its constructor", gymnasium.make, spec, **options, hint=_constructor_hint(creator)
     )
+    return env
 
 
-def _is_vector(space: gymnasium.Space[Any]) -> bool:
-    """Whether observations are discrete values or vectors, which cannot be images."""
-    return isinstance(space, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete) or (
-        isinstance(space, gymnasium.spaces.Box) and len(space.shape) < 2
-    )
+def _creator(spec: EnvSpec) -> Any:
+    """The class or function that makes an environment."""
+    return load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
 
 
-def _rendered(env: gymnasium.Env[Any, Any], task: str) -> NDArray[np.uint8]:
+def _parameters(creator: Any) -> Mapping[str, inspect.Parameter]:
     try:
-        image: Any = env.render()
-    except (gymnasium.error.DependencyNotInstalled, ImportError, NotImplementedError) as error:
-        raise UserError(f"{task} cannot render: {error or 'render() is not implemented'}") from error
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
-        raise UserError(f"{task} has no images: render() does not return uint8 [H, W, 3]")
-    return image
+        return inspect.signature(creator).parameters
+    except (TypeError, ValueError):
+        return {}
 
 
-def _actions(space: gymnasium.Space[Any], task: str) -> tuple[Any, gymnasium.Space[Any]]:
-    """A function from the agent's actions to the environment's, and the agent's action space.
+def _check_arguments(creator: Any, kwargs: Mapping[str, Any], name: str) -> None:
+    """Raise UserError for an argument that the environment does not take."""
+    parameters = _parameters(creator)
+    if not parameters or any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    choices = [key for key in parameters if key not in ("self", "render_mode")]
+    for key in kwargs:
+        if key not in choices:
+            advice = suggest(key, choices) if choices else "it takes none"
+            raise UserError(f"{name} has no argument env.kwargs.{key}: {advice}")
 
-    Raises:
-        UserError: no agent supports these actions.
-    """
-    if isinstance(space, gymnasium.spaces.Discrete):
-        start = int(space.start)
-        return (lambda action: int(action) + start), gymnasium.spaces.Discrete(int(space.n))
-    if not isinstance(space, gymnasium.spaces.Box) or not np.issubdtype(space.dtype, np.floating):
-        raise UserError(f"{task} has actions of {space}: only Discrete and bounded Box of floats are supported")
-    if not space.is_bounded():
-        raise UserError(f"{task} has actions without bounds ({space}): they cannot be rescaled to [-1, 1]")
-    rescaling, dtype = Rescaling(space.low, space.high), space.dtype
-    return (lambda action: rescaling(action).astype(dtype)), rescaling.space
+
+def _merged(defaults: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The user's arguments; nested dicts are completed from the registration's."""
+    merged = {}
+    for key, value in kwargs.items():
+        default = defaults.get(key)
+        both = isinstance(value, Mapping) and isinstance(default, Mapping)
+        merged[key] = {**default, **_merged(default, value)} if both else copy.deepcopy(value)  # type: ignore[dict-item]
+    return merged
+
+
+def _constructor_hint(creator: Any) -> Hint:
+    """What helps if a constructor fails: a class of the old gym package needs a converter."""
+    old = any(base.__module__.partition(".")[0] == "gym" for base in getattr(creator, "__mro__", ()))
+    return (lambda error: SHIMMY) if old else _opengl_hint
+
+
+def _opengl_hint(error: BaseException) -> str:
+    """The variable or package that keeps OpenGL from working, if the error may come from that."""
+    return (complaint() or "") if re.search(r"(?i)gl|display|x11|screen|render", describe(error)) else ""
+
+
+def _interface_hint(error: BaseException) -> str:
+    """The arguments of Gymnasium's reset, if the error is about them."""
+    return f"{INTERFACE}; {SHIMMY}" if isinstance(error, TypeError) and "argument" in str(error) else ""

@@ -1,4 +1,4 @@
-"""Choice of MuJoCo's OpenGL backend, which has to be set before MuJoCo is imported."""
+"""Choice of the OpenGL backend, which has to be set before MuJoCo or another renderer is imported."""
 
 from __future__ import annotations
 
@@ -37,11 +37,9 @@ def choose_backend(*, required: bool = True) -> str:
         UserError: OpenGL is required, and missing or disabled. The message names the packages to install.
     """
     preset = os.environ.get("MUJOCO_GL", "").lower()
-    if preset in OFF and required:
-        raise UserError(f"MUJOCO_GL={preset} disables rendering: unset it, and {_INSTALL} if you have no OpenGL")
     backend = preset or _working_backend()
-    if backend is None and required:
-        raise UserError(f"no OpenGL for rendering: {_INSTALL}")
+    if required and (reason := complaint()):
+        raise UserError(reason)
     if backend is None:
         return "off"
     if backend == "osmesa":
@@ -49,6 +47,61 @@ def choose_backend(*, required: bool = True) -> str:
         os.environ.setdefault("DISABLE_RENDER_THREAD_OFFLOADING", "1")
     os.environ["MUJOCO_GL"] = backend
     return backend
+
+
+def choose_backends() -> None:
+    """Set the variables by which MuJoCo, PyOpenGL, pyglet and SDL render without a screen, unless they are set already.
+
+    Call it before the package of an environment is imported. Nothing is raised where OpenGL is missing: an environment
+    may do without.
+    """
+    backend = choose_backend(required=False)
+    if sys.platform != "linux" or has_screen():
+        return
+    if backend in _BACKENDS and _BACKENDS[backend]():
+        os.environ.setdefault("PYOPENGL_PLATFORM", backend)
+        if backend == "egl":
+            os.environ.setdefault("PYGLET_HEADLESS", "true")
+    # SDL's driver `dummy` has no renderer: some games stay black.
+    os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
+
+
+def has_screen() -> bool:
+    """Whether a display server is named."""
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def complaint() -> str | None:
+    """Why there is no rendering with OpenGL: the variable that prevents it, or the packages to install; None: it works."""
+    preset = os.environ.get("MUJOCO_GL", "").lower()
+    if preset in OFF:
+        return f"MUJOCO_GL={preset} disables rendering: unset it, and {_INSTALL} if you have no OpenGL"
+    if sys.platform != "linux":
+        return None
+    if preset in ("glfw", "glx") and not has_screen():
+        return f"MUJOCO_GL={preset} needs a screen, and there is none: unset it"
+    bound = os.environ.get("PYOPENGL_PLATFORM", "").lower()
+    if preset in _BACKENDS and bound not in ("", preset):
+        return f"MUJOCO_GL={preset} and PYOPENGL_PLATFORM={bound} contradict each other: unset one of them"
+    if preset and (preset not in _BACKENDS or _BACKENDS[preset]()):
+        return None
+    if not preset and _working_backend():
+        return None
+    variables = [name for name in ("PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID") if os.environ.get(name)]
+    for names in ([], *([name] for name in variables), variables):
+        if _works_without("MUJOCO_GL", *names):
+            blamed = " ".join(f"{name}={os.environ[name]}" for name in (names or ["MUJOCO_GL"]))
+            return f"{blamed} prevents rendering with OpenGL: unset it"
+    return f"no OpenGL for rendering: {_INSTALL}"
+
+
+def _works_without(*names: str) -> bool:
+    """Whether a backend works if some environment variables are not set."""
+    values = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        return _working_backend() is not None
+    finally:
+        os.environ.update(values)
 
 
 def _working_backend() -> str | None:
@@ -87,7 +140,9 @@ def egl_works() -> bool:
 def _allowed_devices(devices: list[int | None]) -> list[int | None]:
     """The device with the number MUJOCO_EGL_DEVICE_ID, or all devices if it is not set."""
     number = os.environ.get("MUJOCO_EGL_DEVICE_ID", "")
-    return devices[int(number) : int(number) + 1] if number.isdecimal() else devices
+    if not number:
+        return devices
+    return devices[int(number) : int(number) + 1] if number.isdecimal() else []
 
 
 def _can_render(egl: ctypes.CDLL, display: int | None) -> bool:

@@ -76,6 +76,8 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
     """Simulator steps per ``step``."""
     stack_start: StackStart
     """How the stack is filled at the start of an episode."""
+    notes: list[str]
+    """What a user should know of the environment. Training says it, and empties the list."""
 
     def __init__(
         self, frame_shape: tuple[int, ...], frame_stack: int, action_repeat: int, frames_per_second: float
@@ -95,6 +97,7 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
         else:
             self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, frame_shape, np.float32)
         self._over = True
+        self.notes: list[str] = []
 
     @abstractmethod
     def _begin(self, seed: int | None) -> None:

@@ -2,45 +2,159 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
 
+T = TypeVar("T")
 Outcome = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
 """Observation, reward, terminated, truncated, info."""
+_CLOSE_SECONDS = 5.0
+"""How long to wait for an environment to close, before it is left alone."""
 
 
 class ThreadedEnv:
     """Runs all calls of an environment in one thread, because an OpenGL context belongs to one thread.
 
-    Exceptions of the environment are raised in the calling thread.
+    An environment that works only in the main thread runs there. Exceptions of the environment are raised in the
+    calling thread. A call that hangs does not keep the process from ending.
 
     Args:
         make: makes the environment; called in that thread.
+
+    Attributes:
+        env: the environment.
+        failed: whether a reset or a step raised an exception, so that the environment's state cannot be trusted.
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]]) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="environment")
-        self.env = self._thread.submit(make).result()
+        self.env = call_ahead(make)
+        self._worker = _take_worker()
+        self.failed = False
 
-    def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
-        return self._thread.submit(self.env.reset).result()
+    @property
+    def in_main_thread(self) -> bool:
+        """Whether the environment works only in the main thread, so that no step overlaps with an update."""
+        return isinstance(self._worker, _MainThread)
+
+    def reset(self, seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        return self._submit(lambda: self.env.reset(seed=seed)).result()
 
     def step_async(self, action: Any) -> Future[Outcome]:
         """Start a step. ``result()`` of the returned future waits for its outcome."""
-        return self._thread.submit(self.env.step, action)  # type: ignore[arg-type]
+        return self._submit(lambda: self.env.step(action))  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         """As of the environment. Raises CannotSave if its state cannot be saved."""
-        state: dict[str, Any] = self._thread.submit(self.env.get_wrapper_attr("state_dict")).result()
-        return state
+        return self._worker.submit(self.env.get_wrapper_attr("state_dict")).result()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._thread.submit(self.env.get_wrapper_attr("load_state_dict"), state).result()
+        load = self.env.get_wrapper_attr("load_state_dict")
+        self._worker.submit(lambda: load(state)).result()
+
+    def _submit(self, function: Callable[[], T]) -> Future[T]:
+        def call() -> T:
+            try:
+                return function()
+            except BaseException:
+                self.failed = True
+                raise
+
+        return self._worker.submit(call)
 
     def close(self) -> None:
-        self._thread.submit(self.env.close).result()
-        self._thread.shutdown()
+        """Close the environment. It is left alone if a call of it hangs."""
+        self._worker.close(self.env.close)
+
+
+class _Worker:
+    """A thread that carries out calls one after the other. A daemon, so that a call that hangs is left at exit."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        threading.Thread(target=self._run, name="environment", daemon=True).start()
+        self._last: Future[Any] | None = None
+
+    def submit(self, function: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+        self._last = future
+        self._calls.put((future, function))
+        return future
+
+    def close(self, function: Callable[[], object]) -> None:
+        """Call a last function, unless a call is still under way, and end the thread."""
+        if self._last is None or self._last.done():
+            future = self.submit(function)
+            try:
+                future.result(_CLOSE_SECONDS)
+            except TimeoutError:
+                pass
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            _fulfil(*call)
+
+
+class _MainThread:
+    """In place of a thread: calls are carried out at once."""
+
+    def submit(self, function: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+        _fulfil(future, function)
+        return future
+
+    def close(self, function: Callable[[], object]) -> None:
+        function()
+
+
+def _fulfil(future: Future[T], function: Callable[[], T]) -> None:
+    try:
+        future.set_result(function())
+    except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+        future.set_exception(error)
+
+
+_next: _Worker | _MainThread | None = None
+"""The thread of the next ThreadedEnv, if calls were made ahead."""
+
+
+def call_ahead(function: Callable[[], T]) -> T:
+    """Call a function in the thread that the next ThreadedEnv will have, so that what it makes can be used there.
+
+    If it raises an exception that asks for the main thread, it is called there, and the next ThreadedEnv has no thread.
+    """
+    global _next
+    if _next is None:
+        _next = _Worker()
+    worker = _next
+    try:
+        return worker.submit(function).result()
+    except Exception as error:
+        if threading.current_thread() is threading.main_thread() and "main thread" in str(error).lower():
+            worker.close(lambda: None)
+            _next = _MainThread()
+            return function()
+        _next = None
+        worker.close(lambda: None)
+        raise
+
+
+def release(function: Callable[[], object]) -> None:
+    """Call a function in the thread of the next ThreadedEnv, and end that thread."""
+    global _next
+    if _next is not None:
+        worker, _next = _next, None
+        worker.close(function)
+
+
+def _take_worker() -> _Worker | _MainThread:
+    global _next
+    worker, _next = _next, None
+    assert worker is not None
+    return worker

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -47,3 +50,40 @@ class Generators:
         """Restore a state from :meth:`state_dict`. Generators that it does not contain keep their state."""
         for name, value in state.items():
             self[name].bit_generator.state = value
+
+
+def seed_globals(seed: int, *name: str | int) -> None:
+    """Seed the global generators of ``random`` and ``numpy.random``, which some environments draw from."""
+    number = integer(seed, "globals", *name)
+    random.seed(number)
+    np.random.seed(number)  # noqa: NPY002 - for the code of others
+
+
+def global_state() -> dict[str, Any]:
+    """The state of the global generators, as a tree of plain values and arrays."""
+    version, words, gauss = random.getstate()
+    numpy_state: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]  # noqa: NPY002
+    inner = numpy_state["state"]
+    return {
+        "random": {"version": version, "words": np.array(words, np.int64), "gauss": gauss},
+        "numpy": {**numpy_state, "state": {**inner, "key": np.asarray(inner["key"], np.int64)}},
+    }
+
+
+def load_global_state(state: dict[str, Any]) -> None:
+    """Restore a state of :func:`global_state`."""
+    values, numpy_state = state["random"], state["numpy"]
+    random.setstate((values["version"], tuple(int(word) for word in values["words"]), values["gauss"]))
+    key = np.asarray(numpy_state["state"]["key"], np.uint32)
+    np.random.set_state({**numpy_state, "state": {**numpy_state["state"], "key": key}})  # noqa: NPY002
+
+
+@contextmanager
+def separate_globals(seed: int, *name: str | int) -> Iterator[None]:
+    """A context manager in which the global generators are seeded, and after which they are as before."""
+    state = global_state()
+    seed_globals(seed, *name)
+    try:
+        yield
+    finally:
+        load_global_state(state)

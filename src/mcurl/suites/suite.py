@@ -225,6 +225,7 @@ def check_runs(runs: Iterable[SuiteRun]) -> None:
         default = run.settings.name
         if run.arm.name in methods() and run.arm.name != default:
             raise UserError(f"{run.name}: the arm changes settings, so it needs another name, such as {default}")
+    envs.release()
 
 
 def suite_names() -> list[str]:

@@ -69,6 +69,10 @@ def env_settings(recording: Recording, modules: Collection[str] = ()) -> Any:
     module, colon, _ = task.partition(":")
     if colon and module not in modules:
         raise UserError(f"{recording.task} runs code of {module}: allow it with --import {module}")
+    provider = module or "gymnasium"
+    if _has_text(recording.env.get("kwargs")) and provider not in modules:
+        # A constructor may open or import what a text names.
+        raise UserError(f"{recording.task} has texts as arguments: allow them with --import {provider}")
     cls = settings_class(suite)
     hints, values = field_hints(cls), {}
     for name, value in recording.env.items():
@@ -80,6 +84,13 @@ def env_settings(recording: Recording, modules: Collection[str] = ()) -> Any:
     if values.get("task") != task:
         raise UserError(f"the recording is of {recording.task}, but its settings of {values.get('task')}")
     return cls(**values)
+
+
+def _has_text(value: Any) -> bool:
+    """Whether a nested value contains a text, other than the keys of tables."""
+    if isinstance(value, Mapping | list | tuple):
+        return any(map(_has_text, value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, str)
 
 
 def play(

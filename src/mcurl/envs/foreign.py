@@ -1,0 +1,73 @@
+"""Code of other people's environments: what it raises becomes one line that names the environment and the place."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mcurl.errors import UserError
+
+T = TypeVar("T")
+Hint = Callable[[BaseException], str]
+INTERFACE = "Gymnasium's are reset(*, seed=None, options=None) -> (observation, info) and step(action) -> " + (
+    "(observation, reward, terminated, truncated, info)"
+)
+SHIMMY = (
+    "for an environment of the old gym package: pip install shimmy gym, then train gym/shimmy:GymV26Environment-v0 "
+    "--set env.kwargs.env_id=MODULE:ID (GymV21Environment-v0 before gym 0.26)"
+)
+_MAX_MESSAGE = 300
+
+
+class EnvironmentFailure(UserError):
+    """An environment raised an exception, or returned what its spaces do not declare. ``--debug`` shows the traceback."""
+
+
+def call(
+    name: str, where: str, function: Callable[..., T], *arguments: Any, hint: Hint | None = None, **options: Any
+) -> T:
+    """Call a function of an environment.
+
+    Args:
+        name: of the environment, for the error message.
+        where: what is called, such as ``step()``.
+        function: is called with the other arguments.
+        hint: the advice at the end of the error message, from the exception; may be empty.
+
+    Raises:
+        EnvironmentFailure: the function raised an exception, or SystemExit.
+    """
+    try:
+        return function(*arguments, **options)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        advice = hint(error) if hint is not None else ""
+        text = f"{name}: {where} raised {describe(error)}"
+        raise EnvironmentFailure(f"{text}; {advice}" if advice else text) from error
+
+
+def describe(error: BaseException) -> str:
+    """The type, message and place of an exception, on one line."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    line = " ".join(text.split())
+    line = line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]}..."
+    return f"{type(error).__name__}{': ' if line else ''}{line}{_place(error)}"
+
+
+def _place(error: BaseException) -> str:
+    """The file and line that raised the exception, in parentheses; empty if it is in no Python file."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    return f" ({_short(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+
+
+def _short(path: str) -> str:
+    """The path below the folder of the installed packages, or the file's name."""
+    parts = Path(path).parts
+    for folder in ("site-packages", "dist-packages"):
+        if folder in parts:
+            return "/".join(parts[len(parts) - parts[::-1].index(folder) :])
+    return parts[-1]
