@@ -14,7 +14,16 @@ from mcurl.errors import UserError
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing set; what ``choose_backend`` sets goes away with the test."""
-    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISABLE_RENDER_THREAD_OFFLOADING", "MUJOCO_EGL_DEVICE_ID"):
+    for name in (
+        "MUJOCO_GL",
+        "PYOPENGL_PLATFORM",
+        "DISABLE_RENDER_THREAD_OFFLOADING",
+        "MUJOCO_EGL_DEVICE_ID",
+        "DISPLAY",
+        "WAYLAND_DISPLAY",
+        "PYGLET_HEADLESS",
+        "SDL_VIDEODRIVER",
+    ):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setattr(opengl.sys, "platform", "linux")
@@ -28,6 +37,7 @@ def have(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def test_the_user_s_choice_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     have(monkeypatch, "egl")
     monkeypatch.setenv("MUJOCO_GL", "glfw")
+    monkeypatch.setenv("DISPLAY", ":0")
     assert opengl.choose_backend() == "glfw"
     assert os.environ["MUJOCO_GL"] == "glfw"
 
@@ -78,3 +88,53 @@ def test_missing_libraries_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "31")
     assert not opengl.egl_works()
+
+
+@pytest.mark.parametrize(
+    ("variables", "works", "says"),
+    [
+        ({"MUJOCO_GL": "glfw"}, ("egl",), "MUJOCO_GL=glfw needs a screen, and there is none: unset it"),
+        ({"MUJOCO_GL": "osmesa"}, ("egl",), "MUJOCO_GL=osmesa prevents rendering with OpenGL: unset it"),
+        ({"PYOPENGL_PLATFORM": "osmesa"}, ("egl",), "PYOPENGL_PLATFORM=osmesa prevents rendering"),
+        ({"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "osmesa"}, ("egl", "osmesa"), "contradict each other: unset one"),
+    ],
+)
+def test_the_variable_that_prevents_rendering_is_named(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], works: tuple[str, ...], says: str
+) -> None:
+    have(monkeypatch, *works)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=says):
+        opengl.choose_backend()
+    assert {name: os.environ[name] for name in variables} == variables
+
+
+@pytest.mark.parametrize("number", ["31", "x"])
+def test_the_device_that_prevents_rendering_is_named(monkeypatch: pytest.MonkeyPatch, number: str) -> None:
+    if not opengl.egl_works():
+        pytest.skip("no EGL here")
+    monkeypatch.setattr(opengl, "osmesa_works", lambda: False)
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", number)
+    with pytest.raises(UserError, match=f"MUJOCO_EGL_DEVICE_ID={number} prevents rendering with OpenGL: unset it"):
+        opengl.choose_backend()
+
+
+def test_back_ends_of_other_people_s_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "PYGLET_HEADLESS", "SDL_VIDEODRIVER")
+    have(monkeypatch, "egl")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    opengl.choose_backends()
+    assert [os.environ.get(name) for name in names] == ["egl", "egl", "true", "dummy"]
+    for name in names:
+        monkeypatch.delenv(name)
+    have(monkeypatch, "osmesa")
+    opengl.choose_backends()
+    assert [os.environ.get(name) for name in names] == ["osmesa", "osmesa", None, "offscreen"]
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DISPLAY", ":0")
+    opengl.choose_backends()
+    assert [os.environ.get(name) for name in names[1:]] == [None, None, None]
+    have(monkeypatch)
+    opengl.choose_backends()

@@ -8,8 +8,8 @@ import inspect
 import json
 import math
 import textwrap
-import types
 import tomllib
+import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -109,10 +109,10 @@ def is_table(hint: Any) -> bool:
 
 
 def read_literal(raw: Any) -> Any:
-    """The value that a text on the command line stands for, as in TOML or JSON; text that is no such value stands for itself.
+    """The value that a text on the command line stands for, as in TOML or JSON; other text stands for itself.
 
-    >>> read_literal("20"), read_literal("true"), read_literal("[1, 2]"), read_literal("None"), read_literal("PickUp-v0")
-    (20, True, [1, 2], None, 'PickUp-v0')
+    >>> read_literal("20"), read_literal("true"), read_literal("[1, 2]"), read_literal("None"), read_literal("Pick-v0")
+    (20, True, [1, 2], None, 'Pick-v0')
     """
     if not isinstance(raw, str):
         return raw
@@ -121,9 +121,9 @@ def read_literal(raw: Any) -> Any:
         return None
     if text in ("True", "False"):
         return text == "True"
-    for read in (lambda: tomllib.loads(f"value = {text}")["value"], lambda: json.loads(text)):
+    for read, source in ((tomllib.loads, f"value = {text}"), (json.loads, f'{{"value": {text}}}')):
         try:
-            value = read()
+            value = read(source)["value"]
             json.dumps(value)
         except (ValueError, TypeError, RecursionError):  # a TypeError: a date
             continue

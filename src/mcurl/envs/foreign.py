@@ -22,8 +22,8 @@ SHIMMY = (
 _MAX_MESSAGE = 300
 
 
-class EnvironmentFailure(UserError):
-    """An environment raised an exception, or returned what its spaces do not declare. ``--debug`` shows the traceback."""
+class EnvironmentFailure(UserError):  # noqa: N818 - of the environment
+    """An environment raised an exception, or returned what its spaces do not declare."""
 
 
 def call(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import copy
 import inspect
+import math
 import numbers
 import re
 import sys
@@ -272,7 +273,10 @@ class GymEnv(StackedEnv):
 
     def _look(self) -> NDArray[np.uint8]:
         if self._form is None:
-            self._image = self._rendered()
+            image = self._rendered()
+            if self._image is None and (note := self._framing.note(*image.shape[:2])):
+                self.notes.append(f"{self.name}: {note}")
+            self._image = image
         assert self._image is not None
         self.notes += self._watch.look(self._image)
         return self._framing(self._image)
@@ -285,7 +289,7 @@ class GymEnv(StackedEnv):
     def _reward(self, reward: Any, where: str) -> float:
         """A reward as a number. Raises EnvironmentFailure if it is none, or not finite."""
         scalar = reward.item() if isinstance(reward, np.ndarray | np.generic) and reward.size == 1 else reward
-        if not isinstance(scalar, numbers.Real) or not np.isfinite(scalar):
+        if not isinstance(scalar, numbers.Real) or not math.isfinite(scalar):
             found = repr(reward) if isinstance(reward, numbers.Real | str) else type(reward).__name__
             raise EnvironmentFailure(f"{self.name}: {where} returned the reward {found}, which is not a finite number")
         return float(scalar)
@@ -417,8 +421,10 @@ def _merged(defaults: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str,
     merged = {}
     for key, value in kwargs.items():
         default = defaults.get(key)
-        both = isinstance(value, Mapping) and isinstance(default, Mapping)
-        merged[key] = {**default, **_merged(default, value)} if both else copy.deepcopy(value)  # type: ignore[dict-item]
+        if isinstance(value, Mapping) and isinstance(default, Mapping):
+            merged[key] = {**default, **_merged(default, value)}
+        else:
+            merged[key] = copy.deepcopy(value)
     return merged
 
 

@@ -83,14 +83,15 @@ class ImageForm:
         Raises:
             EnvironmentFailure: the observation is not what its space declares.
         """
-        image = self._find(observation, where)
+        image: NDArray[Any] = self._find(observation, where)
         self._check(image, where)
         image = np.ascontiguousarray(np.transpose(image, self._axes)).reshape(*self.size, -1)
         low, high = float(self.space.low.flat[0]), float(self.space.high.flat[0])
         if image.dtype != np.uint8 or (low, high) != (0, 255):
             scaled = (image.astype(np.float32) - low) * (255 / (high - low))
             image = np.rint(scaled).clip(0, 255).astype(np.uint8)
-        return image[..., -self.channels :]
+        newest: NDArray[np.uint8] = image[..., -self.channels :]
+        return newest
 
     @property
     def _axes(self) -> tuple[int, ...]:
@@ -186,7 +187,7 @@ def _layout(space: gymnasium.Space[Any]) -> str | None:
     """The axes of an image; None if the space is not one of images."""
     if not isinstance(space, Box) or len(space.shape) not in (2, 3, 4) or space.low.size == 0:
         return None
-    low, high = space.low.flat[0], space.high.flat[0]
+    low, high = float(space.low.flat[0]), float(space.high.flat[0])
     if not np.isfinite([low, high]).all() or (space.low != low).any() or (space.high != high).any() or high <= low:
         return None
     if high - low > 256:

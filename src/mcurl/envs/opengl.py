@@ -72,7 +72,7 @@ def has_screen() -> bool:
 
 
 def complaint() -> str | None:
-    """Why there is no rendering with OpenGL: the variable that prevents it, or the packages to install; None: it works."""
+    """Why OpenGL cannot render: the variable that prevents it, or the packages to install. None: it can."""
     preset = os.environ.get("MUJOCO_GL", "").lower()
     if preset in OFF:
         return f"MUJOCO_GL={preset} disables rendering: unset it, and {_INSTALL} if you have no OpenGL"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -47,11 +48,12 @@ class ThreadedEnv:
 
     def step_async(self, action: Any) -> Future[Outcome]:
         """Start a step. ``result()`` of the returned future waits for its outcome."""
-        return self._submit(lambda: self.env.step(action))  # type: ignore[arg-type]
+        return self._submit(lambda: self.env.step(action))  # type: ignore[arg-type, return-value]
 
     def state_dict(self) -> dict[str, Any]:
         """As of the environment. Raises CannotSave if its state cannot be saved."""
-        return self._worker.submit(self.env.get_wrapper_attr("state_dict")).result()
+        state: dict[str, Any] = self._worker.submit(self.env.get_wrapper_attr("state_dict")).result()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         load = self.env.get_wrapper_attr("load_state_dict")
@@ -90,10 +92,8 @@ class _Worker:
         """Call a last function, unless a call is still under way, and end the thread."""
         if self._last is None or self._last.done():
             future = self.submit(function)
-            try:
+            with contextlib.suppress(TimeoutError):
                 future.result(_CLOSE_SECONDS)
-            except TimeoutError:
-                pass
         self._calls.put(None)
 
     def _run(self) -> None:
@@ -116,7 +116,7 @@ class _MainThread:
 def _fulfil(future: Future[T], function: Callable[[], T]) -> None:
     try:
         future.set_result(function())
-    except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+    except BaseException as error:  # raised again in the thread that waits
         future.set_exception(error)
 
 

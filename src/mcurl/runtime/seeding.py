@@ -56,13 +56,13 @@ def seed_globals(seed: int, *name: str | int) -> None:
     """Seed the global generators of ``random`` and ``numpy.random``, which some environments draw from."""
     number = integer(seed, "globals", *name)
     random.seed(number)
-    np.random.seed(number)  # noqa: NPY002 - for the code of others
+    np.random.seed(number)
 
 
 def global_state() -> dict[str, Any]:
     """The state of the global generators, as a tree of plain values and arrays."""
     version, words, gauss = random.getstate()
-    numpy_state: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]  # noqa: NPY002
+    numpy_state: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]
     inner = numpy_state["state"]
     return {
         "random": {"version": version, "words": np.array(words, np.int64), "gauss": gauss},
@@ -75,7 +75,7 @@ def load_global_state(state: dict[str, Any]) -> None:
     values, numpy_state = state["random"], state["numpy"]
     random.setstate((values["version"], tuple(int(word) for word in values["words"]), values["gauss"]))
     key = np.asarray(numpy_state["state"]["key"], np.uint32)
-    np.random.set_state({**numpy_state, "state": {**numpy_state["state"], "key": key}})  # noqa: NPY002
+    np.random.set_state({**numpy_state, "state": {**numpy_state["state"], "key": key}})
 
 
 @contextmanager

@@ -1,0 +1,162 @@
+"""What environments of other people do to a run: one line, exit status 2, and the run saved up to there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcurl import cli
+
+ENVS = """
+import random, signal, gymnasium, numpy as np
+
+class Square(gymnasium.Env):
+    length, bad = 10, None
+    def __init__(self, discrete=False):
+        self.observation_space = gymnasium.spaces.Box(0, 255, (28, 28, 3), np.uint8)
+        self.action_space = gymnasium.spaces.Discrete(2) if discrete else gymnasium.spaces.Box(-1, 1, (1,))
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count, self.level = 0, int(self.np_random.integers(200))
+        with open("levels", "a") as file:
+            file.write(f"{seed is not None} {self.level}\\n")
+        return self.see(), {}
+    def see(self):
+        return np.full((28, 28, 3), self.level + self.count % 20, np.uint8)
+    def step(self, action):
+        self.count += 1
+        return self.see(), self.level / 100, self.count == self.length, False, {}
+
+class Crash(Square):
+    total = 0
+    def step(self, action):
+        Crash.total += 1
+        if Crash.total == 75:
+            raise RuntimeError("simulator lost\\nits connection")
+        return super().step(action)
+
+class Exits(Square):
+    def reset(self, **kwargs):
+        raise SystemExit(3)
+
+class Signals(Square):
+    def __init__(self):
+        super().__init__()
+        signal.signal(signal.SIGUSR1, lambda *arguments: None)
+
+class Global(Square):
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.level = int(np.random.randint(100)) + random.randrange(100)
+        return self.see(), {}
+
+for cls in (Square, Crash, Exits, Signals, Global):
+    gymnasium.register(cls.__name__ + "-v0", cls, max_episode_steps=100)
+class Endless(Square):
+    length = -1
+gymnasium.register("Endless-v0", Endless)
+"""
+SMALL = [
+    *("env.image_size=28", "sac.crop=24", "sac.batch_size=4", "sac.hidden=8", "sac.filters=2"),
+    *("sac.learning_starts=30", "sac.feature_dim=8", "replay.capacity=300", "evaluation.every=0"),
+    *("evaluation.episodes=1", "checkpoint.every=0"),
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    """Run a command in a folder with ``failing_envs.py``; return its exit status and what it printed."""
+    monkeypatch.delitem(__import__("sys").modules, "failing_envs", raising=False)
+    (tmp_path / "failing_envs.py").write_text(ENVS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(cli.DEBUG, "")
+
+    def call(*words: str) -> tuple[int, str]:
+        status = cli.main(words)
+        return status, "".join(capfd.readouterr())
+
+    def command(name: str, *words: str, steps: int = 100, out: str = "runs", seed: int = 1) -> tuple[int, str]:
+        task = ["train", f"gym/failing_envs:{name}-v0", "--method", "rl-only", "--env-steps", str(steps)]
+        return call(*task, "--out", out, "--name", "x", "--seed", str(seed), "--set", *SMALL, *words)
+
+    command.call = call  # type: ignore[attr-defined]
+    return command
+
+
+def test_an_exception_is_one_line_and_the_run_goes_on_from_there(run: Any) -> None:
+    status, printed = run("Crash")
+    last = printed.strip().splitlines()[-1]
+    assert status == 2
+    assert last.startswith("mcurl: gym/failing_envs:Crash-v0: step ")
+    assert "raised RuntimeError: simulator lost its connection (failing_envs.py, line 26)" in last
+    assert "Traceback" not in printed
+    folder = "runs/gym-failing_envs-Crash-v0/x-seed1"
+    # Ten of the 75 steps were the evaluation's; the 75th is not kept.
+    assert "the latest checkpoint is at 64 env steps; resume with: mcurl resume" in printed
+    status, printed = run.call("resume", folder)
+    assert status == 0
+    assert "resume is not exact" in printed
+
+
+def test_before_the_first_step_nothing_is_left_and_debug_shows_the_traceback(run: Any) -> None:
+    status, printed = run("Exits")
+    assert (status, Path("runs/gym-failing_envs-Exits-v0/x-seed1").exists()) == (2, False)
+    assert "reset() raised SystemExit: 3 (failing_envs.py, line" in printed
+    assert "Traceback" not in printed
+    status, printed = run("Exits", "--debug")
+    assert status == 2
+    assert "Traceback" in printed
+    assert "raise SystemExit(3)" in printed
+
+
+def test_an_environment_of_the_main_thread(run: Any) -> None:
+    status, printed = run("Signals", steps=50)
+    assert status == 0
+    assert printed.count("works only in the main thread") == 1
+
+
+def test_global_generators_are_seeded_and_evaluation_leaves_them(run: Any) -> None:
+    for out, words in (("a", []), ("b", []), ("c", ["evaluation.episodes=2"])):
+        assert run("Global", *words, steps=60, out=out)[0] == 0
+    logs = [
+        [line.split(",")[:2] for line in next(Path(out).rglob("episodes.csv")).read_text().splitlines()]
+        for out in "abc"
+    ]
+    assert len(logs[0]) > 5
+    assert logs[0] == logs[1] == logs[2]
+
+
+def test_every_resume_plays_episodes_of_its_own(run: Any) -> None:
+    assert run("Square", steps=25)[0] == 0
+    folder, begun = "runs/gym-failing_envs-Square-v0/x-seed1", []
+    for steps in (45, 65):
+        Path("levels").unlink()
+        status, printed = run.call("resume", folder, "--env-steps", str(steps))
+        assert status == 0
+        assert "the next ones have a seed of their own" in printed
+        begun.append(Path("levels").read_text().splitlines()[:2])
+    assert begun[0] != begun[1]
+
+
+def test_an_evaluation_of_an_endless_episode_is_cut_off_and_that_is_said(run: Any) -> None:
+    status, printed = run("Endless", "env.evaluation_limit=15", steps=40)
+    assert status == 0
+    assert "has no time limit: evaluations cut off episodes after 15 agent steps" in printed
+    assert "1 of 1 episodes had not ended, and were cut off after 15 agent steps" in printed
+
+
+def test_arguments_from_the_command_line_decide_on_the_agent(run: Any) -> None:
+    task = "gym/failing_envs:Square-v0"
+    _, printed = run.call("settings", task, "--set", "env.kwargs.discrete=true")
+    assert 'kwargs = {"discrete" = true}' in printed
+    assert "[rainbow]" in printed
+    Path("preset.toml").write_text(printed)
+    _, again = run.call("settings", task, "--preset", "preset.toml")
+    assert again == printed
+    _, printed = run.call("settings", task)
+    assert "[sac]" in printed
+    status, printed = run.call("settings", task, "--set", "env.kwargs.discret=true")
+    assert (status, printed) == (2, f"mcurl: {task} has no argument env.kwargs.discret: did you mean discrete?\n")
