@@ -275,7 +275,7 @@ def test_floats_that_are_not_as_declared(shown: Any) -> None:
     with pytest.raises(UserError, match="values that are not finite, but its space declares float32"):
         make().reset()
     shown(space=space, shown=PICTURE.astype(np.float32))
-    with pytest.raises(UserError, match="values from 0 to 109, but its space declares .* from 0 to 1"):
+    with pytest.raises(UserError, match=r"values from 0 to 109, but its space declares .* from 0 to 1"):
         make().reset()
     shown(space=Dict({"image": space}), shown={"picture": UNIT})
     with pytest.raises(UserError, match="without 'image', which its space declares"):
@@ -287,7 +287,7 @@ def test_rewards_that_are_no_numbers(shown: Any, reward: Any) -> None:
     shown(reward=reward)
     env = make()
     env.reset()
-    with pytest.raises(UserError, match="step 1 of an episode returned the reward .*, which is not a finite number"):
+    with pytest.raises(UserError, match=r"step 1 of an episode returned the reward .*, which is not a finite number"):
         env.step(0)
 
 

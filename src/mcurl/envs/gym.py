@@ -311,7 +311,7 @@ class GymEnv(StackedEnv):
 
     def _check_renders(self) -> None:
         """Raise UserError if rendered images cannot be the frames."""
-        if self._env.render_mode != "rgb_array":
+        if "rgb_array" not in (self._env.metadata.get("render_modes") or ()):
             space = str(self._env.observation_space)
             raise UserError(
                 f"{self.name} has no images: it cannot render rgb_array, and its observations are {space[:200]}, "
@@ -384,7 +384,7 @@ def _make(task: str, kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     options = dict(spec.kwargs) | _merged(spec.kwargs, kwargs)
     _check_arguments(creator, kwargs, name)
     modes = getattr(creator, "metadata", {}).get("render_modes") if hasattr(creator, "metadata") else None
-    if "rgb_array" in (modes or ()) or (modes is None and "render_mode" in _parameters(creator)):
+    if "rgb_array" in (modes or ()) or (modes is None and _accepts(creator, "render_mode")):
         options["render_mode"] = "rgb_array"
     env: gymnasium.Env[Any, Any] = call(
         name, "its constructor", gymnasium.make, spec, **options, hint=_constructor_hint(creator)
@@ -398,20 +398,25 @@ def _creator(spec: EnvSpec) -> Any:
 
 
 def _parameters(creator: Any) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a function; if they cannot be known, any."""
     try:
         return inspect.signature(creator).parameters
     except (TypeError, ValueError):
-        return {}
+        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+
+
+def _accepts(creator: Any, name: str) -> bool:
+    """Whether a function takes an argument of a name."""
+    parameters = _parameters(creator)
+    anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return anything or name in parameters
 
 
 def _check_arguments(creator: Any, kwargs: Mapping[str, Any], name: str) -> None:
     """Raise UserError for an argument that the environment does not take."""
-    parameters = _parameters(creator)
-    if not parameters or any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    choices = [key for key in parameters if key not in ("self", "render_mode")]
+    choices = [key for key in _parameters(creator) if key not in ("self", "render_mode")]
     for key in kwargs:
-        if key not in choices:
+        if not _accepts(creator, key):
             advice = suggest(key, choices) if choices else "it takes none"
             raise UserError(f"{name} has no argument env.kwargs.{key}: {advice}")
 
