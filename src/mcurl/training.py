@@ -221,7 +221,9 @@ class Trainer:
     def _update(self) -> None:
         """Run the updates of one agent step, after ``learning_starts``."""
         schedule = self.agent.schedule
-        if self.agent_steps < schedule.learning_starts or self.replay.sampleable == 0:
+        if self.agent_steps < schedule.learning_starts or self.agent_steps % schedule.update_every:
+            return
+        if self.replay.sampleable == 0:
             return
         for _ in range(schedule.updates_per_step):
             self._set_priorities()

@@ -59,8 +59,13 @@ for slots in ([[4, 5], [5, 5]], [[3, 4, 5], [-1, 5, 5]]):
     for size in range(1, 20):
         corner = np.full(2, 20 - size)
         out = at_the_end((2, size, size, channels)).permute(0, 3, 1, 2)
-        frames.gather(ring, np.array(slots), corner, corner, out)
+        frames.gather(ring, np.array(slots), corner, corner, 0 * corner, 0 * corner, size, out)
         assert torch.equal(out[1, -3:], ring[5, :, 20 - size :, 20 - size :])
+        for shift in (1 - size, (1 - size) // 2, size // 2, size - 1):
+            there = np.full(2, shift)
+            frames.gather(ring, np.array(slots), corner, corner, there, -there, size, out)
+            y, x = (np.clip(np.arange(size) - by, 0, size - 1) for by in (shift, -shift))
+            assert torch.equal(out[1, -3:], ring[5, :, 20 - size :, 20 - size :][:, y][:, :, x])
 print("inside")
 """
 

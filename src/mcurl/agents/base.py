@@ -41,9 +41,13 @@ class Clock:
         """Simulator steps so far, action repeat included."""
         return self.agent_steps * self.action_repeat
 
-    def learned_env_steps(self, updates_per_step: int = 1) -> int:
-        """Simulator steps since the first update, including those of the coming update."""
-        return (self.updates // updates_per_step + 1) * self.action_repeat
+    def learned_env_steps(self, updates_per_step: int = 1, update_every: int = 1) -> int:
+        """Simulator steps since the first update, including those of the coming update.
+
+        Args:
+            updates_per_step, update_every: as in :class:`UpdateSchedule`.
+        """
+        return (self.updates // updates_per_step + 1) * update_every * self.action_repeat
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class UpdateSchedule:
     """Updates per agent step."""
     random_steps: int = 0
     """Agent steps with uniformly random actions at the start of the run."""
+    update_every: int = 1
+    """Agent steps from one update to the next; the updates fall on its multiples."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class Update(NamedTuple):
 
 
 class Agent(Pluggable, ABC):
-    """Base class of agents: SAC, Rainbow, and user-defined ones.
+    """Base class of agents: SAC, Rainbow, DrQ-v2, and user-defined ones.
 
     If an agent has a method ``step(batch, **booleans)``, the training loop may capture it as a CUDA graph. The method
     must then run on the device without synchronisation.

@@ -75,6 +75,26 @@ def step(optimizer: torch.optim.Adam) -> None:
         optimizer.step()
 
 
+def descend(loss: Tensor, *optimizers: torch.optim.Adam, max_norm: float = 0.0) -> None:
+    """Take a step of each optimizer on one loss, with gradients of the optimizers' parameters only.
+
+    Args:
+        loss: a scalar.
+        optimizers: with parameters of their own.
+        max_norm: global gradient norm above which the gradients are clipped; 0: no clipping.
+    """
+    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    if max_norm > 0:
+        nn.utils.clip_grad_norm_(parameters, max_norm)
+    for optimizer in optimizers:
+        step(optimizer)
+    for parameter in parameters:
+        parameter.grad = None
+
+
 def _native_step(optimizer: torch.optim.Adam, max_norm: float) -> Tensor | None:
     """Clip and step in C, and return the gradient norm; None if C does not support the parameters."""
     parameters = _native_parameters(optimizer)

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from mcurl.agents.base import Agent
 
 AGENTS: Registry[Agent] = Registry(
-    "agent", "mcurl.agents.base:Agent", {"sac": "mcurl.agents.sac:SAC", "rainbow": "mcurl.agents.rainbow:Rainbow"}
+    "agent",
+    "mcurl.agents.base:Agent",
+    {
+        "sac": "mcurl.agents.sac:SAC",
+        "rainbow": "mcurl.agents.rainbow:Rainbow",
+        "drqv2": "mcurl.agents.drqv2:DrQv2",
+    },
 )
 
 

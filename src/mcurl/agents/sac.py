@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcurl.agents.base import Agent, BatchSpec, Clock, Update, UpdateSchedule
-from mcurl.agents.optim import adam, load_optimizer, objective_parameters, set_learning_rates, step
+from mcurl.agents.optim import adam, descend, load_optimizer, objective_parameters, set_learning_rates
 from mcurl.config.fields import setting
 from mcurl.errors import UserError
 from mcurl.networks.acting import PixelPolicy
@@ -281,17 +281,7 @@ class SAC(Agent):
         return loss.value, loss.metrics
 
     def _optimize(self, loss: Tensor, name: str, *, max_norm: float = 0.0) -> None:
-        """Take a step of one optimizer on one loss, with gradients of that optimizer's parameters only."""
-        optimizer = self.optimizers[name]
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        if max_norm > 0:
-            nn.utils.clip_grad_norm_(parameters, max_norm)
-        step(optimizer)
-        for parameter in parameters:
-            parameter.grad = None
+        descend(loss, self.optimizers[name], max_norm=max_norm)
 
     # State
 

@@ -61,10 +61,14 @@ static void interleave_nine(const uint8_t *const *plane, int64_t size, uint8_t *
 }
 #endif
 
+static inline int64_t clamp(int64_t value, int64_t last) { return value < 0 ? 0 : value > last ? last : value; }
+
 /* frames: uint8 [rows, C, H, W]. slots: [N, K], the row of each frame of each stack, negative for a blank one. top,
-   left: [N]. out: uint8 [N, size, size, K*C]. Returns 0, or 1 for too many channels or too wide a crop. */
+   left, down, right: [N], the corners of crops and their places in the output. out: uint8 [N, size, size, K*C]. Returns
+   0, or 1 for too many channels or too wide a crop. */
 int gather(const uint8_t *frames, int64_t C, int64_t H, int64_t W, const int64_t *slots, int64_t K, const int64_t *top,
-           const int64_t *left, int64_t N, int64_t size, uint8_t *out) {
+           const int64_t *left, const int64_t *down, const int64_t *right, int64_t N, int64_t crop, int64_t size,
+           uint8_t *out) {
     static const uint8_t blank[4096];
     const int64_t channels = K * C;
     const int permute = can_permute();
@@ -73,18 +77,27 @@ int gather(const uint8_t *frames, int64_t C, int64_t H, int64_t W, const int64_t
 #pragma omp parallel for
     for (int64_t n = 0; n < N; n++) {
         const uint8_t *plane[MAX_CHANNELS];
-        uint8_t *to = out + n * size * size * channels;
-        for (int64_t y = 0; y < size; y++, to += size * channels) {
+        uint8_t *line = out + n * size * size * channels;
+        /* The pixels of a line before begin and from end on repeat the crop's first and last column. */
+        const int64_t begin = clamp(right[n], size), skip = right[n] < 0 ? -right[n] : 0;
+        const int64_t visible = clamp(crop - skip, size - begin), end = begin + visible;
+        for (int64_t y = 0; y < size; y++, line += size * channels) {
+            const int64_t row = top[n] + clamp(y - down[n], crop - 1);
             for (int64_t d = 0; d < channels; d++) {
                 const int64_t slot = slots[n * K + d / C];
-                plane[d] = slot < 0 ? blank : frames + ((slot * C + d % C) * H + top[n] + y) * W + left[n];
+                plane[d] = slot < 0 ? blank : frames + ((slot * C + d % C) * H + row) * W + left[n] + skip;
             }
+            uint8_t *to = line + begin * channels;
             switch (channels) {
-            case 9: permute ? interleave_nine(plane, size, to) : interleave(plane, size, 9, to); break;
-            case 4: interleave(plane, size, 4, to); break;
-            case 3: interleave(plane, size, 3, to); break;
-            default: interleave(plane, size, (int)channels, to);
+            case 9: permute ? interleave_nine(plane, visible, to) : interleave(plane, visible, 9, to); break;
+            case 4: interleave(plane, visible, 4, to); break;
+            case 3: interleave(plane, visible, 3, to); break;
+            default: interleave(plane, visible, (int)channels, to);
             }
+            for (int64_t x = 0; x < begin; x++)
+                memcpy(line + x * channels, to, (size_t)channels);
+            for (int64_t x = end; x < size; x++)
+                memcpy(line + x * channels, line + (end - 1) * channels, (size_t)channels);
         }
     }
     return 0;
@@ -97,8 +110,6 @@ int gather(const uint8_t *frames, int64_t C, int64_t H, int64_t W, const int64_t
 /* Lines are copied in whole vectors. */
 #define VECTOR 16
 #define MAX_WIDTH 4096
-
-static inline int64_t clamp(int64_t value, int64_t last) { return value < 0 ? 0 : value > last ? last : value; }
 
 /* to[x] = from[clamp(x - right, 0, crop - 1)], x < width. */
 static inline void shift_line(const uint8_t *from, int64_t right, int64_t crop, int64_t width, uint8_t *to) {

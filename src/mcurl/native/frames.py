@@ -30,13 +30,16 @@ def available() -> bool:
     return _functions() is not None
 
 
-def gather(frames: Tensor, slots: Rows, top: Rows, left: Rows, out: Tensor) -> None:
-    """Write crops of stacks into ``out``, in PyTorch's threads.
+def gather(
+    frames: Tensor, slots: Rows, top: Rows, left: Rows, down: Rows, right: Rows, crop: int, out: Tensor
+) -> None:
+    """Write windows of stacks into ``out``, in PyTorch's threads.
 
     Args:
         frames: ``uint8 [rows, C, H, W]``, contiguous, on the CPU.
         slots: ``int64 [N, K]``, row of each frame of each stack; negative: zeros.
-        top, left: ``int64 [N]``, offsets of the crops.
+        top, left, down, right: ``int64 [N]``, offsets of the crops in the frames, and in the output.
+        crop: side of the crops.
         out: ``uint8 [N, K*C, size, size]``, channels-last.
 
     Raises:
@@ -45,15 +48,15 @@ def gather(frames: Tensor, slots: Rows, top: Rows, left: Rows, out: Tensor) -> N
     functions = _functions()
     if functions is None or out.dtype != torch.uint8 or not out.is_contiguous(memory_format=torch.channels_last):
         raise RuntimeError("the compiled gather needs a C compiler and a channels-last uint8 output")
-    slots, top, left = (np.ascontiguousarray(array, np.int64) for array in (slots, top, left))
-    corners = (array.ctypes.data for array in (top, left))
+    slots, *corners = (np.ascontiguousarray(array, np.int64) for array in (slots, top, left, down, right))
     if functions.gather(
         frames.data_ptr(),
         *frames.shape[1:],
         slots.ctypes.data,
         slots.shape[1],
-        *corners,
+        *(array.ctypes.data for array in corners),
         len(out),
+        crop,
         out.shape[-1],
         out.data_ptr(),
     ):
@@ -81,14 +84,15 @@ def bind_centre_crop(pixels: Tensor, size: int) -> Callable[[Tensor], Tensor]:
         raise RuntimeError(f"the compiled crop does not support observations of shape {tuple(pixels.shape)} here")
     shape, (n, channels, height, width) = pixels.shape, pixels.shape
     slots, top, left = torch.arange(n), torch.full((n,), (height - size) // 2), torch.full((n,), (width - size) // 2)
+    zeros = torch.zeros_like(slots)
 
     def apply(pixels: Tensor) -> Tensor:
         assert pixels.shape == shape
         pixels = pixels.contiguous()
         out = torch.empty((n, channels, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
-        corners = top.data_ptr(), left.data_ptr()
+        corners = (corner.data_ptr() for corner in (top, left, zeros, zeros))
         functions.gather(
-            pixels.data_ptr(), channels, height, width, slots.data_ptr(), 1, *corners, n, size, out.data_ptr()
+            pixels.data_ptr(), channels, height, width, slots.data_ptr(), 1, *corners, n, size, size, out.data_ptr()
         )
         native.record_use("frames")
         return out
@@ -164,7 +168,7 @@ def _functions() -> ctypes.CDLL | None:
 @cache
 def _typed(functions: ctypes.CDLL) -> ctypes.CDLL:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    functions.gather.argtypes = [pointer, *[number] * 3, pointer, number, *[pointer] * 2, *[number] * 2, pointer]
+    functions.gather.argtypes = [pointer, *[number] * 3, pointer, number, *[pointer] * 4, *[number] * 3, pointer]
     functions.cut.argtypes = [pointer, *[number] * 3, pointer, number, *[pointer] * 4, *[number] * 4, pointer]
     functions.gather.restype = functions.cut.restype = ctypes.c_int
     return functions

@@ -1,19 +1,33 @@
-"""SAC's policy on a few observations, as in acting and evaluation."""
+"""Policies of pixels on a few observations, as in acting and evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from mcurl.native import amx, dense, frames
 from mcurl.networks.encoders import Convolutions, FeatureHead, centre_crop
-from mcurl.networks.heads import GaussianActor
+
+T = TypeVar("T", covariant=True)
 
 
-class PixelPolicy:
+class Actor(Protocol[T]):
+    """An actor of ``networks.heads``."""
+
+    trunk: nn.Sequential
+    """Of :func:`mcurl.networks.heads.mlp`."""
+
+    def split(self, outputs: Tensor, /) -> T:
+        """Outputs of the trunk ``float32 [N, out]`` -> what the actor returns."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As of a module."""
+
+
+class PixelPolicy(Generic[T]):
     """The policy of pixels: centre crop, convolutions, feature head and actor, without gradients.
 
     With one observation, preparing compiled operations takes as long as running them. So their arguments are kept until
@@ -25,15 +39,15 @@ class PixelPolicy:
         convolutions, head, actor: the networks of the policy.
     """
 
-    def __init__(self, crop: int, convolutions: Convolutions, head: FeatureHead, actor: GaussianActor) -> None:
+    def __init__(self, crop: int, convolutions: Convolutions, head: FeatureHead, actor: Actor[T]) -> None:
         self.crop, self.convolutions, self.head, self.actor = crop, convolutions, head, actor
         self._parameters = [*convolutions.parameters(), *head.parameters(), *actor.parameters()]
         self._key: Any = None
         self._compiled: Callable[[Tensor], Tensor] | None = None
 
     @torch.no_grad()
-    def __call__(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation ``float32 [N, A]`` for ``uint8 [N, K*C, H, W]``; see ``GaussianActor``."""
+    def __call__(self, observations: Tensor) -> T:
+        """What the actor returns for ``uint8 [N, K*C, H, W]``; see ``GaussianActor`` and ``DeterministicActor``."""
         key = (
             [parameter.data_ptr() for parameter in self._parameters],
             observations.shape,
@@ -57,13 +71,26 @@ class PixelPolicy:
             return None
         if not dense.supports(n, layers) or not frames.supports_centre_crop(observations, self.crop):
             return None
-        crop, linear = frames.bind_centre_crop(observations, self.crop), dense.bind(n, layers)
-        parameters = (*self.convolutions.weights, *self.convolutions.biases)
+        crop, linear = frames.bind_centre_crop(observations, self.crop), self._bind_linear(n, layers)
+        biases = self.convolutions.pixel_biases()
+        parameters = (*self.convolutions.weights, *biases)
         example = crop(observations)
         if self.convolutions.dtype != torch.bfloat16 or not amx.convolutions.supports(example, parameters):
             return None
         encode = amx.convolutions.bind(example, parameters)
-        return lambda observations: linear(self.head.flat(encode(crop(observations))))
+
+        def compiled(observations: Tensor) -> Tensor:
+            if self.convolutions.offset:
+                biases[0].copy_(self.convolutions.pixel_biases()[0])
+            return linear(self.head.flat(encode(crop(observations))))
+
+        return compiled
+
+    def _bind_linear(self, rows: int, layers: list[dense.Layer]) -> Callable[[Tensor], Tensor]:
+        if not self.head.tanh:
+            return dense.bind(rows, layers)
+        head, trunk = dense.bind(rows, layers[:1]), dense.bind(rows, layers[1:])
+        return lambda maps: trunk(head(maps).tanh_())
 
     def _linear_layers(self) -> list[dense.Layer]:
         head, (first, second, last) = self.head, [layer for layer in self.actor.trunk if isinstance(layer, nn.Linear)]

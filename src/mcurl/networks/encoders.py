@@ -1,10 +1,12 @@
-"""The pixel encoder of SAC on DMControl: four 3×3 convolutions, a linear layer and LayerNorm (section A.1.1).
+"""The pixel encoder on DMControl: four 3×3 convolutions, a linear layer and LayerNorm (section A.1.1).
 
 Activations are channels-last. The weight of the linear layer has the shape ``[features, filters, h, w]`` in the same
 memory format, so that flattening is a view. Checkpoints store it in its logical order.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,7 @@ class Convolutions(nn.Module):
         layers: number of convolutions; the first has stride 2, the others 1.
         dtype: dtype of the computation, float32 or bfloat16; parameters are float32.
         channels_last: memory format of activations and weights.
+        offset: is subtracted from the pixels after their division by 255 (DrQ-v2: 0.5).
     """
 
     def __init__(
@@ -34,9 +37,10 @@ class Convolutions(nn.Module):
         *,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = True,
+        offset: float = 0.0,
     ) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.offset = dtype, offset
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.weights = nn.ParameterList(
             _delta_orthogonal(torch.zeros(filters, channels if layer == 0 else filters, 3, 3)).contiguous(
@@ -48,13 +52,22 @@ class Convolutions(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = pixels if pixels.dtype == torch.uint8 else pixels.to(self.dtype)
-        parameters = (*self.weights, *self.biases)
+        biases = self.pixel_biases()
+        parameters = (*self.weights, *biases)
         if self.dtype == torch.bfloat16 and amx.convolutions.supports(x, parameters):
             return amx.convolutions.apply(x, parameters)
-        return self._layers(x.to(self.dtype, memory_format=self.memory_format))
+        return self._layers(x.to(self.dtype, memory_format=self.memory_format), biases)
 
-    def _layers(self, x: Tensor) -> Tensor:
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+    def pixel_biases(self) -> list[Tensor]:
+        """The biases ``[filters]`` for pixels of 0 to 255: without padding, the offset is a part of the first bias."""
+        first, *others = self.biases
+        if self.offset:
+            rounded = (self.weights[0] / 255).to(self.dtype).float()  # as the products see it
+            first = first - 255 * self.offset * rounded.sum((1, 2, 3))
+        return [first, *others]
+
+    def _layers(self, x: Tensor, biases: Sequence[Tensor]) -> Tensor:
+        for layer, (weight, bias) in enumerate(zip(self.weights, biases, strict=True)):
             # The first weight absorbs the division by 255, because pixels of 0 to 255 are exact in bfloat16.
             w = (weight / 255 if layer == 0 else weight).to(self.dtype)
             x = self._conv_relu(x, w, bias.to(self.dtype), 2 if layer == 0 else 1)
@@ -71,14 +84,17 @@ class Convolutions(nn.Module):
 
 
 class FeatureHead(nn.Module):
-    """Linear layer and LayerNorm without tanh: feature maps ``[N, filters, side, side]`` -> ``float32 [N, d]``.
+    """Linear layer and LayerNorm: feature maps ``[N, filters, side, side]`` -> ``float32 [N, d]``.
 
     Attributes:
+        tanh: whether tanh follows (DrQ-v2).
         channels_last: whether maps and weight are flattened in channels-last order. It can be changed afterwards: the
             features are equal up to rounding, and the other order copies the maps.
     """
 
-    def __init__(self, filters: int, side: int, features: int = 50, *, channels_last: bool = True) -> None:
+    def __init__(
+        self, filters: int, side: int, features: int = 50, *, channels_last: bool = True, tanh: bool = False
+    ) -> None:
         super().__init__()
         weight = torch.empty(features, filters * side * side)
         nn.init.orthogonal_(weight)
@@ -86,12 +102,13 @@ class FeatureHead(nn.Module):
         self.weight = nn.Parameter(weight.view(features, filters, side, side).contiguous(memory_format=memory_format))
         self.bias = nn.Parameter(torch.zeros(features))
         self.norm = nn.LayerNorm(features)
-        self.channels_last = channels_last
+        self.channels_last, self.tanh = channels_last, tanh
 
     def forward(self, maps: Tensor) -> Tensor:
         maps, weight = self.flat(maps), self.flat(self.weight)
         h = amx.features.apply(maps, weight) if amx.features.supports(maps, weight) else self._linear(maps, weight)
-        return self.norm(h + self.bias)  # type: ignore[no-any-return]
+        features: Tensor = self.norm(h + self.bias)
+        return features.tanh() if self.tanh else features
 
     def _linear(self, maps: Tensor, weight: Tensor) -> Tensor:
         return F.linear(maps, weight.to(maps.dtype)).float()
@@ -108,11 +125,14 @@ class PixelEncoder(nn.Module):
         convolutions: shared by actor and critic.
         side: S, side of the observations in pixels.
         features: d.
+        tanh: whether tanh follows on LayerNorm.
         chunk: on a CPU, the largest number of observations that are encoded at a time. It bounds the memory of the
             activations (about 0.4 MB per observation in bfloat16).
     """
 
-    def __init__(self, convolutions: Convolutions, side: int, features: int = 50, *, chunk: int = 512) -> None:
+    def __init__(
+        self, convolutions: Convolutions, side: int, features: int = 50, *, tanh: bool = False, chunk: int = 512
+    ) -> None:
         super().__init__()
         self.convolutions = convolutions
         self.features = FeatureHead(
@@ -120,6 +140,7 @@ class PixelEncoder(nn.Module):
             convolutions.output_size(side),
             features,
             channels_last=convolutions.memory_format == torch.channels_last,
+            tanh=tanh,
         )
         self.width = features
         self.chunk = chunk

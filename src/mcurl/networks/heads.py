@@ -1,4 +1,4 @@
-"""SAC's actor and critics on features."""
+"""Actors and critics on features."""
 
 from __future__ import annotations
 
@@ -62,6 +62,22 @@ class GaussianActor(nn.Module):
         """Outputs of the trunk ``float32 [N, 2A]`` -> mean and log standard deviation, as in :meth:`forward`."""
         mean, log_std = outputs.chunk(2, 1)
         return mean, LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(log_std) + 1)
+
+
+class DeterministicActor(nn.Module):
+    """DrQ-v2's policy: features ``[N, d]`` -> actions in (-1, 1), ``float32 [N, A]``."""
+
+    def __init__(self, features: int, actions: int, hidden: int = 1024) -> None:
+        super().__init__()
+        self.trunk = mlp(features, hidden, actions)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.split(outputs(features, self.trunk)[0])
+
+    @staticmethod
+    def split(outputs: Tensor) -> Tensor:
+        """Outputs of the trunk ``float32 [N, A]`` -> actions."""
+        return outputs.tanh()
 
 
 def squashed_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

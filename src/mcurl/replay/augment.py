@@ -50,11 +50,6 @@ class Window:
     def __len__(self) -> int:
         return len(self.top)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether all windows are plain crops."""
-        return self.crop == self.size and not self.down.any() and not self.right.any()
-
     def __getitem__(self, index: Any) -> Window:
         """The windows of a selection of stacks; ``index`` is any index of a NumPy array ``[N]``."""
         return Window(self.size, self.crop, self.top[index], self.left[index], self.down[index], self.right[index])

@@ -64,10 +64,9 @@ class FrameGather:
             out = self.empty(len(slots), window.size)
         if self.layout == "planes":
             self._copy_windows(slots, window, self._stack_view, out.numpy())
-        elif window.is_plain:
-            native.gather(self.frames, slots, window.top, window.left, out)
         else:
-            out.copy_(self.gather_indexed(slots, window))
+            corners = (window.top, window.left, window.down, window.right)
+            native.gather(self.frames, slots, *corners, window.crop, out)
         return out
 
     def _patches(self, slots: Rows, window: Window, out: Tensor | None) -> Tensor:
