@@ -474,11 +474,12 @@ def test_the_package_of_an_environment_is_part_of_its_simulator(tmp_path: Path) 
 
 
 def test_sources_know_the_tasks_in_our_spelling() -> None:
-    paper, rerun, sac = sources("dmc")
+    paper, rerun, sac, drqv2 = sources("dmc")
     assert paper.score("cartpole-swingup") == Score(582.0, 146.0, 10)
     assert paper.score("hopper-hop") is None
     assert rerun.score("ball_in_cup-catch") is not None
     assert (paper.method, rerun.method, sac.method) == ("curl", "curl", "rl-only-nocrop")
+    assert drqv2.score("cartpole-swingup") == Score(626.4, 254.2, 10)
     assert sources("dmc", 500_000)[0].score("cartpole-swingup") == Score(841.0, 45.0, 10)
     assert {source.name: source.score("RoadRunner") for source in sources("atari100k")}[
         "CURL, mean of final scores"

@@ -4,10 +4,11 @@ The docstring below a field is its help text. Values come from these layers; lat
 
 1. the defaults of the classes;
 2. ``[defaults]`` and ``[task.<name>]`` of ``experiments/<suite>.toml``;
-3. the method's values in ``methods.toml``;
-4. ``[method.<name>]`` of ``experiments/<suite>.toml``;
-5. a preset;
-6. single values from the command line.
+3. ``[agent.<name>]`` and ``[agent.<name>.task.<task>]`` of ``experiments/<suite>.toml``;
+4. the method's values in ``methods.toml``;
+5. ``[method.<name>]`` of ``experiments/<suite>.toml``;
+6. a preset;
+7. single values from the command line.
 
 In the last two, an unknown setting, and one that the run does not use, is an error.
 """
@@ -36,7 +37,7 @@ from mcurl.config.fields import (
 from mcurl.config.sections import CheckpointSettings, EvaluationSettings, ReplaySettings
 from mcurl.config.tasks import Method, flatten, methods, read_experiments, read_toml
 from mcurl.errors import UserError, suggest
-from mcurl.run.names import append_changes, changed_settings, run_name
+from mcurl.run.names import UNNAMED_AGENTS, append_changes, changed_settings, run_name
 
 # The registries are imported inside functions, because the packages of agents and objectives import config.fields.
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class TrainSettings:
     method: str
     """A name in ``methods.toml``, or a user-defined objective as ``module:Class``."""
     agent: str
-    """sac, rainbow, or a user-defined agent as ``module:Class``."""
+    """sac, rainbow, drqv2, or a user-defined agent as ``module:Class``."""
     seed: int
     """Seed of all random numbers of the run."""
     env_steps: int
@@ -95,9 +96,11 @@ class TrainSettings:
 
     @property
     def label(self) -> str:
-        """Default name in tables and plots: the method's, after the agent's where that is the user's own."""
+        """Default name in tables and plots: the method's, after the agent's where no task has that by default."""
         parts = self.parts
-        method = f"{parts.agent.label}, {parts.method.label}" if ":" in self.agent else parts.method.label
+        method = parts.method.label
+        if self.agent not in UNNAMED_AGENTS:
+            method = f"{parts.agent.label}, {method}"
         return ", ".join([method, *(f"{key}={str(value).lower()}" for key, value in self.changed.items())])
 
     @property
@@ -239,7 +242,7 @@ def resolve(
     Args:
         task: ``suite/name`` in any spelling.
         method: a name in ``methods.toml``, or ``module:Class``.
-        agent: sac, rainbow, or ``module:Class``; None: the default agent for the task.
+        agent: sac, rainbow, drqv2, or ``module:Class``; None: the default agent for the task.
         seed: seed of all random numbers, at least 0.
         env_steps: the budget (``"100k"``); None: the suite's default.
         preset: a name in the suite's file, or the path of a TOML file.
@@ -419,15 +422,19 @@ def _check_method(parts: Parts, method: str, task: str) -> None:
 def _layers(experiments: Mapping[str, Any], parts: Parts, method: str, task: str) -> list[dict[str, Any]]:
     """The layers of values from the suite's and the methods' files, in order of increasing precedence.
 
-    A user-defined objective also has the values of its base classes' methods.
+    A user-defined objective also has the values of its base classes' methods, and a user-defined agent those of its
+    base classes.
     """
+    from mcurl.agents.registry import AGENTS
     from mcurl.objectives.registry import OBJECTIVES
 
     inherited = OBJECTIVES.names_of(parts.objective) if parts.objective is not None else []
     names = dict.fromkeys([*inherited, method])
+    agents = AGENTS.names_of(parts.agent)
     return [
         _layer(experiments, "defaults"),
         _layer(experiments, "task", task),
+        *(_layer(experiments, "agent", *path) for name in agents for path in ((name,), (name, "task", task))),
         dict(parts.method.values),
         *(_layer(experiments, "method", name) for name in names),
     ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 
 from mcurl.errors import UserError, suggest
 from mcurl.published import atari_random_and_human, table1
-from mcurl.published.scores import BUDGET, CURL_SEEDS, Score, read_rows
+from mcurl.published.scores import BUDGET, CURL_SEEDS, DRQV2_AUTHORS, Score, read_rows
 
 MAXIMA = "The highest of ten evaluations during training, not the score at its end: not to be compared with the others."
 FINAL = "Final scores, means over 100 runs (Agarwal et al., 2021)."
@@ -27,13 +27,15 @@ class Column:
     source: str
     """Short name of the publication."""
     method: str | None
-    """Name of the method in this package, if it has it."""
+    """Name of the method in this package, if it has it; with the agent, as in ``run.names``."""
     note: str
     """Source, and what a reader must know."""
     scores: dict[int, dict[str, Score]] = field(repr=False)
     """Env steps -> task, with underscores between words -> score."""
     default: bool = False
     """True: shown unless others are asked for."""
+    beside_own: bool = False
+    """True: shown unless others are asked for, where its method is compared."""
 
     @property
     def label(self) -> str:
@@ -52,15 +54,24 @@ def catalogue(benchmark: str) -> dict[str, Column]:
     return {column.name: column for column in columns}
 
 
-def choose(benchmark: str, names: Iterable[str] | None) -> list[Column]:
-    """The columns of these names, in their order; None: the default ones. Names of other benchmarks are left out.
+def choose(benchmark: str, names: Iterable[str] | None, methods: Collection[str] = ()) -> list[Column]:
+    """The columns of these names, in their order; names of other benchmarks are left out.
+
+    Args:
+        benchmark: as for :func:`catalogue`.
+        names: of columns; None: the default ones.
+        methods: that are compared, as ``Column.method``.
 
     Raises:
         UserError: no benchmark has a column of this name.
     """
     columns = catalogue(benchmark)
     if names is None:
-        return [column for column in columns.values() if column.default]
+        return [
+            column
+            for column in columns.values()
+            if column.default or (column.beside_own and column.method in methods)
+        ]
     names = list(names)
     known = {name for other in BUDGET for name in catalogue(other)}
     for name in names:
@@ -124,14 +135,17 @@ def _dmc() -> list[Column]:
         "curl": ("CURL", "curl"),
         "sac": ("Pixel SAC", "rl-only-nocrop"),
         "SAC(state, tdmpc2 repo)": ("State SAC", "sac-state"),
+        DRQV2_AUTHORS: ("DrQ-v2", "drqv2-rl-only"),
     }
     for row in read_rows("dmc_published_at_100k_500k.csv"):
         label, method = read.get(row["method"], (row["method"], None))
         score = Score(float(row["mean"]), float(row["std_over_seeds"]), int(row["n_seeds"]))
         repository = "/".join(row["source"].split()[0].split("/")[:2])
         note = f"Read off the learning curves in {repository}; {row['note']}."
-        column = Column(_slug(row["method"]), label, "curves of others", method, note, {}, row["method"] in read)
-        _add(columns, column, row, score)
+        own = row["method"] == DRQV2_AUTHORS
+        source = "its authors' curves" if own else "curves of others"
+        default = row["method"] in read and not own
+        _add(columns, Column(_slug(row["method"]), label, source, method, note, {}, default, own), row, score)
     return list(columns.values())
 
 

@@ -14,6 +14,8 @@ BUDGETS = {"atari100k": (400_000,), "dmc": (100_000, 500_000)}
 """Benchmark -> all env steps at which methods are compared; the first is :data:`BUDGET`."""
 CURL_SEEDS = 10
 """Number of seeds of the scores in the CURL paper."""
+DRQV2_AUTHORS = "drqv2(author)"
+"""Name of DrQ-v2's curves as its authors published them, in ``dmc_published_at_100k_500k.csv``."""
 
 
 class Score(NamedTuple):
@@ -45,9 +47,11 @@ class Source:
     name: str
     """Method and publication, for tables and plots."""
     method: str | None
-    """Name of the method in this package; None for a random policy."""
+    """Name of the method in this package, with the agent as in ``run.names``; None for a random policy."""
     scores: dict[str, Score] = field(repr=False)
     """Task -> score. Words in the name of a task are separated by underscores."""
+    beside_own: bool = False
+    """True: shown only beside a run of its method."""
 
     def score(self, task: str) -> Score | None:
         """The score of a task, whose name has no suite; None if there is none."""
@@ -92,7 +96,7 @@ def _atari() -> list[Source]:
 
 
 def _dmc(env_steps: int) -> list[Source]:
-    """CURL and SAC from pixels."""
+    """CURL, SAC and DrQ-v2 from pixels."""
 
     def used(row: dict[str, str]) -> bool:
         return row["env_steps"] == str(env_steps) and row["input"] == "pixels"
@@ -104,12 +108,13 @@ def _dmc(env_steps: int) -> list[Source]:
     ]
     reruns = [row for row in read_rows("dmc_published_at_100k_500k.csv") if used(row)]
 
-    def rerun(name: str, method: str, column: str) -> Source:
+    def rerun(name: str, method: str, column: str, *, beside_own: bool = False) -> Source:
         rows = [row for row in reruns if row["method"] == column]
         return Source(
             name,
             method,
             {row["task"]: Score(float(row["mean"]), float(row["std_over_seeds"]), int(row["n_seeds"])) for row in rows},
+            beside_own,
         )
 
     return [
@@ -120,6 +125,7 @@ def _dmc(env_steps: int) -> list[Source]:
         ),
         rerun("CURL, later rerun", "curl", "curl"),
         rerun("SAC, rerun", "rl-only-nocrop", "sac"),
+        rerun("DrQ-v2, its authors' curves", "drqv2-rl-only", DRQV2_AUTHORS, beside_own=True),
     ]
 
 

@@ -32,6 +32,7 @@ from mcurl.report.model import (
 )
 from mcurl.report.palette import STYLES, steps, styles
 from mcurl.report.scores import RunScores, benchmark_of, cells, notes, sort_names
+from mcurl.run.names import run_name
 
 TITLES = {"atari100k": "Atari 100k", "dmc": "DMControl", "atari": "Atari"}
 """Benchmark -> its name for people."""
@@ -54,6 +55,7 @@ class Arm:
     name: str
     label: str
     method: str
+    """As ``RunScores.method``."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ class SuiteArm(Protocol):
     def label(self) -> str: ...
     @property
     def method(self) -> str: ...
+    @property
+    def agent(self) -> str | None: ...
 
 
 class SuiteLike(Protocol):
@@ -151,7 +155,9 @@ def plans_of_suite(suite: SuiteLike) -> list[Plan]:
     for task in suite.tasks:
         benchmark = benchmark_of({"task": task, "env_steps": suite.env_steps})
         tasks.setdefault(benchmark, []).append(task.partition("/")[2])
-    arms = tuple(Arm(arm.name, arm.label, arm.method) for arm in suite.arms)
+    arms = tuple(
+        Arm(arm.name, arm.label, run_name({"agent": arm.agent, "method": arm.method})) for arm in suite.arms
+    )
     several = len(tasks) > 1
     return [
         Plan(
@@ -249,7 +255,7 @@ def section(plan: Plan, runs: Iterable[RunScores], published: Sequence[str] | No
         UserError: there is no published column of a name.
     """
     scores = Scores(plan, tuple(runs))
-    columns = choose(plan.benchmark, published)
+    columns = choose(plan.benchmark, published, {arm.method for arm in plan.arms})
     blocks: list[Block] = []
     for budget in plan.budgets:
         table = score_table(scores, columns, budget)
@@ -382,7 +388,7 @@ def task_figure(runs: Iterable[RunScores], benchmark: str, task: str) -> Figure:
         raise UserError(f"there are no results of {benchmark}/{task}")
     plan = replace(plan_of_benchmark(benchmark, group), tasks=(task,))
     scores = Scores(plan, tuple(group))
-    figure = curves(scores, choose(benchmark, None))
+    figure = curves(scores, choose(benchmark, None, {arm.method for arm in plan.arms}))
     known = [f"{arm.label}: {text}." for arm in plan.arms for text in notes(scores.find(task, arm))]
     return replace(
         figure,

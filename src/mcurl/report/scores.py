@@ -92,8 +92,8 @@ class RunScores:
 
     @property
     def method(self) -> str:
-        """The method, such as ``"mcurl"``; the name if the settings are unknown."""
-        return str(self.settings.get("method", self.name))
+        """The method, such as ``"mcurl"``, after an agent as in ``run_name``; the name if the settings are unknown."""
+        return run_name(self.settings) if "method" in self.settings else self.name
 
     @property
     def action_repeat(self) -> int:

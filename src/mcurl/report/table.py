@@ -76,7 +76,10 @@ def _columns(groups: dict[tuple[str, str], list[RunScores]], benchmark: str, bud
     if not own:
         return []
     published = []
+    methods = {run.method for column in own.values() for group in column.own.values() for run in group}
     for source in sources(benchmark, budget):
+        if source.beside_own and source.method not in methods:
+            continue
         column = _Column(f"{source.name}{at}", benchmark, budget)
         column.source = source
         published.append(column)

@@ -12,6 +12,8 @@ from typing import Any
 
 from mcurl.errors import UserError
 
+UNNAMED_AGENTS = ("", "sac", "rainbow")
+"""Agents without a place in a name: a task has one of them by default."""
 NOT_IN_NAMES = (
     *("task", "method", "agent", "seed", "env_steps", "env.task", "evaluation", "checkpoint"),
     *("compute.device", "compute.threads", "compute.overlap", "compute.graphs", "compute.native"),
@@ -23,13 +25,13 @@ MAX_LENGTH = 100
 
 
 def run_name(settings: Mapping[str, Any]) -> str:
-    """The method's name, after the name of a user-defined agent, with only the characters of file names.
+    """The method's name, after that of an agent that no task has by default, with only the characters of file names.
 
-    >>> run_name({"method": "mcurl", "agent": "sac"}), run_name({"method": "rl-only", "agent": "mine:Toy"})
-    ('mcurl', 'mine-Toy-rl-only')
+    >>> [run_name({"method": "rl-only", "agent": agent}) for agent in ("sac", "drqv2", "mine:Toy")]
+    ['rl-only', 'drqv2-rl-only', 'mine-Toy-rl-only']
     """
-    agent, method = settings.get("agent", ""), settings["method"]
-    return re.sub(r"[^\w.-]+", "-", f"{agent}-{method}" if ":" in agent else method)
+    agent, method = settings.get("agent") or "", settings["method"]
+    return re.sub(r"[^\w.-]+", "-", method if agent in UNNAMED_AGENTS else f"{agent}-{method}")
 
 
 def check_name(name: str) -> str:
