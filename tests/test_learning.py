@@ -17,8 +17,8 @@ from mcurl.run.logger import make_sinks
 from mcurl.training import train
 
 
-def learn(out: Path, task: str, method: str, *overrides: str, seed: int = 1) -> Run:
-    settings = config.resolve(task, method, seed=seed, overrides=overrides)
+def learn(out: Path, task: str, method: str, *overrides: str, seed: int = 1, agent: str | None = None) -> Run:
+    settings = config.resolve(task, method, agent=agent, seed=seed, overrides=overrides)
     with Run.create(out, settings.to_json()) as run:
         train(settings, run, make_sinks(run, None))
     return run
@@ -49,6 +49,15 @@ def test_sac_learns_to_reach(tmp_path: Path, method: str) -> None:
     if method != "rl-only":
         accuracy = metric(run, "contrast/accuracy")
         assert np.mean(accuracy[-5:]) > 2 * accuracy[0]
+
+
+@pytest.mark.parametrize(
+    "method", ["rl-only", pytest.param("curl", marks=pytest.mark.slow), pytest.param("mcurl", marks=pytest.mark.slow)]
+)
+def test_drqv2_learns_to_reach(tmp_path: Path, method: str) -> None:
+    run = learn(tmp_path, "toy/reach", method, agent="drqv2")
+    scores = curve(run)
+    assert scores[max(scores)] > REACH > scores[0]
 
 
 @pytest.mark.slow

@@ -75,6 +75,7 @@ def files(folder: Path) -> dict[str, bytes]:
     [
         ("toy/reach", "mcurl", TOY),
         ("toy/catch", "mcurl", CATCH),
+        ("toy/reach", "mcurl", ["--agent", "drqv2", *TOY]),
         ("dmc/reacher-easy", "mcurl", DMC + MASKED),
         ("dmc/walker-walk", "curl", DMC),
         pytest.param("toy/reach", "curl", TOY, marks=pytest.mark.slow),

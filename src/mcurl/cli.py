@@ -47,7 +47,7 @@ METHOD_HELP = (
 )
 DEBUG, DEBUG_OPTION = "MCURL_DEBUG", "--debug"
 """Environment variable and option: show the traceback of an error."""
-AGENT_HELP = "sac, rainbow, drqv2, or MODULE:CLASS, a user-defined Agent; default: sac or rainbow, by the task's actions"
+AGENT_HELP = "sac, rainbow, drqv2, or MODULE:CLASS, a user-defined Agent; default sac or rainbow, by the task's actions"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

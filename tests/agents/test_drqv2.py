@@ -87,7 +87,9 @@ class Plain:
             layers += [layer, nn.ReLU()]
         self.encoder = nn.Sequential(*layers)
         self.trunk, self.actor_trunk = trunk_of(drq.encoder.features), trunk_of(drq.actor_features)
-        self.q1, self.q2, self.actor = (copy.deepcopy(net) for net in (drq.critic.first, drq.critic.second, drq.actor.trunk))
+        self.q1, self.q2, self.actor = (
+            copy.deepcopy(net) for net in (drq.critic.first, drq.critic.second, drq.actor.trunk)
+        )
         self.online = [self.trunk, self.q1, self.q2]
         self.targets = copy.deepcopy(self.online)
         self.optimizers = [

@@ -188,7 +188,8 @@ def test_unknown_names_have_a_nearest(arguments: tuple[str, ...], expected: str)
 
 def test_an_unknown_agent_has_a_nearest() -> None:
     assert "unknown agent 'rainbw': did you mean rainbow?" in refused("toy/catch", agent="rainbw")
-    assert "choose from rainbow, sac; a user-defined agent is named MODULE:CLASS" in refused("toy/catch", agent="dqn")
+    unlike = refused("toy/catch", agent="xyz")
+    assert "choose from drqv2, rainbow, sac; a user-defined agent is named MODULE:CLASS" in unlike
     assert "cannot import no_such_module_here: No module named" in refused("toy/catch", agent="no_such_module_here:Dqn")
     assert "mcurl.agents.sac has no Sac: did you mean SAC?" in refused("toy/reach", agent="mcurl.agents.sac:Sac")
     assert "is not a subclass of Agent" in refused("toy/reach", agent="mcurl.objectives.masked:MCurl")
@@ -246,11 +247,16 @@ def every_layer() -> list[tuple[str, str, dict[str, Any]]]:
     found = []
     for suite in envs.SUITES:
         experiments = read_experiments(suite)
-        assert set(experiments) <= {"defaults", "task", "method", "preset", "lists"}
+        assert set(experiments) <= {"defaults", "task", "agent", "method", "preset", "lists"}
+        assert set(experiments.get("agent", {})) <= set(AGENTS)
         assert set(experiments.get("method", {})) <= set(methods())
         found.append((suite, "defaults", experiments.get("defaults", {})))
         for section in ("task", "method", "preset"):
             found += [(suite, f"{section}.{name}", table) for name, table in experiments.get(section, {}).items()]
+        for name, table in experiments.get("agent", {}).items():
+            own = {key: value for key, value in table.items() if key != "task"}
+            found.append((suite, f"agent.{name}", own))
+            found += [(suite, f"task.{task}", values) for task, values in table.get("task", {}).items()]
     return found
 
 

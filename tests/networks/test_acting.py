@@ -11,7 +11,7 @@ from mcurl.native import dense, frames
 from mcurl.native.amx import convolutions
 from mcurl.networks.acting import PixelPolicy
 from mcurl.networks.encoders import Convolutions, FeatureHead, centre_crop
-from mcurl.networks.heads import GaussianActor
+from mcurl.networks.heads import DeterministicActor, GaussianActor
 
 ACTIONS, CROP = 3, 64
 compiled = pytest.mark.skipif(
@@ -54,6 +54,22 @@ def test_is_the_policy_of_the_networks(n: int, filters: int) -> None:
 def test_float32_stays_float32() -> None:
     policy, observations = policy_of(torch.float32), frames_of(2)
     torch.testing.assert_close(result(policy, observations), plain(policy, observations))
+
+
+@pytest.mark.parametrize("n", [1, 10, dense.MAX_ROWS + 1])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_drqv2s_policy_is_that_of_its_networks(n: int, dtype: torch.dtype) -> None:
+    """With an offset of the pixels, and tanh on the features; also after an update of the weights."""
+    torch.manual_seed(0)
+    body, actor = Convolutions(9, 32, 3, dtype=dtype, offset=0.5), DeterministicActor(50, ACTIONS, 128)
+    head = FeatureHead(32, body.output_size(CROP), tanh=True)
+    policy, observations = PixelPolicy(CROP, body, head, actor), frames_of(n, CROP)
+    for _ in range(2):
+        for parameter in body.parameters():
+            parameter.data += 0.05 * torch.randn(parameter.shape)
+        with torch.no_grad(), native.without_operations(native.ALL, "the plain layers"):
+            expected = actor(head(body(observations)))
+        assert (policy(observations) - expected).norm() < 0.03 * expected.norm()
 
 
 @compiled

@@ -12,25 +12,37 @@ from mcurl.networks.encoders import Convolutions, PixelEncoder, centre_crop
 
 def textbook(encoder: PixelEncoder, pixels: Tensor) -> Tensor:
     """NCHW, flattened as PyTorch does, the division written where the algorithm has it."""
-    x = pixels.to(encoder.features.bias.dtype) / 255
     c, f = encoder.convolutions, encoder.features
+    x = pixels.to(f.bias.dtype) / 255 - c.offset
     for i, (w, b) in enumerate(zip(c.weights, c.biases, strict=True)):
         x = F.relu(F.conv2d(x, w, b, stride=2 if i == 0 else 1))
-    return F.layer_norm(F.linear(x.flatten(1), f.weight.flatten(1), f.bias), f.bias.shape, f.norm.weight, f.norm.bias)
+    h = F.layer_norm(F.linear(x.flatten(1), f.weight.flatten(1), f.bias), f.bias.shape, f.norm.weight, f.norm.bias)
+    return h.tanh() if f.tanh else h
 
 
-def build(*, channels_last: bool = True, dtype: torch.dtype = torch.float32, chunk: int = 128) -> PixelEncoder:
+def build(
+    *,
+    channels_last: bool = True,
+    dtype: torch.dtype = torch.float32,
+    chunk: int = 128,
+    filters: int = 8,
+    drqv2: bool = False,
+) -> PixelEncoder:
     torch.manual_seed(0)
-    encoder = PixelEncoder(Convolutions(6, 8, 3, dtype=dtype, channels_last=channels_last), 20, 10, chunk=chunk)
+    convolutions = Convolutions(
+        6, filters, 3, dtype=dtype, channels_last=channels_last, offset=0.5 if drqv2 else 0.0
+    )
+    encoder = PixelEncoder(convolutions, 20, 10, tanh=drqv2, chunk=chunk)
     for p in encoder.convolutions.parameters():
         p.data += 0.1 * torch.randn(p.shape)
     return encoder
 
 
+@pytest.mark.parametrize("drqv2", [False, True])
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("chunk", [128, 2])
-def test_equals_the_textbook(channels_last: bool, chunk: int) -> None:
-    encoder = build(channels_last=channels_last, chunk=chunk)
+def test_equals_the_textbook(channels_last: bool, chunk: int, drqv2: bool) -> None:
+    encoder = build(channels_last=channels_last, chunk=chunk, drqv2=drqv2)
     pixels = torch.randint(0, 256, (5, 6, 20, 20), dtype=torch.uint8)
     weight = torch.randn(5, 10)
     fast, slow = encoder(pixels), textbook(encoder, pixels)
@@ -44,6 +56,18 @@ def test_equals_the_textbook(channels_last: bool, chunk: int) -> None:
         strict=True,
     ):
         torch.testing.assert_close(f, s, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("filters", [8, 32])  # 32: on the matrix units, where there are any
+def test_an_offset_in_bfloat16_is_close_to_the_textbook(filters: int) -> None:
+    encoder = build(dtype=torch.bfloat16, filters=filters, drqv2=True)
+    pixels = torch.randint(0, 256, (5, 6, 20, 20), dtype=torch.uint8)
+    weight = torch.randn(5, 10)
+    fast, slow = encoder(pixels), textbook(encoder, pixels)
+    assert (fast - slow).norm() < 0.02 * slow.norm()
+    first = encoder.convolutions.weights[0]
+    gradients = [torch.autograd.grad((found * weight).sum(), first)[0] for found in (fast, slow)]
+    assert (gradients[0] - gradients[1]).norm() < 0.2 * gradients[1].norm()  # ReLUs flip
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

@@ -30,9 +30,7 @@ def available() -> bool:
     return _functions() is not None
 
 
-def gather(
-    frames: Tensor, slots: Rows, top: Rows, left: Rows, down: Rows, right: Rows, crop: int, out: Tensor
-) -> None:
+def gather(frames: Tensor, slots: Rows, top: Rows, left: Rows, down: Rows, right: Rows, crop: int, out: Tensor) -> None:
     """Write windows of stacks into ``out``, in PyTorch's threads.
 
     Args:

@@ -68,9 +68,7 @@ def choose(benchmark: str, names: Iterable[str] | None, methods: Collection[str]
     columns = catalogue(benchmark)
     if names is None:
         return [
-            column
-            for column in columns.values()
-            if column.default or (column.beside_own and column.method in methods)
+            column for column in columns.values() if column.default or (column.beside_own and column.method in methods)
         ]
     names = list(names)
     known = {name for other in BUDGET for name in catalogue(other)}

@@ -155,9 +155,7 @@ def plans_of_suite(suite: SuiteLike) -> list[Plan]:
     for task in suite.tasks:
         benchmark = benchmark_of({"task": task, "env_steps": suite.env_steps})
         tasks.setdefault(benchmark, []).append(task.partition("/")[2])
-    arms = tuple(
-        Arm(arm.name, arm.label, run_name({"agent": arm.agent, "method": arm.method})) for arm in suite.arms
-    )
+    arms = tuple(Arm(arm.name, arm.label, run_name({"agent": arm.agent, "method": arm.method})) for arm in suite.arms)
     several = len(tasks) > 1
     return [
         Plan(
