@@ -97,6 +97,12 @@ RULES: dict[str, set[str]] = {
         *("runtime.device", "runtime.signals", "runtime.threads", "training"),
     },
     "gymnasium": {"api", "envs"},
+    "integrations": {
+        *("agents.optim", "config.fields", "networks.ema", "objectives.base", "objectives.registry"),
+        *("replay.sampling",),
+    },
+    "integrations.sb3": {"integrations", "networks.encoders", "objectives.base"},
+    "sb3": {"integrations.sb3"},
     "cli": {"commands", "run.names", "runtime.threads"},
     "__main__": {"cli"},
 }
