@@ -103,6 +103,7 @@ RULES: dict[str, set[str]] = {
     },
     "integrations.sb3": {"integrations", "networks.encoders", "objectives.base"},
     "sb3": {"integrations.sb3"},
+    "torchrl": {"integrations.torchrl"},
     "cli": {"commands", "run.names", "runtime.threads"},
     "__main__": {"cli"},
 }
