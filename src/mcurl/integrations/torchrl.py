@@ -64,8 +64,9 @@ class MCurlLoss(LossModule):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.convert_to_functional(encoder, "encoder", create_target_params=True)
-        given = isinstance(objective, Objective)
-        self.objective = objective if given else make_objective(objective, feature_dim, settings)
+        if not isinstance(objective, Objective):
+            objective = make_objective(objective, feature_dim, settings)
+        self.objective = objective
         self.augment, self.frame_stack = augment, frame_stack
         self.generator = np.random.default_rng(seed)
 
