@@ -35,6 +35,7 @@ examples:
   mcurl verify results                                  play recorded episodes again, and check the scores
   mcurl bench update --plain                            time an update and its textbook version
   mcurl settings dmc/cartpole-swingup                   list all settings with values and descriptions
+  mcurl doctor                                          what works on this machine, and how to get the rest
   mcurl suite run mini-dmc                              train all runs of an experiment, see `mcurl suite list`
 """
 TASK_HELP = (
@@ -216,6 +217,9 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     _add_suite(add(commands.suite, "list, show or run the experiments of the paper", experiments), parsers, layout)
     idle = "Use an idle machine."
     _add_bench(add(commands.bench, "time the parts of a run", idle))
+    works = "Exit status 1 if the default task cannot be trained here, with the reason."
+    doctor = add(commands.doctor, "examine this machine: what works, what is missing, how to get it", works)
+    doctor.add_argument("--json", action="store_true", help="print the report as JSON")
     lists = "a suite (dmc, atari, toy, gym) or a list of tasks from the paper (dmc16, atari26, ...)"
     add(commands.tasks, "list tasks").add_argument("suite", nargs="?", metavar="SUITE", help=lists)
     return parser, parsers

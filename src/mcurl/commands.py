@@ -7,6 +7,7 @@ line starts fast.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -325,6 +326,18 @@ def bench(options: argparse.Namespace) -> int:
             plot_dir=options.plot_dir,
         )
     return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Examine this machine. Exit status 1 if the default task cannot be trained on it."""
+    from rich.console import Console
+
+    from mcurl.doctor.report import examine
+
+    with Console(stderr=True).status("examining") as status:
+        report = examine(lambda what: status.update(f"examining {what}"))
+    print(json.dumps(report.to_json(), indent=2) if options.json else report.to_text())
+    return 0 if report.can_train else 1
 
 
 def tasks(options: argparse.Namespace) -> int:

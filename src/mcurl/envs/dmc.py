@@ -154,6 +154,14 @@ class DmcEnv(StackedEnv):
             _import_dm_control(rendering=True)
         return self._image(width or self.settings.image_size).copy()
 
+    def renderer(self) -> str:
+        """Name of OpenGL's renderer, such as ``"llvmpipe (LLVM 15.0.6, 256 bits)"``. Call it after :meth:`render`."""
+        from OpenGL import GL
+
+        with self._physics.contexts.gl.make_current() as context:
+            name: bytes = context.call(GL.glGetString, GL.GL_RENDERER)
+        return name.decode(errors="replace")
+
     def close(self) -> None:
         """Free the simulator and its OpenGL context. The environment cannot be used afterwards."""
         self._free_cameras()
