@@ -29,6 +29,7 @@ examples:
   mcurl train dmc/walker-walk --set mcurl.mask_rate=0.5 sac.batch_size=512
   mcurl resume runs/dmc-cartpole-swingup/mcurl-seed1    continue a stopped run
   mcurl evaluate runs/dmc-cartpole-swingup/mcurl-seed1 --episodes 100
+  mcurl watch runs/dmc-cartpole-swingup/mcurl-seed1     a video of what the agent sees, beside what a person sees
   mcurl report runs --plot plots                        print scores, plot learning curves in plots/
   mcurl report runs --suite table1 --out report         tables, figures and a page of a suite
   mcurl collect runs                                    keep the scores in scores/
@@ -198,8 +199,10 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     _add_train(add(commands.train, "train an agent", stop))
     exact = "On a CPU the result is the same, bit for bit, as without the interruption."
     _add_resume(add(commands.resume, "resume a run from its latest checkpoint", exact))
-    unchanged = "The run folder is not changed, except by --final --record without a file."
-    _add_evaluate(add(commands.evaluate, "evaluate the policy of a run's latest checkpoint", unchanged))
+    kept = "The result is kept in RUN/results. Nothing else in the run folder is changed, except by --final --record."
+    _add_evaluate(add(commands.evaluate, "evaluate the policy of a run's latest checkpoint", kept))
+    shown = "The episode is one of those of `mcurl evaluate`. Needs PyAV and Pillow (pip install 'mcurl[video]')."
+    _add_watch(add(commands.watch, "write a video of what agents see, beside what a person sees", shown))
     exact = "Exit status 1 if a score does not come out. Nothing in the paths is changed."
     _add_verify(add(commands.verify, "verify scores by playing their recorded episodes again", exact))
     preset = "The output is a preset: save it, edit it, and use it with --preset."
@@ -263,6 +266,27 @@ def _add_evaluate(evaluate: _Parser) -> None:
         "as training does"
     )
     evaluate.add_argument("--record", nargs="?", const="", metavar="FILE", help=record)
+
+    video = "write a video of the first episode, a new MP4 file; needs PyAV (pip install 'mcurl[video]')"
+    evaluate.add_argument("--video", type=Path, metavar="FILE", help=video)
+    evaluate.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_checkpoint(evaluate)
+
+
+def _add_checkpoint(parser: _Parser) -> None:
+    checkpoint = "env steps of the checkpoint, such as 100k; default the latest"
+    parser.add_argument("--checkpoint", metavar="N", help=checkpoint)
+
+
+def _add_watch(watch: _Parser) -> None:
+    watch.add_argument("paths", nargs="+", type=Path, metavar="RUN", help="run folders; they play side by side")
+    out = "the video, a new MP4 file; default watch.mp4"
+    watch.add_argument("--out", type=Path, default=Path("watch.mp4"), metavar="FILE", help=out)
+    watch.add_argument("--episode", type=_natural, default=0, metavar="N", help="number of the episode; default 0")
+    watch.add_argument("--seed", type=_natural, metavar="N", help="seed of the episodes; default the run's seed")
+    seconds = "longest length of the video in seconds; default until all episodes have ended"
+    watch.add_argument("--seconds", type=_count, metavar="N", help=seconds)
+    _add_checkpoint(watch)
 
 
 def _add_verify(verify: _Parser) -> None:

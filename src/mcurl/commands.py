@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from statistics import fmean, pstdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mcurl.errors import UserError, suggest
 from mcurl.runtime.program import command_line
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mcurl.config.resolve import TrainSettings
+    from mcurl.evaluate import Camera
     from mcurl.recording import Recording
     from mcurl.report.scores import RunScores
-    from mcurl.run.folder import Run
+    from mcurl.run.folder import Checkpoint, Run
     from mcurl.run.logger import Sink
     from mcurl.suites.ray import RayProcesses
     from mcurl.suites.suite import Suite, SuiteRun
@@ -146,44 +148,101 @@ def _run_with_display(
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Evaluate the policy of a run's latest checkpoint, and record the episodes on request."""
+    """Evaluate the policy of a checkpoint, keep the result, and record and show the episodes on request."""
     from mcurl.run.folder import Run
 
     _check_evaluate(options)
     with Run.open(options.path) as run:
-        env_steps, settings, name = run.latest_checkpoint().env_steps, run.settings, run.name
-        if options.final and env_steps < run.env_steps:
-            raise UserError(f"{run.folder} is not finished: it has {env_steps:,} of {run.env_steps:,} env steps")
+        checkpoint = _checkpoint(run, options.checkpoint)
+        if options.final and checkpoint.env_steps < run.env_steps:
+            steps = f"{checkpoint.env_steps:,} of {run.env_steps:,} env steps"
+            raise UserError(f"{run.folder} is not finished: it has {steps}")
         from mcurl.run.display import Status
 
         messages: list[str] = []
-        with Status("evaluating") as status:
-            from mcurl.evaluate import evaluate_run  # takes seconds
+        with Status("evaluating") as status, _first_episode(options.video) as camera:
+            from mcurl.evaluate import evaluate_run, result  # takes seconds
 
             episodes = None if options.final else options.episodes or 100
-            recording = evaluate_run(run, episodes, options.seed, status.update, messages.append)
+            recording = evaluate_run(
+                run,
+                episodes,
+                options.seed,
+                status.update,
+                messages.append,
+                checkpoint=checkpoint,
+                camera=camera,
+            )
         for message in messages:
             print(f"mcurl: {message}", file=sys.stderr)
-        _save_episodes(options, run, recording)
-    returns = recording.returns
-    print(f"{name} on {settings['task']}, seed {settings['seed']}, after {env_steps:,} env steps")
-    statistics = f"{fmean(returns):.2f} ± {pstdev(returns):.2f}, from {min(returns):.2f} to {max(returns):.2f}"
-    print(f"{len(returns)} episodes: mean return {statistics}")
+        files = {"video": options.video, "recorded": _save_episodes(options, run, recording)}
+        values = result(run, recording)
+        files["kept"] = None if options.final else _keep(run, values)
+    if options.json:
+        paths = {name: str(path) for name, path in files.items() if path is not None}
+        print(json.dumps({"run": str(options.path), **values, "files": paths}, indent=2))
+        return 0
+    steps = f"{values['env_steps']:,} env steps"
+    print(f"{values['name']} on {values['task']}, seed {values['run_seed']}, after {steps}")
+    statistics = "{mean:.2f} ± {std:.2f}, from {min:.2f} to {max:.2f}".format_map(values)
+    print(f"{values['episodes']} episodes: mean return {statistics}")
+    if files["recorded"]:
+        again = command_line("verify", files["recorded"])
+        print(f"recorded in {files['recorded']}; play the episodes again with: {again}")
+    if files["video"]:
+        print(f"video of the first episode, with return {values['returns'][0]:.2f}: {files['video']}")
+    if files["kept"]:
+        print(f"kept in {files['kept']}")
     return 0
 
 
+def _checkpoint(run: Run, env_steps: str | None) -> Checkpoint:
+    """The checkpoint of --checkpoint; the latest one without it."""
+    from mcurl.config.fields import read_value
+
+    if env_steps is None:
+        return run.latest_checkpoint()
+    return run.checkpoint_at(read_value("--checkpoint", int, env_steps))
+
+
+@contextmanager
+def _first_episode(target: Path | None) -> Iterator[Camera | None]:
+    """What writes a video of the first episode of an evaluation; None without a file."""
+    if target is None:
+        yield None
+        return
+    from mcurl.pictures import Video
+
+    with Video(target) as video:
+        yield lambda episode, env: video.step(env) if episode == 0 else None
+
+
+def _keep(run: Run, values: dict[str, Any]) -> Path | None:
+    """Keep the result of an evaluation in the run folder. None, with a message, if that cannot be written."""
+    try:
+        return run.keep_result(values["env_steps"], values["seed"], values)
+    except OSError as error:
+        print(f"mcurl: the result is not kept in {run.folder}: {error.strerror}", file=sys.stderr)
+        return None
+
+
 def _check_evaluate(options: argparse.Namespace) -> None:
-    """Raise UserError if options of `evaluate` exclude each other, or the file exists."""
-    if options.final and (options.episodes or options.seed is not None):
-        raise UserError("--final plays the episodes of the run's final evaluation: omit --episodes and --seed")
+    """Raise UserError if options of `evaluate` exclude each other, or a file exists."""
+    if options.final and (options.episodes or options.checkpoint or options.seed is not None):
+        names = "--episodes, --checkpoint and --seed"
+        raise UserError(f"--final plays the episodes of the run's final evaluation: omit {names}")
     if options.record == "" and not options.final:
         raise UserError("--record needs the name of a file; without one, --final is needed")
     if options.record and Path(options.record).exists():
         raise UserError(f"{options.record} exists already: use another name for --record")
+    if options.video:
+        from mcurl.pictures import check_video
+
+        check_video(options.video, "--video")
 
 
-def _save_episodes(options: argparse.Namespace, run: Run, recording: Recording) -> None:
-    """Write a recording to a file or, without a name, to the run folder.
+def _save_episodes(options: argparse.Namespace, run: Run, recording: Recording) -> Path | None:
+    """Write a recording to a file or, without a name, to the run folder. Returns the file; None without --record.
 
     Raises:
         UserError: the final evaluation did not come out as in training, or the file exists.
@@ -196,7 +255,7 @@ def _save_episodes(options: argparse.Namespace, run: Run, recording: Recording) 
             "this needs the machine, the versions and the code of the run"
         )
     if options.record is None:
-        return
+        return None
     from mcurl.recording import recording_path
 
     target = Path(options.record) if options.record else recording_path(run.folder, recording.env_steps)
@@ -208,7 +267,33 @@ def _save_episodes(options: argparse.Namespace, run: Run, recording: Recording) 
             file.write(data)
     else:
         run.save_recording(recording.env_steps, data)
-    print(f"recorded in {target}; play the episodes again with: {command_line('verify', target)}")
+    return target
+
+
+def watch(options: argparse.Namespace) -> int:
+    """Write a video of what trained agents see, beside what a person sees."""
+    from mcurl.pictures import check_video
+    from mcurl.run.display import Status
+    from mcurl.run.folder import Run
+
+    check_video(options.out, "--out")
+    with ExitStack() as stack:
+        runs = [stack.enter_context(Run.open(path)) for path in options.paths]
+        chosen = [(run, _checkpoint(run, options.checkpoint)) for run in runs]
+        with Status("playing"):
+            from mcurl.watch import watch  # takes seconds
+
+            watched = watch(
+                chosen,
+                options.out,
+                episode=options.episode,
+                seed=options.seed,
+                seconds=options.seconds or math.inf,
+            )
+    for name, total, steps, over in watched:
+        print(f"{name}: return {total:.2f} in {steps:,} agent steps{'' if over else ', not to its end'}")
+    print(options.out)
+    return 0
 
 
 def verify(options: argparse.Namespace) -> int:

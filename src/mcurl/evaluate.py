@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from mcurl.config.resolve import TrainSettings
 from mcurl.published import atari_random_and_human, human_normalised
 from mcurl.recording import Recorder, Recording, build, episode_seed
 from mcurl.run.checkpoint import tree_hash
-from mcurl.run.folder import Run
+from mcurl.run.folder import Checkpoint, Run
 from mcurl.runtime import seeding
 from mcurl.runtime.device import prepare
 
@@ -31,14 +31,21 @@ MakeEnv = Callable[[int], "gymnasium.Env[Any, Any]"]
 """Seed -> a new environment."""
 
 
+Camera = Callable[[int, "gymnasium.Env[Any, Any]"], None]
+"""Called with the number of an episode and its environment, after its reset and after each step."""
+
+
 def evaluate_run(
     run: Run,
     episodes: int | None,
     seed: int | None = None,
     callback: Callable[[int, int], None] | None = None,
     message: Callable[[str], None] | None = None,
+    *,
+    checkpoint: Checkpoint | None = None,
+    camera: Camera | None = None,
 ) -> Recording:
-    """Evaluate the policy of a run's latest checkpoint. The run folder is not changed.
+    """Evaluate the policy of a checkpoint of a run. The run folder is not changed.
 
     Args:
         run: a run folder.
@@ -46,6 +53,8 @@ def evaluate_run(
         seed: seed of the episodes; None: the run's seed.
         callback: called after every step with the numbers of finished and of all episodes.
         message: receives what is to be said of the episodes, see :func:`evaluate`.
+        checkpoint: of this run; None: the latest.
+        camera: sees each step of each episode.
 
     Returns:
         The episodes. With the run's number of episodes and seed, and after the last step, those of its final
@@ -55,11 +64,11 @@ def evaluate_run(
         UserError: the run has no checkpoint, or the checkpoint or the settings cannot be read.
     """
     settings = TrainSettings.from_json(run.settings)
-    loaded = load_agent(run, settings)
+    loaded = load_agent(run, settings, checkpoint)
     episodes = episodes or settings.evaluation.final_episodes or settings.evaluation.episodes
     watch = None if callback is None else partial(_watch, callback, episodes)
     seed = settings.seed if seed is None else seed
-    return record_policy(settings, loaded.agent, loaded.clock, episodes, seed, watch, message)
+    return record_policy(settings, loaded.agent, loaded.clock, episodes, seed, watch, message, camera)
 
 
 def _watch(callback: Callable[[int, int], None], episodes: int, finished: int) -> None:
@@ -78,17 +87,18 @@ class LoadedAgent(NamedTuple):
     """Box in [-1, 1], or Discrete."""
 
 
-def load_agent(run: Run, settings: TrainSettings) -> LoadedAgent:
-    """The agent of a run's latest checkpoint, and the counters of the run there. The run folder is not changed.
+def load_agent(run: Run, settings: TrainSettings, checkpoint: Checkpoint | None = None) -> LoadedAgent:
+    """The agent of a checkpoint, and the counters of the run there. The run folder is not changed.
 
     Args:
         run: a run folder.
         settings: of the run; ``compute`` may differ.
+        checkpoint: of this run; None: the latest.
 
     Raises:
         UserError: the run has no checkpoint, the checkpoint cannot be read, or the settings do not fit the machine.
     """
-    checkpoint = run.latest_checkpoint()
+    checkpoint = checkpoint or run.latest_checkpoint()
     compute = prepare(settings.compute)
     with closing(build_env(settings, 0)) as env:
         agent = build_agent(settings, env, compute)
@@ -98,6 +108,94 @@ def load_agent(run: Run, settings: TrainSettings) -> LoadedAgent:
     agent.load_state_dict(state["agent"])
     clock = Clock(state["clock"]["agent_steps"], state["clock"]["updates"], action_repeat, settings.env_steps)
     return LoadedAgent(agent, clock, shape, actions)
+
+
+class Moment(NamedTuple):
+    """The state of an episode that is played step by step."""
+
+    env: gymnasium.Env[Any, Any]
+    observation: npt.NDArray[Any]
+    """The newest observation."""
+    total: float
+    """Sum of rewards so far."""
+    steps: int
+    """Agent steps so far."""
+    over: bool
+    """Whether the episode has ended."""
+
+
+def play_episode(
+    settings: TrainSettings, loaded: LoadedAgent, episode: int, seed: int
+) -> Generator[Moment, None, None]:
+    """Play an episode of an evaluation step by step. It is the one with this number in :func:`evaluate_policy`.
+
+    Args:
+        settings: of the run.
+        loaded: the agent, which plays with ``explore=False`` and its ``evaluation_epsilon``.
+        episode: number of the episode, from 0.
+        seed: seed of the evaluation.
+
+    Yields:
+        The moment after the reset, and after each step. The environment is closed at the end.
+    """
+    agent, clock, parallel = loaded.agent, loaded.clock, settings.evaluation.parallel
+    slot = _Slot(
+        lambda env_seed: build_env(settings, env_seed),
+        episode,
+        seed,
+        clock.env_steps,
+        agent.evaluation_epsilon,
+        episode_limit(settings),
+        None,
+        None,
+    )
+    over = False
+    try:
+        slot.begin(episode, episode + 1)
+        assert slot.env is not None
+        yield Moment(slot.env, slot.observation, slot.total, slot.steps, over)
+        while not over:
+            # The batch and its row are those of an evaluation, because rounding may depend on them.
+            batch = np.repeat(slot.observation[None], parallel, axis=0)
+            over = slot.step(agent.act(batch, explore=False, clock=clock)[episode % parallel])
+            yield Moment(slot.env, slot.observation, slot.total, slot.steps, over)
+    finally:
+        slot.close()
+
+
+def result(run: Run, recording: Recording) -> dict[str, Any]:
+    """The returns of an evaluation and their statistics, as JSON values.
+
+    Args:
+        run: the run that was evaluated.
+        recording: its episodes.
+
+    Returns:
+        What was evaluated (``name``, ``task``, ``method``, ``run_seed``, ``env_steps``, ``policy``), the ``episodes``
+        (their ``seed``, ``returns``, ``lengths`` in agent steps), ``mean``, ``std`` (of the population), ``min``,
+        ``max``, ``human_normalised`` (games of Atari 100k; else None), and ``versions`` of the packages.
+    """
+    returns = np.asarray(recording.returns)
+    suite, _, game = recording.task.partition("/")
+    known = suite == "atari" and game in atari_random_and_human()
+    return {
+        "name": run.name,
+        "task": recording.task,
+        "method": recording.method,
+        "run_seed": run.settings["seed"],
+        "env_steps": recording.env_steps,
+        "policy": recording.policy,
+        "seed": recording.seed,
+        "episodes": recording.episodes,
+        "mean": float(returns.mean()),
+        "std": float(returns.std()),
+        "min": float(returns.min()),
+        "max": float(returns.max()),
+        "human_normalised": human_normalised(game, float(returns.mean())) if known else None,
+        "returns": list(recording.returns),
+        "lengths": list(recording.lengths),
+        "versions": dict(recording.build),
+    }
 
 
 def is_score(task: str, env_steps: int, action_repeat: int, budget: int) -> bool:
@@ -121,10 +219,11 @@ def record_policy(
     seed: int,
     callback: Callable[[int], None] | None = None,
     message: Callable[[str], None] | None = None,
+    camera: Camera | None = None,
 ) -> Recording:
     """As :func:`evaluate_policy`, but return what is needed to play the episodes again. The returns are the same."""
     recorder = Recorder()
-    returns = evaluate_policy(settings, agent, clock, episodes, seed, callback, recorder, message)
+    returns = evaluate_policy(settings, agent, clock, episodes, seed, callback, recorder, message, camera)
     values = settings.to_json()
     return recorder.recording(
         returns.tolist(),
@@ -149,6 +248,7 @@ def evaluate_policy(
     callback: Callable[[int], None] | None = None,
     recorder: Recorder | None = None,
     message: Callable[[str], None] | None = None,
+    camera: Camera | None = None,
 ) -> npt.NDArray[np.float64]:
     """Evaluate an agent, without exploration, in new environments. The random state of training is not changed.
 
@@ -161,6 +261,7 @@ def evaluate_policy(
         callback: called after every step with the number of finished episodes; it may raise an exception to stop.
         recorder: collects the actions.
         message: receives what is to be said of the episodes, see :func:`evaluate`.
+        camera: sees each step of each episode.
 
     Returns:
         Sums of rewards, ``float64 [episodes]``.
@@ -177,6 +278,7 @@ def evaluate_policy(
         callback=callback,
         recorder=recorder,
         message=message,
+        camera=camera,
     )
 
 
@@ -207,6 +309,7 @@ def evaluate(
     callback: Callable[[int], None] | None = None,
     recorder: Recorder | None = None,
     message: Callable[[str], None] | None = None,
+    camera: Camera | None = None,
 ) -> npt.NDArray[np.float64]:
     """Play episodes with a policy. Each episode has its own seed, so it does not depend on ``parallel``.
 
@@ -226,12 +329,13 @@ def evaluate(
         callback: called after every step with the number of finished episodes; it may raise an exception to stop.
         recorder: collects the actions.
         message: receives a line if episodes were truncated after ``max_episode_steps``.
+        camera: sees each step of each episode.
 
     Returns:
         Sums of rewards, ``float64 [episodes]``, in the order of the episodes.
     """
     slots = [
-        _Slot(make_env, first, seed, env_steps, epsilon, max_episode_steps, recorder)
+        _Slot(make_env, first, seed, env_steps, epsilon, max_episode_steps, recorder, camera)
         for first in range(min(episodes, parallel))
     ]
     returns = np.full(episodes, np.nan)
@@ -272,9 +376,10 @@ class _Slot:
         epsilon: float,
         max_episode_steps: int,
         recorder: Recorder | None,
+        camera: Camera | None,
     ) -> None:
         self.seed, self.env_steps, self.epsilon, self.max_episode_steps = seed, env_steps, epsilon, max_episode_steps
-        self.make_env, self.episode, self.recorder = make_env, first, recorder
+        self.make_env, self.episode, self.recorder, self.camera = make_env, first, recorder, camera
         self.env: gymnasium.Env[Any, Any] | None = None
         self.observation: Any = None
         self.total, self.steps = 0.0, 0
@@ -292,6 +397,8 @@ class _Slot:
         self.observation, _ = self.env.reset(seed=number)
         if self.recorder is not None:
             self.recorder.begin(episode, number)
+        if self.camera is not None:
+            self.camera(self.episode, self.env)
 
     def step(self, action: Any) -> bool:
         """Take one step; return whether the episode ended."""
@@ -307,6 +414,8 @@ class _Slot:
         self.cut += over and not ended
         if self.recorder is not None:
             self.recorder.step(self.episode, action, self.env, over)
+        if self.camera is not None:
+            self.camera(self.episode, self.env)
         return over
 
     def close(self) -> None:

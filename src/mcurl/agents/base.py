@@ -170,6 +170,10 @@ class Agent(Pluggable, ABC):
     def update(self, batch: Batch, clock: Clock) -> Update:
         """Run one update: a step of each network that is due. ``clock.updates`` counts the updates before this one."""
 
+    def visible(self, frame: np.ndarray) -> np.ndarray:
+        """The part of a frame, ``[C, H, W]``, that the policy receives, for videos. By default, all of it."""
+        return frame
+
     def priority_beta(self, clock: Clock) -> float:
         """β, the exponent of the importance weights in prioritised sampling, 0 to 1."""
         return 1.0

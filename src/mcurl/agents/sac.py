@@ -24,7 +24,7 @@ from mcurl.config.fields import setting
 from mcurl.errors import UserError
 from mcurl.networks.acting import PixelPolicy
 from mcurl.networks.ema import ema_update, momentum_copy
-from mcurl.networks.encoders import Convolutions, FeatureHead, PixelEncoder, StateEncoder
+from mcurl.networks.encoders import Convolutions, FeatureHead, PixelEncoder, StateEncoder, centre_crop
 from mcurl.networks.heads import GaussianActor, TwinQ, squashed_sample
 from mcurl.objectives.base import Objective
 from mcurl.replay.augment import LARGEST_SCALE, Augmentation, CentreCrop, Intensity, RandomCrop, RandomShift
@@ -175,6 +175,11 @@ class SAC(Agent):
             mean = mean + log_std.exp() * torch.randn_like(mean)
         action: np.ndarray = mean.tanh().cpu().numpy()
         return action
+
+    def visible(self, frame: np.ndarray) -> np.ndarray:
+        """The centre crop of a frame, ``[C, H, W]``."""
+        crop: np.ndarray = centre_crop(torch.as_tensor(frame), self.settings.crop).numpy()
+        return crop
 
     def _policy(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.actor(self.actor_features(maps))

@@ -20,6 +20,8 @@ PURPOSES = {
     "tensorboard": "--log tensorboard",
     "ray": "suites on a cluster",
     "video": "videos",
+    "sb3": "the losses in agents of Stable-Baselines3",
+    "torchrl": "the losses in TorchRL",
 }
 """Extra -> what it is for."""
 _NEEDED = ("", "dmc")
@@ -103,9 +105,10 @@ def requirements() -> list[Requirement]:
     except PackageNotFoundError:
         return []
     found = [_requirement(line) for line in lines]
+    order = ["", *PURPOSES]
     return sorted(
         (requirement for requirement in found if requirement is not None),
-        key=lambda requirement: [*("", *PURPOSES), requirement.extra].index(requirement.extra),
+        key=lambda requirement: [*order, requirement.extra].index(requirement.extra),
     )
 
 

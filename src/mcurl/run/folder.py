@@ -6,6 +6,7 @@
     metrics.jsonl       one JSON object per line, without times: the same seed gives the same file
     evaluations.csv     env_steps,episode,return
     episodes/<env_steps>.episodes   the episodes of the evaluations that give a score, to play them again
+    results/<env_steps>-seed<k>-<n>episodes.json   what `mcurl evaluate` found, one file for each result
     speed.jsonl         wall-clock times
     tensorboard/        TensorBoard event files, with --log tensorboard
     checkpoints/<env_steps>/   the two latest checkpoints and all final ones
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import platform
@@ -308,6 +310,29 @@ class Run:
         path.parent.mkdir(exist_ok=True)
         write_file(path, data)
 
+    def keep_result(self, env_steps: int, seed: int, values: Mapping[str, Any]) -> Path:
+        """Keep the result of an evaluation after training, in ``results``. No file is overwritten.
+
+        Args:
+            env_steps: simulator steps of training before the evaluation.
+            seed: seed of the episodes.
+            values: the result as JSON values, with ``returns``.
+
+        Returns:
+            The new file, or the one that holds the same result already.
+        """
+        folder = self.folder / "results"
+        folder.mkdir(exist_ok=True)
+        stem, text = f"{env_steps:09d}-seed{seed}-{len(values['returns'])}episodes", _json(values)
+        for number in itertools.count(1):
+            path = folder / f"{stem}{f'-{number}' if number > 1 else ''}.json"
+            with contextlib.suppress(FileExistsError), path.open("x") as file:
+                file.write(text)
+                return path
+            if path.read_text() == text:
+                return path
+        raise AssertionError
+
     def discard_if_empty(self) -> None:
         """Delete the run folder if this object created it, and nothing was logged or saved in it."""
         if (
@@ -397,6 +422,15 @@ class Run:
         if env_steps is None and checkpoint and checkpoint.final and steps >= self.env_steps:
             raise UserError(f"{self.folder} is complete with {steps:,} env steps: use a larger --env-steps to continue")
         return checkpoint
+
+    def checkpoint_at(self, env_steps: int) -> Checkpoint:
+        """The complete checkpoint at this number of simulator steps. Raises UserError if there is none."""
+        self.latest_checkpoint()
+        for checkpoint in self.checkpoints():
+            if checkpoint.env_steps == env_steps:
+                return checkpoint
+        there = ", ".join(f"{checkpoint.env_steps:,}" for checkpoint in self.checkpoints())
+        raise UserError(f"{self.folder} has no checkpoint at {env_steps:,} env steps: there are {there}")
 
     def rewind(self, checkpoint: Checkpoint) -> None:
         """Cut the logs back to their length at a checkpoint, before training continues from it.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcurl.errors import UserError
+from mcurl.pictures import pyav
 from mcurl.recording import Recording
 from mcurl.verify import scores
-from mcurl.verify.pictures import pyav
 from mcurl.verify.pool import Task, import_modules, play_all
 from mcurl.verify.replay import Mismatch, env_settings
 from mcurl.verify.scores import Score

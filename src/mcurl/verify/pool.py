@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import gymnasium
 
 from mcurl.errors import UserError
+from mcurl.pictures import ContactSheet, Video
 from mcurl.recording import Recording, read
-from mcurl.verify.pictures import ContactSheet, Video
 from mcurl.verify.replay import Camera, Mismatch, Outcome, play
 from mcurl.verify.scores import Score
 
