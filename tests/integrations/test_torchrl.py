@@ -70,7 +70,8 @@ def test_the_loss_falls_and_trains_the_encoder() -> None:
     found = learn(loss, torch.optim.Adam(loss.parameters(), 1e-2), 80)
     assert np.mean(found[-20:]) < 0.9 * np.mean(found[:10])
     assert not torch.equal(next(loss.encoder.parameters()), online[0])
-    assert (loss.target_encoder_params.data != target).any()
+    assert all((value != target[key]).any() for key, value in loss.target_encoder_params.items(True, True))
+    assert all(not value.is_set_to(loss.encoder_params[k]) for k, value in loss.target_encoder_params.items(True, True))
     assert all(not value.requires_grad for value in loss.target_encoder_params.values(True, True))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictParams
 from torch import Tensor, nn
+from torch.func import functional_call
 from torchrl.objectives import LossModule
 
 from mcurl.errors import UserError
@@ -99,8 +100,9 @@ class MCurlLoss(LossModule):  # type: ignore[misc]
 
     def _encode(self, parameters: TensorDictParams) -> Any:
         def encode(pixels: Tensor) -> Tensor:
-            with parameters.to_module(self.encoder):
-                features: Tensor = self.encoder(pixels)
+            # Not parameters.to_module(): with tensordict 0.14.3 it left trainable Parameters among the targets.
+            named = {".".join(key) if isinstance(key, tuple) else key: p for key, p in parameters.items(True, True)}
+            features: Tensor = functional_call(self.encoder, named, (pixels,))
             return features
 
         return encode
