@@ -51,9 +51,8 @@ def test_sac_learns_to_reach(tmp_path: Path, method: str) -> None:
         assert np.mean(accuracy[-5:]) > 2 * accuracy[0]
 
 
-@pytest.mark.parametrize(
-    "method", ["rl-only", pytest.param("curl", marks=pytest.mark.slow), pytest.param("mcurl", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["rl-only", "curl", "mcurl"])
 def test_drqv2_learns_to_reach(tmp_path: Path, method: str) -> None:
     run = learn(tmp_path, "toy/reach", method, agent="drqv2")
     scores = curve(run)
