@@ -29,9 +29,7 @@ def build(
     drqv2: bool = False,
 ) -> PixelEncoder:
     torch.manual_seed(0)
-    convolutions = Convolutions(
-        6, filters, 3, dtype=dtype, channels_last=channels_last, offset=0.5 if drqv2 else 0.0
-    )
+    convolutions = Convolutions(6, filters, 3, dtype=dtype, channels_last=channels_last, offset=0.5 if drqv2 else 0.0)
     encoder = PixelEncoder(convolutions, 20, 10, tanh=drqv2, chunk=chunk)
     for p in encoder.convolutions.parameters():
         p.data += 0.1 * torch.randn(p.shape)
