@@ -19,7 +19,7 @@ def test_the_class_has_at_most_25_lines_and_learns() -> None:
     assert len(SHOWN.strip().splitlines()) <= 25
     names: dict[str, Any] = {}
     exec(SHOWN, names)
-    small = {"features_extractor_kwargs": {"features_dim": 16}, "net_arch": []}
+    small = {"features_extractor_kwargs": {"features_dim": 16, "filters": 8, "layers": 1}, "net_arch": []}
     from mcurl.sb3 import CurlEncoder
 
     model = names["ContrastiveDQN"](
