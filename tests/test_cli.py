@@ -260,10 +260,12 @@ def test_a_mistake_that_only_training_finds_leaves_no_folder(capsys: Capture, mo
 def test_evaluate_prints_the_score(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def play(run: Run, episodes: int, seed: int | None, callback: Any) -> Any:
+    def play(run: Run, episodes: int, seed: int | None, callback: Any, message: Any, **_: Any) -> Any:
         callback(0, episodes)
+        message("something to be said")
         seen.append((run.folder, episodes, seed))
-        return SimpleNamespace(returns=(1.0, 2.0, 6.0))
+        fields = {"returns": (1.0, 2.0, 6.0), "lengths": (5, 5, 5), "episodes": 3, "seed": 1, "env_steps": 100}
+        return SimpleNamespace(**fields, task="toy/reach", method="mcurl", policy="0", build={})
 
     monkeypatch.setattr(evaluate, "evaluate_run", play)
     capsys.readouterr()
@@ -271,9 +273,11 @@ def test_evaluate_prints_the_score(capsys: Capture, finished: Path, monkeypatch:
     assert main(["evaluate", str(finished), "--episodes", "3", "--seed", "7"]) == 0
     assert main(["evaluate", str(finished)]) == 0
     assert seen == [(finished, 3, 7), (finished, 100, None)]
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert "mcurl on toy/reach, seed 1, after 100 env steps" in out
     assert "3 episodes: mean return 3.00 ± 2.16, from 1.00 to 6.00" in out
+    assert "mcurl: something to be said\n" in err
+    shutil.rmtree(finished / "results")
     assert everything(finished) == before
 
 
