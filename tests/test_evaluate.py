@@ -101,7 +101,7 @@ def test_environments_are_closed_also_where_something_fails() -> None:
 
     steps = iter(range(3))
 
-    def stop() -> None:
+    def stop(finished: int) -> None:
         if next(steps) == 2:
             raise InterruptedError
 

@@ -180,7 +180,7 @@ def test_curves_have_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
     figure = pytest.importorskip("matplotlib.figure")
     labels: list[str] = []
 
-    def look(self: Any, target: Any) -> None:
+    def look(self: Any, target: Any, **options: Any) -> None:
         labels.extend(line.get_label() for line in self.axes[0].get_lines())
 
     monkeypatch.setattr(figure.Figure, "savefig", look)

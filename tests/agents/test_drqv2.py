@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import CPU, box, clock, discrete, moved, random_pixels, snapshot, whole
-from mcurl.train import train
 from test_sac import _assert_equal, _through_plain_order
 from test_stays_on_device import Watch
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from mcurl.replay import Replay
 from mcurl.replay.augment import RandomShift
 from mcurl.replay.batch import Batch, Contrast, Transitions
 from mcurl.run.folder import Run
+from mcurl.training import train
 
 SHAPE, ACTIONS, STEPS = (9, 20, 20), 2, 100
 SMALL: dict[str, Any] = {

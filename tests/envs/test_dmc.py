@@ -226,7 +226,7 @@ def test_an_opengl_that_does_not_load_is_one_line() -> None:
     broken = _without_opengl() | {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "31"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=broken)
     assert done.stderr.splitlines()[-1].startswith(
-        "mcurl.errors.UserError: dm_control does not load with MUJOCO_GL=egl"
+        "mcurl.errors.UserError: MUJOCO_EGL_DEVICE_ID=31 prevents rendering with OpenGL"
     )
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from mcurl import envs
-from mcurl.envs import dmc, gym, toy
+from mcurl.envs import dmc, gym, images, toy
 from mcurl.errors import UserError
 
 
@@ -91,9 +91,9 @@ def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(UserError, match=r"pip install 'mcurl\[dmc\]'"):
         envs.make_env(dmc.DmcSettings(observation="state"), 0)
     monkeypatch.setitem(sys.modules, "cv2", None)
-    gym._cv2.cache_clear()
+    images._cv2.cache_clear()
     with pytest.raises(UserError, match=r"pip install 'mcurl\[gym\]'"):
-        gym._cv2()
+        images._cv2()
 
 
 def test_names_and_settings_need_no_library() -> None:

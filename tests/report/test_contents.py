@@ -17,6 +17,7 @@ from mcurl.report.model import Cell, Claims, Figure, Report, Table
 from mcurl.report.palette import STEPS
 from mcurl.report.scores import RunScores
 from mcurl.report.store import read
+from mcurl.suites.suite import Arm as SuiteArm
 from mcurl.suites.suite import Suite
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -30,7 +31,7 @@ class Small:
     name: str = "small"
     title: str = "Small"
     source: str = "nowhere"
-    arms: tuple[Arm, ...] = (Arm("mcurl", "M-CURL", "mcurl"), Arm("curl", "CURL", "curl"))
+    arms: tuple[SuiteArm, ...] = (SuiteArm("mcurl", "M-CURL", "mcurl"), SuiteArm("curl", "CURL", "curl"))
     tasks: tuple[str, ...] = ("dmc/cartpole-swingup", "dmc/hopper-hop")
     seeds: tuple[int, ...] = (1, 2, 3)
     env_steps: int | None = 500_000

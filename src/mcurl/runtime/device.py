@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from mcurl import native
@@ -99,13 +101,14 @@ def prepare(settings: ComputeSettings) -> Compute:
 def process_state_restored() -> Iterator[None]:
     """A context manager that restores at exit what :func:`prepare` and a run change in this process.
 
-    These are PyTorch's number of threads, its random generators, its precision on GPUs, and the native operations that
-    are disabled. Not restored: the memory allocator keeps freed memory from the first call of :func:`prepare` on.
+    These are PyTorch's number of threads, its precision on GPUs, the native operations that are disabled, and the
+    global random generators of PyTorch, NumPy and Python. Not restored: the memory allocator keeps freed memory from
+    the first call of :func:`prepare` on.
     """
     threads, disabled = torch.get_num_threads(), native.disabled
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     flags = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    random = torch.get_rng_state()
+    generators = torch.get_rng_state(), np.random.get_state(), random.getstate()
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         yield
@@ -113,7 +116,9 @@ def process_state_restored() -> Iterator[None]:
         torch.set_num_threads(threads)
         native.disabled = disabled
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = flags
-        torch.set_rng_state(random)
+        torch.set_rng_state(generators[0])
+        np.random.set_state(generators[1])
+        random.setstate(generators[2])
         if gpus:
             torch.cuda.set_rng_state_all(gpus)
 
