@@ -16,8 +16,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 limit_openmp_spinning()
 # As in an activated environment: printed commands begin with `mcurl`.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-# Under nohup it is ignored, and would be by the commands whose answer to it is tested.
+# Under nohup SIGHUP is ignored, in background jobs SIGINT, and would be by the commands whose answer to it is tested.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
