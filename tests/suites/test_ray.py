@@ -78,7 +78,10 @@ def cluster() -> Iterator[TwoNodes]:
         # Not pytest's folder: its path is too long for the sockets.
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # As a cluster that a script starts in the background.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         nodes = TwoNodes()
+        signal.signal(signal.SIGINT, before)
         yield nodes
         nodes.cluster.shutdown()
 

@@ -214,6 +214,9 @@ def train(task: Task) -> tuple[int, list[str]]:
     """
     if problem := _problem(task):
         return 2, [problem]
+    # Ray cancels by SIGINT, which workers ignore where the cluster was started in the background of a script.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     lines = deque([f"on {platform.node()}"], maxlen=OUTPUT_LINES)
     with _process(task) as process:
         reader = threading.Thread(target=_read, args=(process, lines), daemon=True)
