@@ -16,7 +16,7 @@ import pytest
 
 from mcurl.errors import UserError
 from mcurl.evaluate import evaluate, is_score
-from mcurl.recording import DamagedError, Recorder, Recording, episode_seed, find_recording, find_recordings, read
+from mcurl.recording import DamagedError, Recorder, Recording, episode_seed, find_recordings, read
 
 FIELDS: dict[str, Any] = {
     "task": "toy/reach",
@@ -183,13 +183,14 @@ def test_recording_changes_nothing_and_holds_what_was_executed(epsilon: float) -
         assert len(recorded.episode_actions(episode)) == recorded.lengths[episode]
 
 
-def test_the_latest_recording_of_a_run_is_found(tmp_path: Path) -> None:
-    assert find_recording(tmp_path) is None
+def test_the_recordings_of_a_run_are_found(tmp_path: Path) -> None:
+    assert find_recordings(tmp_path) == {}
     (tmp_path / "episodes").mkdir()
     for name in ("000099992.episodes", "000100000.episodes", ".000200000.episodes.new", "notes.episodes"):
         (tmp_path / "episodes" / name).touch()
-    assert find_recording(tmp_path) == tmp_path / "episodes" / "000100000.episodes"
-    assert list(find_recordings(tmp_path)) == [99_992, 100_000]
+    found = find_recordings(tmp_path)
+    assert list(found) == [99_992, 100_000]
+    assert found[100_000] == tmp_path / "episodes" / "000100000.episodes"
 
 
 @pytest.mark.parametrize(

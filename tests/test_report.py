@@ -16,7 +16,7 @@ from mcurl.config.resolve import TrainSettings, resolve
 from mcurl.errors import UserError
 from mcurl.published.scores import Score, sources
 from mcurl.report import plot
-from mcurl.report.contents import task_figure
+from mcurl.report.curves import task_figure
 from mcurl.report.palette import STYLES
 from mcurl.report.scores import RunScores, cells, changed_between, hours_per_100k, merge, notes, read_run, read_runs
 from mcurl.report.store import add, load, read, shipped_results
@@ -87,6 +87,18 @@ def test_the_scores_of_a_run(tmp_path: Path) -> None:
     assert read_run(folder, "mcurl-conv").name == read_run(folder, "mcurl-conv").label == "mcurl-conv"
     assert read_run(folder, "other", "Another", "chosen").label == "Another"
     assert read_run(folder, note="chosen").note == "chosen"
+
+
+def test_a_half_deleted_run_is_named_and_the_others_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path, 1)
+    for seed, name in enumerate(("run.json", "settings.json", "evaluations.csv"), 2):
+        (make_run(tmp_path, seed) / name).unlink()
+    assert [run.seed for run in read([tmp_path])] == [1]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(f"seed{seed}" in line and "skipped" in line for seed, line in enumerate(lines, 2))
 
 
 def test_hours_are_those_of_the_log(tmp_path: Path) -> None:
@@ -395,9 +407,39 @@ def test_a_seed_beside_scores_of_older_versions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("csv", "a,b\n1,2\n", "has the columns a, b, not seed"),
+        ("csv", "a,b\n1,2\n", "is not a file of scores: its columns are a, b, not seed"),
         ("csv", "seed,env_steps,episode,return,episodes\n1,x,0,2,1\n", "is damaged in line 2: invalid literal"),
         ("csv", "seed,env_steps,episode,return,episodes\n1,0,0,2,1\n1\n", "is damaged in line 3"),
+        ("csv", "seed,env_steps,episode,return,episodes\n1,0,0,nan,1\n", "is damaged in line 2: nan is not a score"),
+        (
+            "csv",
+            "seed,env_steps,episode,return,episodes\n1,0,0,1e300,1\n",
+            "is damaged in line 2: 1e300 is not a score",
+        ),
+        ("csv", "seed,env_steps,episode,return,episodes\n1,-1,0,2,1\n", "-1 is not a number of env steps"),
+        ("csv", "seed,env_steps,episode,return,episodes\n-1,0,0,2,1\n", "expected a seed from 0"),
+        ("csv", "seed,env_steps,episode,return,episodes\n1,0,,2,0\n", "a number of episodes from 1"),
+        ("csv", "seed,env_steps,episode,return,episodes\n1,0,0\n", "is damaged in line 2: expected 5 values"),
+        ("csv", "seed,env_steps,episode,return,episodes\n1,0,0,2,1,9\n", "is damaged in line 2: expected 5 values"),
+        (
+            "csv",
+            "seed,env_steps,episode,return,episodes\n1,0,0,2,1\n1,0,0,3,1\n",
+            "in line 3: seed 1 has this evaluation",
+        ),
+        (
+            "csv",
+            "seed,env_steps,episode,return,episodes\n1,0,,2,9\n1,0,0,3,1\n",
+            "in line 3: seed 1 has this evaluation",
+        ),
+        ("csv", "seed,env_steps,episode,return,episodes\n1,0,1,2,1\n", "seed 1 has no episode 0 at 0 env steps"),
+        ("csv", "seed,env_steps,return,episodes\n1,0,2,1\n", "its columns are seed, env_steps, return, episodes, not"),
+        ("json", '{"seed 1": {"budget": "x"}}', "is damaged: budget is 'x'"),
+        ("json", '{"seed 1": {"budget": -1}}', "is damaged: budget is -1"),
+        ("json", '{"seed 1": {"packages": ["x"]}}', "is damaged: packages is"),
+        ("json", '{"seed 1": {"resumed": ["x"]}}', "is damaged: expected an object"),
+        ("json", '{"seed 1": {"evaluated": [{"seed": 1}]}}', "is damaged: env_steps is None"),
+        ("json", '{"seed 1": {"settings": {"env": {"action_repeat": "x"}}}}', "is damaged: action_repeat is 'x'"),
+        ("json", '{"seed 1": {"settings": {"task": "dmc/hopper-hop"}}}', "its seed 1 is of dmc/hopper-hop"),
         ("json", "{", "is damaged"),
         ("json", "[1]", "is damaged: it is not an object"),
     ],
@@ -411,6 +453,43 @@ def test_a_damaged_store_is_one_line(tmp_path: Path, name: str, text: str, messa
     with pytest.raises(UserError, match=message):
         store(tmp_path, make_run(tmp_path / "b", 2))
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", "seed,env_steps,episode,return,episodes\n"])
+def test_a_store_without_a_score_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "scores" / "dmc" / "mcurl" / "cartpole-swingup.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(UserError, match="has no scores: expected run folders" if text else "its columns are none"):
+        load(tmp_path / "scores")
+    with pytest.raises(UserError, match="does not exist"):
+        load(tmp_path / "nowhere")
+
+
+def test_what_a_spreadsheet_makes_of_a_table_is_read(tmp_path: Path) -> None:
+    """It begins with a byte order mark, lines end in CR and LF, and the user sorted it."""
+    store(tmp_path, make_run(tmp_path))
+    path = tmp_path / "scores" / "dmc" / "mcurl" / "cartpole-swingup.csv"
+    before = load(tmp_path / "scores")
+    header, *rows = path.read_text().splitlines()
+    path.write_bytes("\r\n".join(["\ufeff" + header, *reversed(rows), ""]).encode())
+    assert load(tmp_path / "scores") == before
+
+
+def test_what_evaluate_found_is_kept_and_is_no_score(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    store(tmp_path, folder)
+    before = points(tmp_path / "scores")
+    (folder / "results").mkdir()
+    result = {"env_steps": 1000, "seed": 3, "episodes": 100, "mean": 77, "returns": [77.0]}
+    (folder / "results" / "000001000-seed3-100episodes.json").write_text(json.dumps(result))
+    (folder / "results" / "broken.json").write_text("{")
+    [change] = add(tmp_path / "scores", [read_run(folder)])
+    assert str(change).endswith("seed 1: evaluations after training")
+    [run] = load(tmp_path / "scores")
+    assert run.provenance["evaluated"] == [{"env_steps": 1000, "seed": 3, "episodes": 100, "mean": 77.0}]
+    assert points(tmp_path / "scores") == before
+    assert store(tmp_path, folder) == ["unchanged"]
 
 
 def test_a_task_of_ones_own_has_a_file(tmp_path: Path) -> None:
@@ -685,3 +764,25 @@ def test_the_wheel_has_the_results(tmp_path: Path) -> None:
 def test_merge_sorts_and_keeps_what_is_comparable(tmp_path: Path) -> None:
     runs = [read_run(make_run(tmp_path, seed, method=method)) for method in ("curl", "mcurl") for seed in (2, 1)]
     assert [(run.name, run.seed) for run in merge(runs)] == [("mcurl", 1), ("mcurl", 2), ("curl", 1), ("curl", 2)]
+
+
+def test_renamed_runs_are_not_merged_with_others(tmp_path: Path) -> None:
+    """Where two settings have one short name, and where a run has the new name already."""
+
+    def make(place: str, name: str, layers: int, blocks: int, seed: int = 1, last: float = 5.0) -> RunScores:
+        sections = {"sac": {"layers": layers}, "mcurl": {"layers": blocks}}
+        episodes = {0: [1.0], 1000: [last]}
+        return read_run(make_run(tmp_path / place, seed, about={"name": name}, sections=sections, episodes=episodes))
+
+    names = [run.name for run in merge([make("a", "x", 4, 2), make("b", "x", 3, 2), make("c", "x", 4, 3)])]
+    assert names == [
+        "x-sac.layers=3-mcurl.layers=2",
+        "x-sac.layers=4-mcurl.layers=2",
+        "x-sac.layers=4-mcurl.layers=3",
+    ]
+    first = [make("d", "y", 4, 2), make("e", "y", 3, 2)]
+    merged = merge([*first, make("f", "y-layers=3", 3, 9, seed=2)])
+    assert len({run.name for run in merged}) == 3
+    assert {run.first_name for run in merged} == {"y", "y-layers=3"}
+    with pytest.raises(UserError, match="two runs of"):
+        merge([*first, make("g", "y-layers=3", 3, 2, last=6.0)])

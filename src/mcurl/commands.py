@@ -335,7 +335,7 @@ def collect(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     """Print the scores of stores and run folders, write a report, and plot learning curves."""
     from mcurl.report import export, openrlbenchmark, plot, table
-    from mcurl.report.contents import task_figure
+    from mcurl.report.curves import task_figure
     from mcurl.report.store import file_name, read
 
     if options.table:
@@ -369,6 +369,8 @@ def _write_report(runs: list[RunScores], options: argparse.Namespace) -> Path:
 
     out = options.out or Path("report")
     files.check_replaceable(out)
+    if options.suite:  # a class of the user's in an arm may lie in the current folder, as for `suite run`
+        _import_from_current_folder()
     suites = [Suite.load(name) for name in dict.fromkeys(options.suite)]
     words = ["mcurl", "report", *map(str, options.paths)]
     words += [word for name in options.suite for word in ("--suite", name)]

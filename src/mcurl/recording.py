@@ -239,11 +239,6 @@ def find_recordings(run_folder: Path) -> dict[int, Path]:
     return {int(path.stem): path for path in paths if path.stem.isdecimal()}
 
 
-def find_recording(run_folder: Path) -> Path | None:
-    """The latest recording in a run folder; None if there is none."""
-    return next(reversed(find_recordings(run_folder).values()), None)
-
-
 def read(path: Path) -> Recording:
     """Read a recording.
 

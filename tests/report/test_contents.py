@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,30 +12,30 @@ from examples import run
 from mcurl.errors import UserError
 from mcurl.published import atari_random_and_human, table1
 from mcurl.published.catalogue import catalogue, choose
-from mcurl.report.contents import Arm, arm_styles, plan_of_benchmark, plans_of_suite, report, section, task_figure
+from mcurl.report.contents import report, section
+from mcurl.report.curves import arm_styles, task_figure
+from mcurl.report.files import write
 from mcurl.report.model import Cell, Claims, Figure, Report, Table
 from mcurl.report.palette import STEPS
-from mcurl.report.scores import RunScores
+from mcurl.report.plan import Scores, ShownArm, plan_of_benchmark, plans_of_suite
+from mcurl.report.scores import RunScores, merge
 from mcurl.report.store import read
-from mcurl.suites.suite import Arm as SuiteArm
-from mcurl.suites.suite import Suite
+from mcurl.suites.suite import Arm, Suite
 
 RESULTS = Path(__file__).parents[2] / "results"
 GAMES = list(atari_random_and_human())
 
 
-@dataclass(frozen=True)
-class Small:
-    """A suite of two tasks."""
-
-    name: str = "small"
-    title: str = "Small"
-    source: str = "nowhere"
-    arms: tuple[SuiteArm, ...] = (SuiteArm("mcurl", "M-CURL", "mcurl"), SuiteArm("curl", "CURL", "curl"))
-    tasks: tuple[str, ...] = ("dmc/cartpole-swingup", "dmc/hopper-hop")
-    seeds: tuple[int, ...] = (1, 2, 3)
-    env_steps: int | None = 500_000
-    score_at: tuple[int, ...] = (100_000, 500_000)
+SMALL = Suite(
+    name="small",
+    title="Small",
+    source="nowhere",
+    arms=(Arm("mcurl", "M-CURL", "mcurl"), Arm("curl", "CURL", "curl")),
+    tasks=("dmc/cartpole-swingup", "dmc/hopper-hop"),
+    seeds=(1, 2, 3),
+    env_steps=500_000,
+    score_at=(100_000, 500_000),
+)
 
 
 def block(found: Report, key: str) -> Table | Figure | Claims:
@@ -93,7 +93,7 @@ def test_an_unknown_published_column_is_one_line() -> None:
 
 def test_missing_runs_of_a_suite_are_shown_as_missing() -> None:
     runs = [run("cartpole-swingup", "mcurl", seed, curve(100.0 * seed)) for seed in (1, 2)]
-    found = report(runs, [Small()])
+    found = report(runs, [SMALL])
     assert found.title == "Small"
     assert "2 of 12 runs are there." in found.sections[0].paragraphs
     rows = table(found, "small-scores-500k")
@@ -180,11 +180,12 @@ def test_atari_has_the_lines_of_a_human_and_a_random_policy() -> None:
 
 
 def test_arms_of_a_sweep_have_a_scale_and_methods_their_colours() -> None:
-    sweep = [Arm(f"mcurl-{i}", "", "mcurl") for i in range(4)]
-    found = arm_styles([*sweep, Arm("curl", "", "curl")])
+    sweep = [ShownArm(f"mcurl-{i}", "", "mcurl") for i in range(4)]
+    found = arm_styles([*sweep, ShownArm("curl", "", "curl")])
     assert {found[arm.name] for arm in sweep} <= set(STEPS)
     assert found["curl"] == "curl"
-    found = arm_styles([Arm("mcurl", "", "mcurl"), Arm("mcurl-conv", "", "mcurl"), Arm("curl-50k", "", "curl")])
+    names = {"mcurl": "mcurl", "mcurl-conv": "mcurl", "curl-50k": "curl"}
+    found = arm_styles([ShownArm(name, "", method) for name, method in names.items()])
     assert (found["mcurl"], found["curl-50k"]) == ("mcurl", "curl")
     assert found["mcurl-conv"].startswith("other-")
 
@@ -230,7 +231,7 @@ def test_a_suite_has_the_claims_about_its_arms_and_tasks() -> None:
     for name, claims in {"table1": 9, "figure3": 3, "figure4b": 2}.items():
         (plan,) = plans_of_suite(Suite.load(name))
         task = plan.tasks[0]
-        found = section(plan, [run(task, "mcurl", 1, {1: 1.0}, benchmark=plan.benchmark)])
+        found = section(Scores(plan, [run(task, "mcurl", 1, {1: 1.0}, benchmark=plan.benchmark)]))
         assert sum(len(item.claims) for item in found.blocks if isinstance(item, Claims)) == claims, name
 
 
@@ -240,7 +241,8 @@ def test_every_suite_of_the_package_can_be_reported() -> None:
     for name in suite_names():
         suite = Suite.load(name)
         (plan,) = plans_of_suite(suite)
-        runs = [run(plan.tasks[0], arm.name, 1, {plan.budgets[-1]: 1.0}, benchmark=plan.benchmark) for arm in plan.arms]
+        last = {plan.budgets[-1]: 1.0}
+        runs = [run(plan.tasks[0], a.name, 1, last, benchmark=plan.benchmark, method=a.method) for a in suite.arms]
         found = report(runs, [suite])
         assert found.title == suite.title
         assert len({block.key for block in found.blocks()}) == len(found.blocks())
@@ -248,7 +250,7 @@ def test_every_suite_of_the_package_can_be_reported() -> None:
 
 def test_a_suite_without_runs_is_one_line() -> None:
     with pytest.raises(UserError, match="no run belongs to small"):
-        report([run("walker-walk", "mcurl", 1, curve(1.0))], [Small()])
+        report([run("walker-walk", "mcurl", 1, curve(1.0))], [SMALL])
     with pytest.raises(UserError, match="no results of dmc/hopper"):
         task_figure([], "dmc", "hopper")
 
@@ -259,12 +261,68 @@ def test_other_environments_are_reported_without_published_scores() -> None:
     assert table(report(runs), "gym-scores-3k")["CarRacing-v3"]["mcurl"].value == 7
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e300])
-def test_a_score_that_is_no_number_is_one_line(value: float) -> None:
-    runs = [run("cartpole-swingup", "mcurl", 1, {0: 1.0, 1000: value})]
-    for draw in (report, lambda runs: task_figure(runs, "dmc", "cartpole-swingup")):
-        with pytest.raises(UserError, match=r"dmc/cartpole-swingup, mcurl, seed 1: the score at 1000 env steps"):
-            draw(runs)
+def test_arms_with_one_label_are_not_merged() -> None:
+    ends = {"mine": 100.0, "other": 10.0}
+    runs = [
+        run(task, name, seed, curve(last + seed), label="Mine")
+        for name, last in ends.items()
+        for task in ("cartpole-swingup", "hopper-hop")
+        for seed in (1, 2, 3)
+    ]
+    found = report(runs)
+    rows = table(found, "dmc-500k-aggregates")
+    assert {"Mine (mine)", "Mine (other)"} <= set(rows)
+    labels = [series.label for series in figure(found, "dmc-curves").panels[0].series]
+    assert labels == ["Mine (mine)", "Mine (other)"]
+
+
+def with_settings(found: RunScores, **values: object) -> RunScores:
+    """A run with all settings of its arm, some of them changed."""
+    settings = SMALL.settings(f"dmc/{found.task}", found.name)
+    changed = {key: settings[key] | value if isinstance(value, dict) else value for key, value in values.items()}
+    return replace(found, provenance={"settings": settings | {"seed": found.seed} | changed})
+
+
+def test_runs_with_other_settings_than_their_arm_do_not_count_in_a_suite() -> None:
+    right = with_settings(run("cartpole-swingup", "mcurl", 1, curve(100.0)))
+    wrong = with_settings(run("cartpole-swingup", "mcurl", 2, curve(900.0)), mcurl={"mask_rate": 0.3})
+    found = report(merge([wrong, right]), [SMALL])
+    cell = table(found, "small-scores-500k")["cartpole-swingup"]["mcurl"]
+    assert (cell.value, cell.seeds) == (100, 1)
+    assert [series.label for series in figure(found, "small-curves").panels[0].series] == ["M-CURL"]
+    left_out = "cartpole-swingup mcurl seed 2 (mcurl.mask_rate is 0.3, not 0.5)"
+    assert any(left_out in text for text in found.sections[0].paragraphs)
+    assert len(table(found, "runs")) == 1
+    with pytest.raises(UserError, match=r"no run belongs to small: .*mcurl.mask_rate is 0.3, not 0.5"):
+        report([wrong], [SMALL])
+    # The interval of evaluations, and for SAC the budget, do not change what is learned.
+    longer = with_settings(run("cartpole-swingup", "mcurl", 3, curve(1.0)), evaluation={"every": 7}, env_steps=600_000)
+    assert table(report([right, longer], [SMALL]), "small-scores-500k")["cartpole-swingup"]["mcurl"].seeds == 2
+
+
+def test_a_suite_without_a_budget_is_compared_at_that_of_its_tasks() -> None:
+    suite = replace(SMALL, env_steps=None, score_at=(), tasks=("toy/reach", "toy/catch"))
+    (plan,) = plans_of_suite(suite)
+    assert plan.budgets == (4000,)
+    found = report([run("reach", "mcurl", 1, {4000: 3.0}, benchmark="toy")], [suite])
+    assert table(found, "small-scores-4k")["reach"]["mcurl"].value == 3
+    (plan,) = plans_of_suite(replace(suite, tasks=("atari/Krull",)))
+    assert (plan.benchmark, plan.budgets) == ("atari100k", (400_000,))
+
+
+def test_a_run_that_has_just_begun_is_reported(tmp_path: Path) -> None:
+    begun = run("cartpole-swingup", "mcurl", 1, {0: 3.0}, budget=500_000)
+    for number, found in enumerate((report([begun]), report([begun], [SMALL]))):
+        assert (tmp_path / str(number) / "index.html") in write(found, tmp_path / str(number), png=False)
+
+
+def test_what_was_evaluated_after_training_is_listed_and_is_no_score() -> None:
+    later = {"env_steps": 500_000, "seed": 9, "episodes": 100, "mean": 77.0}
+    done = run("cartpole-swingup", "mcurl", 1, curve(100.0))
+    found = report([replace(done, provenance={**done.provenance, "evaluated": [later, later | {"seed": 1}]})])
+    assert table(found, "dmc-scores-500k")["cartpole-swingup"]["mcurl"].value == 100
+    note = table(found, "runs").popitem()[1]["note"].text
+    assert note == "mcurl evaluate: 77.0 over 100 episodes of seed 9; mcurl evaluate: 77.0 over 100 episodes"
 
 
 def test_the_documentation_lists_every_published_column() -> None:

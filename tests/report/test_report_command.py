@@ -35,7 +35,7 @@ def test_published_columns_are_those_that_were_asked_for(tmp_path: Path) -> None
         (["--published", "crul", "--out", "report"], "did you mean curl"),
         (["--no-png"], "add --out DIR"),
         (["--out", "thesis"], "thesis is not empty and not a report"),
-        (["--suite", "figure5a"], "no run belongs to figure5a"),
+        (["--suite", "figure5a"], "no run belongs to figure5a: see `mcurl suite show`"),
     ],
 )
 def test_what_goes_wrong_is_one_line(

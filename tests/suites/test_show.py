@@ -115,6 +115,27 @@ def test_a_folder_of_another_run(runs: list[SuiteRun], change: dict[str, object]
     assert expected in status.reason
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("evaluations.csv", "env_steps,episode,return\n100,0\n"),
+        ("evaluations.csv", "env_steps,episode,return\nmuch,0,1\n"),
+        ("evaluations.csv", b"\xff\xfe\n\n"),
+        ("metrics.jsonl", '{"env_steps": null}\n'),
+        ("run.json", "[1]"),
+        ("settings.json", "{"),
+    ],
+)
+def test_a_damaged_folder_is_reported_and_stops_nothing(runs: list[SuiteRun], name: str, text: str | bytes) -> None:
+    with make(runs[0], 500) as run:
+        path = run.folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    status = read_status(runs[0], Path("runs"))
+    assert status.state is State.FAILED
+    assert str(run.folder) in status.reason
+    assert "\n" not in status.reason
+
+
 def test_list_counts_the_suites(capsys: Capture) -> None:
     assert main(["suite", "list"]) == 0
     out = capsys.readouterr().out

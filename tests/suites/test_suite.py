@@ -158,6 +158,23 @@ def test_a_suite_of_ones_own(tmp_path: Path) -> None:
     assert runs[1].settings.objective_settings.mask_rate == 0.1
 
 
+def test_a_file_of_an_editor_on_windows_is_read_and_a_task_counts_once(tmp_path: Path) -> None:
+    text = OWN.replace('"toy/catch"', '"toy", "toy/Catch"').replace("little masking", "little\tmasking")
+    path = own(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    suite = Suite.load(path)
+    assert suite.tasks == ("toy/reach", "toy/catch")
+    assert suite.arm("little").label == "little masking"
+    assert len(suite.runs()) == 8
+
+
+def test_the_budget_is_the_suites_or_else_the_tasks(tmp_path: Path) -> None:
+    assert Suite.load(own(tmp_path)).budgets("toy/reach") == (1000,)
+    suite = Suite.load(own(tmp_path, OWN.replace('env_steps = "1k"', "")))
+    assert suite.budgets("toy/reach") == (4000,)
+    assert suite.settings("toy/reach", "little")["mcurl"]["mask_rate"] == 0.1
+
+
 def test_runs_are_chosen(tmp_path: Path) -> None:
     suite = Suite.load("table1")
     runs = suite.runs(["krull", "atari/Boxing"], ["curl"], [2, 9])
@@ -182,6 +199,16 @@ def test_runs_are_chosen(tmp_path: Path) -> None:
         ('"1k"', '"many"', "env_steps is a whole number"),
         ('"1k"', "0", "env_steps must be at least 1"),
         ("[settings]", "score_at = [500]\n[settings]", "the last of score_at must be env_steps, 1000, not 500"),
+        ("[settings]", "score_at = 1000\n[settings]", "score_at must be a list"),
+        ("[settings]", 'score_at = "1k"\n[settings]', "score_at must be a list"),
+        ("[settings]", "score_at = [500, 200, 1000]\n[settings]", "score_at must be in ascending order"),
+        ("[settings]", "score_at = [1000, 1000]\n[settings]", "score_at must be in ascending order"),
+        ('env_steps = "1k"', "score_at = [500]", "score_at needs env_steps, with the last of its values: 500"),
+        ("[settings]", "[settings]\nenv_steps = 7", "env_steps is no setting of an arm"),
+        ("little masking", "mcurl", "arm.mcurl and arm.little have the label 'mcurl': each needs its own"),
+        ("little masking", " ", "label must be a line of text"),
+        ("little masking", "a\\u001b[2J", "label must be a line of text"),
+        ("[arm.little]", "[arm.MCURL]", "arm.mcurl and arm.MCURL have the same name but for upper and lower case"),
         ('tasks = ["toy/Reach", "toy/catch"]', "tasks = []", "tasks must be names of tasks or of lists"),
         ("toy/catch", "toy/cach", "did you mean catch?"),
         ("toy/catch", "dmc61", "did you mean dmc16?"),

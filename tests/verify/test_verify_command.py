@@ -14,7 +14,7 @@ import pytest
 from helpers_verify import record
 
 from mcurl.cli import main
-from mcurl.recording import find_recording, read
+from mcurl.recording import find_recordings, read
 from mcurl.run.folder import Run
 
 Capture = pytest.CaptureFixture[str]
@@ -116,6 +116,9 @@ TAMPERED: dict[str, tuple[str, Callable[[], None]]] = {
         "scores",
         lambda: RECORDED.write_bytes(TABLE.with_name("reach-seed2.episodes").read_bytes()),
     ),
+    "the method": ("scores", lambda: edit(TABLE.with_suffix(".json"), '"method": "curl"', '"method": "rl-only"')),
+    "a return that is no number": ("scores", lambda: TABLE.write_text(f"{TABLE.read_text()}1,60,3,nan,1\n")),
+    "an episode twice": ("scores", lambda: TABLE.write_text(f"{TABLE.read_text()}1,60,2,0.5,1\n")),
     "a file without a score": ("scores", lambda: RECORDED.rename(TABLE.with_name("reach-seed7.episodes"))),
     "a return of a run": ("runs", lambda: better(RUN / "evaluations.csv")),
     "the settings of a run": ("runs", lambda: edit(RUN / "settings.json", '"frame_stack": 3', '"frame_stack": 4')),
@@ -201,13 +204,12 @@ def test_wrong_input_is_refused(capsys: Capture) -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_a_finished_run_is_recorded_afterwards_with_the_same_bytes(capsys: Capture) -> None:
-    path = find_recording(RUN)
-    assert path is not None
+    path = find_recordings(RUN)[60]
     before = path.read_bytes()
     shutil.rmtree(path.parent)
     assert outcome(capsys, str(RUN))[0] == 2
     assert main(["evaluate", str(RUN), "--final"]) == 0
-    assert find_recording(RUN) is None
+    assert find_recordings(RUN) == {}
     assert main(["evaluate", str(RUN), "--final", "--record"]) == 0
     assert path.read_bytes() == before
     assert main(["evaluate", str(RUN), "--final", "--record"]) == 0
@@ -233,9 +235,8 @@ def test_an_evaluation_is_recorded_in_a_new_file(capsys: Capture) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_resumed_run_records_the_same_bytes() -> None:
-    path = find_recording(RUN)
-    assert path is not None
+def test_a_resumed_run_records_the_same_bytes(capsys: Capture) -> None:
+    path = find_recordings(RUN)[60]
     before = path.read_bytes()
     shutil.rmtree(RUN / "checkpoints/000000060")
     with Run.open(RUN, train=True) as run:
@@ -246,7 +247,11 @@ def test_a_resumed_run_records_the_same_bytes() -> None:
     assert main(["resume", str(RUN), "--env-steps", "80"]) == 0
     assert path.read_bytes() == before
     assert main(["verify", str(RUN)]) == 0
-    assert find_recording(RUN) == RUN / "episodes/000000080.episodes"
+    assert list(find_recordings(RUN)) == [60, 80]
+    find_recordings(RUN)[80].unlink()
+    assert "at 80 env steps: not recorded" in outcome(capsys, str(RUN))[1]
+    assert main(["collect", str(RUN), "--results", "longer"]) == 0
+    assert "reach seed 1 at 80 env steps: not recorded" in outcome(capsys, "longer")[1]
 
 
 def test_states_as_observations_come_out(tmp_path: Path, capsys: Capture) -> None:

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 ENV_STEPS = 100_000
 """Default budget, unless the suite's file or the user sets another."""
 BUDGET_HELP = "Budget in simulator steps, action repeat included (Atari: frames). The schedules' horizon."
+MAX_SEED = 2**62 - 1
+"""Files of scores and of recorded episodes have seeds as integers of 64 bits."""
 TOP = ("task", "method", "agent", "seed", "env_steps")
 """What stands above the sections."""
 _BUDGET = Meta(low=1)
@@ -263,8 +265,8 @@ def resolve(
     AGENTS.check(agent)
     if env_steps is not None:
         _BUDGET.check("env_steps", read_value("env_steps", int, env_steps))
-    if seed < 0:
-        raise UserError(f"the seed must be an integer from 0, not {seed}")
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"the seed must be an integer from 0 to {MAX_SEED}, not {seed}")
     parts = Parts.of(suite, method, agent)
     _check_method(parts, method, f"{suite}/{name}")
     known = known_settings(parts)

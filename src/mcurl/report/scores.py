@@ -10,7 +10,7 @@ import csv
 import json
 import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -30,6 +30,15 @@ _KEPT_METADATA = (
     *("commit", "dirty", "mcurl", "torch", "python", "packages", "environment", "cpu", "gpu", "cores", "compute"),
     *("started_at",),
 )
+_FORMS: dict[str, Any] = {
+    **dict.fromkeys(("settings", "packages", "environment"), dict),
+    **dict.fromkeys(("label", "note"), str),
+    **dict.fromkeys(("resumed", "evaluated"), list),
+    "budget": int,
+}
+"""What is known of a run -> its type, where it is used."""
+LARGEST = 1e12
+"""Scores and env steps beyond it are errors."""
 _SAME_LEARNING = (
     *("task", "seed", "evaluation", "checkpoint"),
     *("compute.device", "compute.threads", "compute.overlap", "compute.graphs", "compute.native"),
@@ -64,6 +73,8 @@ class RunScores:
     """Env steps -> file with the recorded episodes of that evaluation, to play them again; in ascending order."""
     source: Path = field(default=Path(), compare=False)
     """The run folder or CSV file that the scores were read from."""
+    merged_from: str = field(default="", compare=False)
+    """The name that :func:`merge` replaced by ``name``; empty: none."""
 
     @property
     def cell(self) -> tuple[str, str, str]:
@@ -134,6 +145,11 @@ class RunScores:
         env_steps = self.evaluation_at(budget)
         return None if env_steps is None else self.points[env_steps]
 
+    @property
+    def first_name(self) -> str:
+        """The name before :func:`merge` told runs with different settings apart."""
+        return self.merged_from or self.name
+
     def __str__(self) -> str:
         return f"{self.benchmark}/{self.task}, {self.name}, seed {self.seed}"
 
@@ -155,17 +171,19 @@ def read_run(folder: Path, name: str | None = None, label: str | None = None, no
         settings = json.loads((folder / "settings.json").read_text())
         metadata = json.loads((folder / "run.json").read_text())
         for row in csv.DictReader(_whole_lines(folder / "evaluations.csv")):
-            episodes[int(row["env_steps"])].append(float(row["return"]))
+            episodes[check_env_steps(row["env_steps"])].append(check_return(row["return"]))
         task, seed = str(settings["task"]), int(settings["seed"])
         own_name = str(metadata.get("name") or run_name(settings))
         budget = int(metadata.get("extended_to") or settings["env_steps"])
         provenance = {key: metadata[key] for key in _KEPT_METADATA if key in metadata}
         provenance |= {"settings": settings, "resumed": _resumed(metadata)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        check_provenance(provenance)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{folder} is not a run folder, or it is damaged: {type(error).__name__} {error}") from error
     if not episodes:
         raise UserError(f"{folder} has no evaluation yet")
     provenance |= {"hours_per_100k_env_steps": hours_per_100k(folder)} | ({"note": note} if note else {})
+    provenance |= {"evaluated": found} if (found := later_evaluations(folder)) else {}
     return RunScores(
         benchmark=benchmark_of(settings),
         task=task.partition("/")[2],
@@ -178,6 +196,59 @@ def read_run(folder: Path, name: str | None = None, label: str | None = None, no
         recordings=find_recordings(folder),
         source=folder,
     )
+
+
+def check_return(text: str | float) -> float:
+    """A return from a file. Raises ValueError if it is not a number within ``LARGEST``."""
+    value = float(text)
+    if not abs(value) <= LARGEST:
+        raise ValueError(f"{text} is not a score")
+    return value
+
+
+def check_env_steps(text: str) -> int:
+    """Env steps from a file. Raises ValueError if they are not a number from 0 to ``LARGEST``."""
+    value = int(text)
+    if not 0 <= value <= LARGEST:
+        raise ValueError(f"{text} is not a number of env steps")
+    return value
+
+
+def check_provenance(provenance: Mapping[str, Any]) -> None:
+    """Raise ValueError if what is known of a run has another form than this package writes."""
+    _check_forms(provenance, _FORMS)
+    if (provenance.get("budget") or 0) < 0:
+        raise ValueError(f"budget is {provenance['budget']}")
+    settings = provenance.get("settings") or {}
+    _check_forms(settings, {"task": str, "method": str, "env": dict, "env_steps": int})
+    _check_forms(settings.get("env") or {}, {"action_repeat": int, "frame_skip": int})
+    for resume in provenance.get("resumed") or ():
+        _check_forms(resume, {"packages": dict, "environment": dict})
+    for values in provenance.get("evaluated") or ():
+        _check_forms(values, {"env_steps": int, "seed": int, "episodes": int, "mean": float}, missing=False)
+
+
+def _check_forms(values: Any, forms: Mapping[str, Any], missing: bool = True) -> None:
+    """Raise ValueError if values are no object, one has another type, or, unless ``missing``, is missing."""
+    if not isinstance(values, dict):
+        raise ValueError(f"expected an object, not {values!r}")
+    for key, cls in forms.items():
+        if not isinstance(values.get(key), cls | None if missing else cls):
+            raise ValueError(f"{key} is {values.get(key)!r}")
+
+
+def later_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """What ``mcurl evaluate`` kept in a run folder: ``env_steps``, ``seed``, ``episodes`` and ``mean`` of each result.
+
+    They are no scores: the user chose their checkpoint, seed and number of episodes. A damaged file is left out.
+    """
+    found = []
+    for path in sorted((folder / "results").glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            values = json.loads(path.read_text())
+            numbers = {key: int(values[key]) for key in ("env_steps", "seed", "episodes")}
+            found.append({**numbers, "mean": check_return(values["mean"])})
+    return found
 
 
 def _resumed(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -224,11 +295,18 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     """The run folders at or below some paths. Raises UserError if there is none at or below one of them."""
     folders: dict[Path, None] = {}
     for path in paths:
-        below = sorted(file.parent for file in path.glob("**/run.json"))
+        below = run_folders(path)
         if not below:
             raise UserError(f"there are no run folders in {path}")
         folders |= dict.fromkeys(below)
     return list(folders)
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The run folders at or below a path, with those that have lost their ``run.json``."""
+    found = {file.parent for file in path.glob("**/run.json")}
+    found |= {file.parent for file in path.glob("**/evaluations.csv") if file.with_name("settings.json").exists()}
+    return sorted(found)
 
 
 def _whole_lines(path: Path) -> list[str]:
@@ -272,6 +350,16 @@ def changed_between(first: RunScores, second: RunScores) -> dict[str, tuple[Any,
     }
 
 
+def changed_from(settings: Mapping[str, Any], run: RunScores) -> dict[str, tuple[Any, Any]]:
+    """The settings in which a run learns differently from ``settings``: full name -> both values, the run's last.
+
+    Settings that are not known of the run are left out.
+    """
+    known = dict(flatten(run.settings))
+    changed = changed_between(replace(run, provenance={"settings": settings}), run)
+    return {key: values for key, values in changed.items() if key in known}
+
+
 def _changes_learning(key: str, first: RunScores, second: RunScores) -> bool:
     if key == "env_steps":
         return not {first.settings.get("agent"), second.settings.get("agent")} <= set(_WITHOUT_HORIZON)
@@ -311,10 +399,10 @@ def merge(runs: Iterable[RunScores]) -> list[RunScores]:
     Raises:
         UserError: two runs have the same seed and settings.
     """
-    kept: list[RunScores] = []
-    for runs_of_cell in cells(runs).values():
-        kept += one_per_seed(_rename(runs_of_cell))
-    return kept
+    renamed = [run for group in cells(runs).values() for run in _rename(group)]
+    # A new name may be the name of other runs.
+    renamed = [run for group in cells(renamed).values() for run in _rename(group)]
+    return [run for group in cells(renamed).values() for run in one_per_seed(group)]
 
 
 def _rename(runs: Sequence[RunScores]) -> list[RunScores]:
@@ -326,12 +414,15 @@ def _rename(runs: Sequence[RunScores]) -> list[RunScores]:
     if len(groups) == 1:
         return groups[0]
     keys = dict.fromkeys(key for group in groups[1:] for key in changed_between(groups[0][0], group[0]))
+    short = Counter(key.rpartition(".")[2] for key in keys)
     renamed = []
     for group in groups:
         settings = dict(flatten(_with_defaults(group[0].settings)))
-        changes = {key.rpartition(".")[2]: settings[key] for key in keys if key in settings}
+        names = {key: name if short[name := key.rpartition(".")[2]] == 1 else key for key in keys}
+        changes = {names[key]: settings[key] for key in keys if key in settings}
         text = ", ".join(f"{key}={str(value).lower()}" for key, value in changes.items())
-        renamed += [replace(run, name=append_changes(run.name, changes), label=f"{run.label}, {text}") for run in group]
+        name = append_changes(runs[0].name, changes)
+        renamed += [replace(run, name=name, label=f"{run.label}, {text}", merged_from=run.first_name) for run in group]
     return renamed
 
 
@@ -378,6 +469,16 @@ def sort_names(names: Iterable[str]) -> list[str]:
         return order.index(method) if method in order else len(order), name
 
     return sorted(names, key=rank)
+
+
+def distinct_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """Name -> label, where equal labels of different names are told apart by the names.
+
+    >>> distinct_labels({"mcurl": "M-CURL", "mcurl-conv": "M-CURL", "curl": "CURL"})
+    {'mcurl': 'M-CURL (mcurl)', 'mcurl-conv': 'M-CURL (mcurl-conv)', 'curl': 'CURL'}
+    """
+    numbers = Counter(labels.values())
+    return {name: label if numbers[label] == 1 else f"{label} ({name})" for name, label in labels.items()}
 
 
 def notes(runs: Iterable[RunScores]) -> list[str]:

@@ -17,7 +17,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,19 @@ from mcurl.config.tasks import methods
 from mcurl.errors import UserError
 from mcurl.published.scores import BUDGET
 from mcurl.recording import SUFFIX
-from mcurl.report.scores import RunScores, cells, changed_between, merge, one_per_seed, read_runs, same_run
+from mcurl.report.scores import (
+    RunScores,
+    cells,
+    changed_between,
+    check_env_steps,
+    check_provenance,
+    check_return,
+    merge,
+    one_per_seed,
+    read_runs,
+    run_folders,
+    same_run,
+)
 
 COLUMNS = ("seed", "env_steps", "episode", "return", "episodes")
 MEAN_COLUMNS = ("env_steps", "return", "seed", "episodes")
@@ -74,7 +86,7 @@ def read(paths: Iterable[Path]) -> list[RunScores]:
     """
     runs: list[RunScores] = []
     for path in paths:
-        runs += read_runs([path]) if any(path.glob("**/run.json")) else load(path)
+        runs += read_runs([path]) if run_folders(path) else load(path)
     return merge(runs)
 
 
@@ -88,33 +100,62 @@ def load(results: Path) -> list[RunScores]:
         UserError: there are no scores, or a file is damaged.
     """
     paths = sorted(path for path in results.glob("*/*/*.csv") if not path.name.startswith("."))
-    if not paths:
-        raise UserError(f"{results} has no results")
-    return [run for group in cells(run for path in paths for run in load_cell(path)).values() for run in group]
+    runs = [run for path in paths for run in load_cell(path)]
+    if not runs:
+        what = "has no scores" if results.is_dir() else "is not a folder" if results.exists() else "does not exist"
+        raise UserError(f"{results} {what}: expected run folders, or a folder of scores as `mcurl collect` makes it")
+    return [run for group in cells(runs).values() for run in group]
 
 
 def load_cell(path: Path) -> list[RunScores]:
     """The runs in one CSV file of a store; none if there is no such file. Raises UserError if it is damaged."""
     if not path.exists():
         return []
-    episodes: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    evaluations: dict[int, dict[int, dict[int | None, float]]] = defaultdict(lambda: defaultdict(dict))
     averaged: dict[int, dict[int, int]] = defaultdict(dict)
-    for number, row in enumerate(_rows(path), 2):
+    for number, row in _rows(path):
         try:
-            seed, env_steps, value, count = (convert(row[key]) for key, convert in _CONVERSIONS)
-            if count != 1 or not row.get("episode"):
-                averaged[seed][env_steps] = count
-            episodes[seed][env_steps].append(value)
-        except (ValueError, TypeError) as error:
+            seed, env_steps, value, count, episode = _convert(row)
+            evaluation = evaluations[seed][env_steps]
+            if episode in evaluation or None in evaluation or (episode is None and evaluation):
+                raise ValueError(f"seed {seed} has this evaluation, or this episode of it, already")
+        except ValueError as error:
             raise UserError(f"{path} is damaged in line {number}: {error}") from error
+        evaluation[episode] = value
+        if episode is None:
+            averaged[seed][env_steps] = count
     about = _read_provenance(path)
     return [
-        _run(path, seed, dict(sorted(values.items())), averaged[seed], about.get(f"seed {seed}", {}))
-        for seed, values in sorted(episodes.items())
+        _run(path, seed, _returns(path, seed, found), averaged[seed], about.get(f"seed {seed}", {}))
+        for seed, found in sorted(evaluations.items())
     ]
 
 
-_CONVERSIONS: tuple[tuple[str, Any], ...] = (("seed", int), ("env_steps", int), ("return", float), ("episodes", int))
+def _convert(row: Mapping[str, str]) -> tuple[int, int, float, int, int | None]:
+    """Seed, env steps, return, number of episodes, and the number of the episode; None: the return is a mean.
+
+    Raises:
+        ValueError: a value is missing, or not what its column holds.
+    """
+    if None in row or None in row.values():
+        raise ValueError(f"expected {len(row) - (None in row)} values")
+    seed, count = int(row["seed"]), int(row["episodes"])
+    if seed < 0 or count < 1:
+        raise ValueError(f"expected a seed from 0 and a number of episodes from 1, not {seed} and {count}")
+    number = row.get("episode")
+    episode = int(number) if number and count == 1 else None
+    return seed, check_env_steps(row["env_steps"]), check_return(row["return"]), count, episode
+
+
+def _returns(path: Path, seed: int, evaluations: Mapping[int, Mapping[int | None, float]]) -> dict[int, list[float]]:
+    """Env steps -> returns, in the order of the episodes. Raises UserError if an episode is missing."""
+    returns = {}
+    for env_steps, found in sorted(evaluations.items()):
+        order: Iterable[int | None] = (None,) if None in found else range(len(found))
+        if missing := [number for number in order if number not in found]:
+            raise UserError(f"{path} is damaged: seed {seed} has no episode {missing[0]} at {env_steps:,} env steps")
+        returns[env_steps] = [found[number] for number in order]
+    return returns
 
 
 def _run(
@@ -122,10 +163,15 @@ def _run(
 ) -> RunScores:
     benchmark, name = path.parts[-3], path.parts[-2]
     settings = provenance.get("settings") or {}
+    suite, _, task = str(settings.get("task", f"{benchmark.removesuffix('100k')}/{path.stem}")).partition("/")
+    if "task" in settings and (benchmark.removesuffix("100k"), path.stem) != (suite, file_name(task)):
+        raise UserError(
+            f"{path.with_suffix('.json')} does not belong to {path.name}: its seed {seed} is of {suite}/{task}"
+        )
     label = provenance.get("label") or (methods()[name].label if name in methods() else name)
     return RunScores(
         benchmark=benchmark,
-        task=str(settings.get("task", f"/{path.stem}")).partition("/")[2],
+        task=task,
         name=name,
         label=str(label),
         seed=seed,
@@ -138,14 +184,16 @@ def _run(
     )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file, with the numbers of their lines."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = tuple(reader.fieldnames or ())
             if columns not in (COLUMNS, MEAN_COLUMNS):
-                raise UserError(f"{path} has the columns {', '.join(columns)}, not {', '.join(COLUMNS)}")
-            return list(reader)
+                names = ", ".join(columns) or "none"
+                raise UserError(f"{path} is not a file of scores: its columns are {names}, not {', '.join(COLUMNS)}")
+            return [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
@@ -156,11 +204,13 @@ def _read_provenance(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        seeds = json.loads(path.read_text(encoding="utf-8"))
+        seeds = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(seeds, dict) or not all(isinstance(about, dict) for about in seeds.values()):
+            raise ValueError("it is not an object with an object for each seed")
+        for about in seeds.values():
+            check_provenance(about)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
-    if not isinstance(seeds, dict) or not all(isinstance(about, dict) for about in seeds.values()):
-        raise UserError(f"{path} is damaged: it is not an object with an object for each seed")
     return seeds
 
 
@@ -255,6 +305,8 @@ def _update(run: RunScores, old: RunScores, path: Path) -> Change:
         reasons.append("note")
     if run.recordings.keys() - old.recordings.keys():
         reasons.append("recorded episodes")
+    if run.provenance.get("evaluated", []) != old.provenance.get("evaluated", []):
+        reasons.append("evaluations after training")
     kept = replace(run, provenance={"note": old.note or None} | run.provenance)
     return Change(kept, "updated", path, ", ".join(reasons)) if reasons else Change(run, "unchanged", path)
 

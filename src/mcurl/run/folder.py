@@ -296,12 +296,19 @@ class Run:
         return metrics
 
     def evaluations(self, until: int | None = None) -> dict[int, list[float]]:
-        """Env steps -> returns of the evaluations so far, or up to ``until`` simulator steps."""
+        """Env steps -> returns of the evaluations so far, or up to ``until`` simulator steps.
+
+        Raises:
+            UserError: a line is damaged.
+        """
         evaluations: dict[int, list[float]] = {}
-        for line in self._whole_lines("evaluations.csv")[1:]:
-            env_steps, _, value = line.split(",")
-            if until is None or int(env_steps) <= until:
-                evaluations.setdefault(int(env_steps), []).append(float(value))
+        for number, line in enumerate(self._whole_lines("evaluations.csv")[1:], 2):
+            try:
+                env_steps, _, value = line.split(",")
+                if until is None or int(env_steps) <= until:
+                    evaluations.setdefault(int(env_steps), []).append(float(value))
+            except ValueError as error:
+                raise UserError(f"{self.folder / 'evaluations.csv'} is damaged in line {number}: {error}") from error
         return evaluations
 
     def save_recording(self, env_steps: int, data: bytes) -> None:

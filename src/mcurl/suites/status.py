@@ -66,8 +66,10 @@ def read_status(run: SuiteRun, out: Path) -> Status:
         if difference := settings_difference(opened.settings, run):
             return Status(State.FAILED, reason=f"{folder} is another run: {difference}; use another --out")
         return _status(opened, run.env_steps)
-    except (UserError, OSError) as error:
+    except UserError as error:
         return Status(State.FAILED, reason=str(error))
+    except (OSError, ValueError, TypeError) as error:  # a damaged folder must not stop the other runs
+        return Status(State.FAILED, reason=f"{folder} is damaged: {type(error).__name__} {error}")
 
 
 def settings_difference(values: Mapping[str, Any], run: SuiteRun) -> str:

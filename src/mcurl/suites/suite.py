@@ -82,7 +82,8 @@ class Suite:
             suite = cls._read(path.stem, read_toml(path))
             if not own:  # their names are canonical; looking them up would import the environments' libraries
                 return suite
-            return dataclasses.replace(suite, tasks=tuple("/".join(envs.parse_task(task)) for task in suite.tasks))
+            tasks = dict.fromkeys("/".join(envs.parse_task(task)) for task in suite.tasks)
+            return dataclasses.replace(suite, tasks=tuple(tasks))
         except UserError as error:
             raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
@@ -91,19 +92,16 @@ class Suite:
         _check_keys(table, _KEYS, "a suite")
         seeds = _seeds(table.get("seeds"))
         budget = _env_steps("env_steps", table["env_steps"]) if "env_steps" in table else None
-        score_at = tuple(_env_steps("score_at", value) for value in table.get("score_at", ()))
-        if score_at and score_at[-1] != budget:
-            raise UserError(f"the last of score_at must be env_steps, {budget}, not {score_at[-1]}")
+        score_at = _score_at(table.get("score_at", []), budget)
         common = _overrides(table.get("settings", {}))
         arms = tuple(_arm(arm, values, common) for arm, values in _table(table, "arm").items())
-        if not arms:
-            raise UserError("there must be at least one [arm.NAME]")
+        _check_arms(arms)
         return cls(
             name=name,
             title=_text(table, "title", name),
             source=_text(table, "source", ""),
             arms=arms,
-            tasks=tuple(_tasks(table.get("tasks"))),
+            tasks=tuple(dict.fromkeys(_tasks(table.get("tasks")))),
             seeds=seeds,
             env_steps=budget,
             score_at=score_at,
@@ -133,6 +131,20 @@ class Suite:
             for task in dict.fromkeys(chosen_tasks)
             for arm in dict.fromkeys(chosen_arms)
         ]
+
+    def budgets(self, task: str) -> tuple[int, ...]:
+        """The budgets of the runs of a task in simulator steps, in ascending order.
+
+        Raises:
+            UserError: it depends on the settings, and one of them is invalid.
+        """
+        if self.env_steps is not None:
+            return (self.env_steps,)
+        return tuple(sorted({SuiteRun(self, arm, task, self.seeds[0]).env_steps for arm in self.arms}))
+
+    def settings(self, task: str, arm: str) -> dict[str, Any]:
+        """The settings of an arm on a task as JSON values. Raises UserError if one of them is invalid."""
+        return SuiteRun(self, self.arm(arm), task, self.seeds[0]).settings.to_json()
 
     def arm(self, name: str) -> Arm:
         """The arm of a name. Raises UserError if there is none."""
@@ -233,6 +245,33 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in DATA.glob("*.toml"))
 
 
+def _check_arms(arms: Sequence[Arm]) -> None:
+    """Raise UserError if there is no arm, or two cannot be told apart."""
+    if not arms:
+        raise UserError("there must be at least one [arm.NAME]")
+    labels: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    for arm in arms:
+        if (other := labels.setdefault(arm.label, arm.name)) != arm.name:
+            raise UserError(f"arm.{other} and arm.{arm.name} have the label {arm.label!r}: each needs its own")
+        # Some file systems do not tell upper and lower case apart.
+        if (other := folders.setdefault(arm.name.lower(), arm.name)) != arm.name:
+            raise UserError(f"arm.{other} and arm.{arm.name} have the same name but for upper and lower case")
+
+
+def _score_at(values: Any, budget: int | None) -> tuple[int, ...]:
+    if not isinstance(values, list):
+        raise UserError(f'score_at must be a list such as ["100k", "500k"], not {values!r}')
+    score_at = tuple(_env_steps("score_at", value) for value in values)
+    if list(score_at) != sorted(set(score_at)):
+        raise UserError(f"score_at must be in ascending order, not {', '.join(map(str, score_at))}")
+    if score_at and budget is None:
+        raise UserError(f"score_at needs env_steps, with the last of its values: {score_at[-1]}")
+    if score_at and score_at[-1] != budget:
+        raise UserError(f"the last of score_at must be env_steps, {budget}, not {score_at[-1]}")
+    return score_at
+
+
 def _arm(name: str, table: Any, common: tuple[str, ...]) -> Arm:
     if not isinstance(table, dict):
         raise UserError(f"arm.{name} must be a table, [arm.{name}]")
@@ -247,6 +286,8 @@ def _overrides(table: Any) -> tuple[str, ...]:
     """Nested tables of settings as ``section.name=value``."""
     if not isinstance(table, dict):
         raise UserError("settings must be a table, such as settings.mcurl.mask_rate = 0.3")
+    if "env_steps" in table:
+        raise UserError("env_steps is no setting of an arm: arms are compared at one budget, env_steps of the suite")
     return tuple(f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in flatten(table))
 
 
@@ -276,7 +317,10 @@ def _text(table: Mapping[str, Any], key: str, default: str | None = None) -> str
     value = table.get(key, default)
     if not isinstance(value, str):
         raise UserError(f"{key} is missing" if value is None else f"{key} must be text, not {value!r}")
-    return value
+    text = " ".join(value.split())
+    if not text.isprintable() or (not text and default != ""):
+        raise UserError(f"{key} must be a line of text, not {value!r}")
+    return text
 
 
 def _env_steps(key: str, value: Any) -> int:
@@ -289,7 +333,8 @@ def _env_steps(key: str, value: Any) -> int:
 def _seeds(values: Any) -> tuple[int, ...]:
     valid = isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
     if not valid or not values or len(set(values)) < len(values):
-        raise UserError(f"seeds must be different whole numbers from 0, such as [1, 2, 3], not {values!r}")
+        found = "" if values is None else f", not {values!r}"
+        raise UserError(f"seeds must be different whole numbers from 0, such as [1, 2, 3]{found}")
     return tuple(values)
 
 

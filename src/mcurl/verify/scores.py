@@ -28,6 +28,8 @@ class Score:
     """The file of its episodes; None: not recorded."""
     expected: Expected | None = None
     """What the results or the run say; None for a file of its own."""
+    damage: str = ""
+    """Why the table of the results cannot be read; then ``recording`` is the table."""
 
     @property
     def stem(self) -> str:
@@ -53,6 +55,8 @@ class Expected:
     """Env steps -> number of episodes."""
     env: dict[str, Any] | None = None
     """Settings of the environment; None: unknown."""
+    method: str | None = None
+    """The method of the run; None: unknown."""
     checkpoints: Path | None = None
     """The folder of the run's checkpoints."""
 
@@ -99,7 +103,7 @@ def _file(path: Path) -> Iterator[Score]:
         return
     for table in sorted(path.parent.glob("*.csv")):
         if path in _recordings_beside(table):
-            yield from (score for score in _table(table) if score.recording == path)
+            yield from (score for score in _table(table) if score.recording == path or score.damage)
             return
     yield Score(str(path), path)
 
@@ -116,16 +120,19 @@ def _run(folder: Path) -> Iterator[Score]:
         for row in csv.DictReader(lines):
             returns.setdefault(int(row["env_steps"]), []).append(float(row["return"]))
         task, seed, env = str(settings["task"]), int(settings["seed"]), dict(settings["env"])
+        method, budget = str(settings["method"]), int(settings["env_steps"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not a run folder, or it is damaged: {type(error).__name__} {error}") from error
     recordings = find_recordings(folder)
     for env_steps, path in recordings.items():
         episodes = {steps: len(values) for steps, values in returns.items()}
         source, checkpoints = folder / "evaluations.csv", folder / "checkpoints"
-        expected = Expected(source, task, seed, env_steps, returns, episodes, env, checkpoints)
+        expected = Expected(source, task, seed, env_steps, returns, episodes, env, method, checkpoints)
         yield Score(f"{folder} at {env_steps:,} env steps", path, expected)
     if not recordings:
         yield Score(str(folder), None)
+    elif (last := max(returns, default=-1)) >= budget and last not in recordings:
+        yield Score(f"{folder} at {last:,} env steps", None)
 
 
 # Results
@@ -147,7 +154,11 @@ def _is_table(path: Path) -> bool:
 
 def _table(table: Path) -> Iterator[Score]:
     """The scores of one ``<benchmark>/<name>/<task>.csv``: its seeds, in ascending order."""
-    runs = {run.seed: run for run in load_cell(table.resolve())}
+    try:
+        runs = {run.seed: run for run in load_cell(table.resolve())}
+    except UserError as error:
+        yield Score(str(table), table, damage=str(error))
+        return
     recordings = _recordings_beside(table)
     for seed in sorted({*runs, *recordings.values()}):
         run = runs.get(seed)
@@ -158,12 +169,16 @@ def _table(table: Path) -> Iterator[Score]:
         for path in paths:
             expected = Expected(table, f"*/{table.stem}", seed, None, {}, {}) if run is None else _expected(run, table)
             yield Score(title if len(paths) == 1 else f"{title}, {path.name}", path, expected)
+        latest = table.with_name(f"{table.stem}-seed{seed}{SUFFIX}")
+        if paths and latest not in paths and run is not None and run.finished:
+            yield Score(f"{title} at {run.env_steps:,} env steps", None)
 
 
 def _expected(run: RunScores, table: Path) -> Expected:
     counts = {env_steps: run.number_of_episodes(env_steps) for env_steps in run.episodes}
     task = str(run.settings.get("task", f"*/{run.task}"))
-    return Expected(table, task, run.seed, None, run.episodes, counts, run.settings.get("env"))
+    env, method = run.settings.get("env"), run.settings.get("method")
+    return Expected(table, task, run.seed, None, run.episodes, counts, env, method)
 
 
 # Checks without the simulator
@@ -173,10 +188,12 @@ def load(score: Score) -> Recording:
     """Read the recording of a score, and check it against the results or the run.
 
     Raises:
-        Mismatch: the recording is damaged, or does not belong to the score.
+        Mismatch: the recording or the table is damaged, or they do not belong together.
         UserError: a file of its own is not a recording.
     """
     assert score.recording is not None
+    if score.damage:
+        raise Mismatch(score.damage)
     try:
         recording = read(score.recording)
     except DamagedError as error:
@@ -205,6 +222,8 @@ def _check_expected(recording: Recording, expected: Expected) -> None:
         raise Mismatch(f"the episodes are of {recording.task}, the score of {expected.task.removeprefix('*/')}")
     if recording.seed != expected.seed:
         raise Mismatch(f"the episodes are of seed {recording.seed}, the score of seed {expected.seed}")
+    if expected.method not in (None, recording.method):
+        raise Mismatch(f"the episodes are of {recording.method}, the score of {expected.method}")
     if env_steps not in expected.returns or expected.env_steps not in (None, env_steps):
         raise Mismatch(f"the episodes are of {env_steps:,} env steps, for which {source} has no score")
     if expected.env is not None and expected.env != dict(recording.env):
