@@ -440,6 +440,7 @@ def test_a_seed_beside_scores_of_older_versions(tmp_path: Path) -> None:
         ("json", '{"seed 1": {"evaluated": [{"seed": 1}]}}', "is damaged: env_steps is None"),
         ("json", '{"seed 1": {"settings": {"env": {"action_repeat": "x"}}}}', "is damaged: action_repeat is 'x'"),
         ("json", '{"seed 1": {"settings": {"task": "dmc/hopper-hop"}}}', "its seed 1 is of dmc/hopper-hop"),
+        ("json", '{"seed 1": {"name": "curl"}}', "seed 1 is of curl, but its folder is mcurl: was it renamed?"),
         ("json", "{", "is damaged"),
         ("json", "[1]", "is damaged: it is not an object"),
     ],

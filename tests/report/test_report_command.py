@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from mcurl import cli
+from mcurl.report import contents
+from mcurl.report.files import write
+from mcurl.report.store import read
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -19,6 +22,21 @@ def test_a_suite_is_reported_into_a_folder(tmp_path: Path, capsys: pytest.Captur
     assert cli.main(["report", str(RESULTS), "--suite", "table1", "--out", str(out), "--no-png"]) == 0
     assert (out / "index.html").read_bytes() == first
     assert f"--suite table1 --no-png --out {out}" in first.decode()
+
+
+def test_the_report_in_the_documentation_is_that_of_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If not: ``mcurl report results --out docs/report``."""
+    monkeypatch.chdir(RESULTS.parent)
+    command = "mcurl report results --out docs/report"
+    names = write(contents.report(read([Path("results")]), command=command), tmp_path / "report", png=False)
+    shown = Path("docs/report")
+    pictures = {path.with_suffix(".png").name for path in names if path.suffix == ".svg"}
+    assert {path.name for path in shown.iterdir()} == {path.name for path in names} | pictures | {"files.json"}
+    for path in names:
+        if path.name != "index.html":  # it links the PNG files
+            assert path.read_text() == (shown / path.name).read_text(), path.name
 
 
 def test_published_columns_are_those_that_were_asked_for(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def better(table: Path) -> None:
     table.write_text("".join(lines))
 
 
-TAMPERED: dict[str, tuple[str, Callable[[], None]]] = {
+TAMPERED: dict[str, tuple[str, Callable[[], object]]] = {
     "a return in the table": ("scores", lambda: better(TABLE)),
     "env steps in the table": ("scores", lambda: TABLE.write_text(TABLE.read_text().replace(",60,", ",59,"))),
     "a row is missing": ("scores", lambda: edit(TABLE, "1,60,2,", "3,60,2,")),
@@ -119,6 +119,7 @@ TAMPERED: dict[str, tuple[str, Callable[[], None]]] = {
     "the method": ("scores", lambda: edit(TABLE.with_suffix(".json"), '"method": "curl"', '"method": "rl-only"')),
     "a return that is no number": ("scores", lambda: TABLE.write_text(f"{TABLE.read_text()}1,60,3,nan,1\n")),
     "an episode twice": ("scores", lambda: TABLE.write_text(f"{TABLE.read_text()}1,60,2,0.5,1\n")),
+    "the name": ("scores", lambda: shutil.move(TABLE.parent, TABLE.parents[1] / "mcurl")),
     "a file without a score": ("scores", lambda: RECORDED.rename(TABLE.with_name("reach-seed7.episodes"))),
     "a return of a run": ("runs", lambda: better(RUN / "evaluations.csv")),
     "the settings of a run": ("runs", lambda: edit(RUN / "settings.json", '"frame_stack": 3', '"frame_stack": 4')),

@@ -14,7 +14,7 @@ from mcurl.published.scores import BUDGETS
 from mcurl.report.model import Figure, Line, Mark, Panel, Points, Series, count
 from mcurl.report.palette import STYLES, steps, styles
 from mcurl.report.plan import FEWEST, TITLES, Scores, ShownArm, plan_of_benchmark, slug, thousands
-from mcurl.report.scores import RunScores, notes
+from mcurl.report.scores import RunScores, notes, run_notes
 
 MARK_STEP = 0.022
 """Distance between published marks at one budget, as a part of the axis."""
@@ -67,7 +67,9 @@ def task_figure(runs: Iterable[RunScores], benchmark: str, task: str) -> Figure:
     plan = replace(plan_of_benchmark(benchmark, group), tasks=(task,))
     scores = Scores(plan, group)
     figure = curves(scores, choose(benchmark, None, {arm.method for arm in plan.arms}))
-    known = [f"{arm.label}: {text}." for arm in plan.arms for text in notes(scores.find(task, arm))]
+    found = [(arm, scores.find(task, arm)) for arm in plan.arms]
+    # The notes of runs stand in the caption already.
+    known = [f"{arm.label}: {text}." for arm, own in found for text in notes(own) if text not in run_notes(own)]
     return replace(
         figure,
         key=slug(f"{benchmark}-{task}"),
@@ -167,4 +169,6 @@ def _curves_caption(scores: Scores, budgets: Sequence[int], marks: bool) -> str:
         )
     elif marks:
         parts.append("The runs end before the env steps of the published scores, which are not shown.")
-    return " ".join(parts)
+    places = [(task, arm) for task in scores.plan.tasks for arm in scores.plan.arms]
+    known = [(task, arm, "; ".join(run_notes(scores.find(task, arm)))) for task, arm in places]
+    return " ".join([*parts, *(f"{task}, {arm.label}, {text}." for task, arm, text in known if text)])

@@ -481,10 +481,15 @@ def distinct_labels(labels: Mapping[str, str]) -> dict[str, str]:
     return {name: label if numbers[label] == 1 else f"{label} ({name})" for name, label in labels.items()}
 
 
+def run_notes(runs: Iterable[RunScores]) -> list[str]:
+    """The notes of the runs of a cell, such as that a seed was chosen."""
+    return [f"seed {run.seed}: {run.note}" for run in runs if run.note]
+
+
 def notes(runs: Iterable[RunScores]) -> list[str]:
     """What must be known of the runs of a cell: notes of single runs, unfinished ones, different simulators."""
     runs = list(runs)
-    texts = [f"seed {run.seed}: {run.note}" for run in runs if run.note]
+    texts = run_notes(runs)
     texts += [
         f"seed {run.seed} is unfinished, at {run.env_steps:,} of {run.budget:,} env steps"
         for run in runs

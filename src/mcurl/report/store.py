@@ -164,10 +164,11 @@ def _run(
     benchmark, name = path.parts[-3], path.parts[-2]
     settings = provenance.get("settings") or {}
     suite, _, task = str(settings.get("task", f"{benchmark.removesuffix('100k')}/{path.stem}")).partition("/")
+    about = path.with_suffix(".json")
     if "task" in settings and (benchmark.removesuffix("100k"), path.stem) != (suite, file_name(task)):
-        raise UserError(
-            f"{path.with_suffix('.json')} does not belong to {path.name}: its seed {seed} is of {suite}/{task}"
-        )
+        raise UserError(f"{about} does not belong to {path.name}: its seed {seed} is of {suite}/{task}")
+    if (first := provenance.get("name", name)) != name:
+        raise UserError(f"{about} says that seed {seed} is of {first}, but its folder is {name}: was it renamed?")
     label = provenance.get("label") or (methods()[name].label if name in methods() else name)
     return RunScores(
         benchmark=benchmark,
