@@ -336,6 +336,7 @@ def report(options: argparse.Namespace) -> int:
     """Print the scores of stores and run folders, write a report, and plot learning curves."""
     from mcurl.report import export, openrlbenchmark, plot, table
     from mcurl.report.curves import task_figure
+    from mcurl.report.model import count
     from mcurl.report.store import file_name, read
 
     if options.table:
@@ -350,11 +351,11 @@ def report(options: argparse.Namespace) -> int:
     else:
         print(table.overview(runs))
     if options.table:
-        count = export.write_table(export.rows(runs), options.table)
-        print(f"{options.table}: {count:,} rows")
+        rows = export.write_table(export.rows(runs), options.table)
+        print(f"{options.table}: {count(rows, 'row')}")
     if options.openrlbenchmark:
-        count = openrlbenchmark.write_offline(runs, options.openrlbenchmark)
-        print(f"{options.openrlbenchmark}: {count:,} runs")
+        written = openrlbenchmark.write_offline(runs, options.openrlbenchmark)
+        print(f"{options.openrlbenchmark}: {count(written, 'run')}")
     for benchmark, task in dict.fromkeys((run.benchmark, run.task) for run in runs) if options.plot else ():
         target = options.plot / f"{benchmark}-{file_name(task)}.png"
         plot.save(task_figure(runs, benchmark, task), target)
