@@ -623,9 +623,17 @@ def test_a_table_of_nothing_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_strangers_label_stays_in_its_cell(tmp_path: Path) -> None:
-    store(tmp_path, make_run(tmp_path, env_steps=100_000, episodes={100_000: [7.0]}, about={"label": "a | b"}))
+    store(tmp_path, make_run(tmp_path, env_steps=100_000, episodes={100_000: [7.0]}, about={"label": "a |\n b"}))
     heading = markdown(load(tmp_path / "scores"), "dmc").splitlines()[0]
     assert heading.startswith("| task | a &#124; b, this package, at 100k |")
+
+
+def test_names_with_one_label_have_columns_of_their_own(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        about = {"name": name, "label": "Mine"}
+        store(tmp_path, make_run(tmp_path, env_steps=100_000, episodes={100_000: [7.0]}, about=about))
+    heading = markdown(load(tmp_path / "scores"), "dmc").splitlines()[0]
+    assert "| Mine (one), this package, at 100k | Mine (two), this package, at 100k |" in heading
 
 
 # Curves

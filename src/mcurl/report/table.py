@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from mcurl.errors import UserError, suggest
 from mcurl.published import atari_random_and_human, human_normalised
 from mcurl.published.scores import BUDGETS, Score, Source, seeds, sources
-from mcurl.report.scores import RunScores, cells, notes, sort_names
+from mcurl.report.scores import RunScores, cells, distinct_labels, notes, sort_names
 
 
 def markdown(runs: Iterable[RunScores], benchmark: str) -> str:
@@ -68,10 +68,11 @@ def _columns(groups: dict[tuple[str, str], list[RunScores]], benchmark: str, bud
     """The columns of one budget; empty if no run has reached it."""
     at = f", at {budget // 1000}k" if len(BUDGETS[benchmark]) > 1 else ""
     own: dict[str, _Column] = {}
+    labels = distinct_labels({name: group[0].label for (_, name), group in groups.items()})
     for name in sort_names({name for _, name in groups}):
         for (task, other), group in groups.items():
             if other == name and any(run.score(budget) is not None for run in group):
-                heading = f"{group[0].label}, this package{at}"
+                heading = f"{labels[name]}, this package{at}"
                 own.setdefault(name, _Column(heading, benchmark, budget)).own[task] = group
     if not own:
         return []
@@ -108,4 +109,7 @@ def overview(runs: Iterable[RunScores]) -> str:
 
 
 def _rows_as_markdown(rows: Iterable[Iterable[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows)
+    def escape(cell: str) -> str:
+        return " ".join(cell.split()).replace("|", "&#124;")
+
+    return "\n".join(f"| {' | '.join(map(escape, row))} |" for row in rows)
