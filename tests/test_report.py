@@ -518,7 +518,7 @@ def test_runs_and_stores_are_read_together(tmp_path: Path) -> None:
     assert len(read([tmp_path / "scores", finished, finished.parent, begun])) == 1
     assert read([begun, tmp_path / "scores"])[0].finished
     assert everything(tmp_path) == before
-    with pytest.raises(UserError, match="nothing has no results"):
+    with pytest.raises(UserError, match="nothing does not exist"):
         read([Path("nothing")])
 
 
@@ -618,7 +618,7 @@ def test_a_table_of_nothing_is_refused(tmp_path: Path) -> None:
         markdown(runs, "atari100k")
     with pytest.raises(UserError, match="has reached 100,000 env steps yet"):
         markdown(runs, "dmc")
-    with pytest.raises(UserError, match="has no results"):
+    with pytest.raises(UserError, match="none does not exist"):
         load(tmp_path / "none")
 
 

@@ -74,6 +74,7 @@ def save(env_steps: int, final: bool = False) -> None:
 done = max((int(path.name) for path in (folder / "checkpoints").iterdir()), default=0)
 if action == "advance":
     save(done + 10)
+    print("evaluation 3.5", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 if action == "wait":
     print("waiting", flush=True)

@@ -6,6 +6,7 @@ process trains is left to it, and taken over if that process ends before the run
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -265,6 +266,8 @@ def _asked_to_stop(exit_status: int) -> bool:
 
 def _reason(output: Iterable[str], exit_status: int) -> str:
     """Why a process failed: the last line of its output, and how it ended."""
+    if exit_status == 128 + signal.SIGKILL:  # its last line is about something else
+        return f"signal {int(signal.SIGKILL)}"
     lines = [line for line in output if line.strip()]
     last = lines[-1].strip().removeprefix("mcurl: ") if lines else ""
     how = f"signal {exit_status - 128}" if exit_status > 128 else f"exit status {exit_status}"
