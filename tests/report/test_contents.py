@@ -142,7 +142,10 @@ def test_an_unfinished_run_is_dotted_marked_and_not_in_a_mean() -> None:
     (series,) = task_figure([half, whole], "dmc", "cartpole-swingup").panels[0].series
     assert series.mean[-1] == (500_000, 100)
     assert series.unfinished == (((0, 0), (1000, 90)),)
-    assert "1 of them is unfinished" in report([half, whole]).paragraphs[0]
+    both = report([half, whole])
+    assert "1 of them is unfinished" in both.paragraphs[0]
+    assert "Dotted: unfinished runs." in figure(both, "dmc-curves").caption
+    assert "Thin" not in figure(both, "dmc-curves").caption
     assert "unfinished, of 500,000 env steps" in table(report([half]), "runs").popitem()[1]["note"].text
 
 
@@ -260,6 +263,7 @@ def test_a_suite_without_runs_is_one_line() -> None:
 
 def test_other_environments_are_reported_without_published_scores() -> None:
     runs = [run("CarRacing-v3", "mcurl", 1, {0: -5.0, 3000: 7.0}, benchmark="gym")]
+    assert report(runs).paragraphs[0] == "1 run of 1 task."
     assert plan_of_benchmark("gym", runs).budgets == (3000,)
     assert table(report(runs), "gym-scores-3k")["CarRacing-v3"]["mcurl"].value == 7
 

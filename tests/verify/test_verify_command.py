@@ -121,6 +121,8 @@ TAMPERED: dict[str, tuple[str, Callable[[], object]]] = {
     "an episode twice": ("scores", lambda: TABLE.write_text(f"{TABLE.read_text()}1,60,2,0.5,1\n")),
     "the name": ("scores", lambda: shutil.move(TABLE.parent, TABLE.parents[1] / "mcurl")),
     "a file without a score": ("scores", lambda: RECORDED.rename(TABLE.with_name("reach-seed7.episodes"))),
+    "the scores of a run": ("runs", lambda: (RUN / "evaluations.csv").unlink()),
+    "a line of a run": ("runs", lambda: (RUN / "evaluations.csv").write_text("env_steps,episode,return\nx,0,1\n")),
     "a return of a run": ("runs", lambda: better(RUN / "evaluations.csv")),
     "the settings of a run": ("runs", lambda: edit(RUN / "settings.json", '"frame_stack": 3', '"frame_stack": 4')),
     "the weights of a run": (

@@ -61,7 +61,8 @@ def _nothing(suites: Sequence[SuiteLike], compared: Sequence[Scores]) -> str:
 def _summary(runs: Sequence[RunScores]) -> tuple[str, ...]:
     groups = cells(runs)
     tasks = {(benchmark, task) for benchmark, task, _ in groups}
-    text = f"{count(len(runs), 'run')} of {count(len(tasks), 'task')}, beside published scores."
+    beside = ", beside published scores" if any(benchmark in BUDGETS for benchmark, _ in tasks) else ""
+    text = f"{count(len(runs), 'run')} of {count(len(tasks), 'task')}{beside}."
     if unfinished := sum(not run.finished for run in runs):
         text += f" {unfinished} of them {'is' if unfinished == 1 else 'are'} unfinished."
     most = max(len(group) for group in groups.values())

@@ -50,7 +50,7 @@ def curves(scores: Scores, columns: Sequence[PublishedColumn]) -> Figure:
         panels,
         "frames" if plan.benchmark == "atari100k" else "env steps (action repeat included)",
         "mean return of an evaluation",
-        _curves_caption(scores, budgets, bool(compared)),
+        _curves_caption(scores, panels, budgets, bool(compared)),
         (0.0, max(right, 1) * 1.03),  # a run that has just begun has an evaluation at 0 alone
     )
 
@@ -152,14 +152,14 @@ def _levels(benchmark: str, task: str) -> tuple[Line, ...]:
     return Line("human", human, (7, 3)), Line("random policy", random, (1, 3))
 
 
-def _curves_caption(scores: Scores, budgets: Sequence[int], marks: bool) -> str:
-    seeds = {len(scores.find(task, arm)) for task in scores.plan.tasks for arm in scores.plan.arms}
+def _curves_caption(scores: Scores, panels: Sequence[Panel], budgets: Sequence[int], marks: bool) -> str:
+    drawn = [series for panel in panels for series in panel.series]
     parts = ["Thick: the mean over seeds, not smoothed."]
-    if max(seeds, default=0) >= FEWEST:
+    if any(series.band for series in drawn):
         parts.append(f"Band: one standard deviation over seeds, from {FEWEST} seeds.")
-    if 2 in seeds:
+    if any(series.seeds and not series.band for series in drawn):
         parts.append("Thin: each of two seeds.")
-    if any(not run.finished for run in scores.runs):
+    if any(series.partial or series.unfinished for series in drawn):
         parts.append("Dotted: unfinished runs.")
     if marks and budgets:
         where = " and ".join(thousands(budget) for budget in budgets)

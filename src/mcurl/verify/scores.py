@@ -29,7 +29,7 @@ class Score:
     expected: Expected | None = None
     """What the results or the run say; None for a file of its own."""
     damage: str = ""
-    """Why the table of the results cannot be read; then ``recording`` is the table."""
+    """Why the table or the run folder cannot be read; then ``recording`` is that path."""
 
     @property
     def stem(self) -> str:
@@ -99,7 +99,7 @@ def _find(path: Path) -> Iterator[Score]:
 def _file(path: Path) -> Iterator[Score]:
     """The score of one file: of its table or its run folder, if it lies in one."""
     if path.parent.name == "episodes" and (path.parents[1] / "run.json").is_file():
-        yield from (score for score in _run(path.parents[1]) if score.recording == path)
+        yield from (score for score in _run(path.parents[1]) if score.recording == path or score.damage)
         return
     for table in sorted(path.parent.glob("*.csv")):
         if path in _recordings_beside(table):
@@ -122,7 +122,8 @@ def _run(folder: Path) -> Iterator[Score]:
         task, seed, env = str(settings["task"]), int(settings["seed"]), dict(settings["env"])
         method, budget = str(settings["method"]), int(settings["env_steps"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is not a run folder, or it is damaged: {type(error).__name__} {error}") from error
+        yield Score(str(folder), folder, damage=f"the run folder is damaged: {type(error).__name__} {error}")
+        return
     recordings = find_recordings(folder)
     for env_steps, path in recordings.items():
         episodes = {steps: len(values) for steps, values in returns.items()}
