@@ -236,6 +236,7 @@ def test_a_measurement_that_fails_is_one_line(capsys: Capture, monkeypatch: pyte
         ("run toy.toml --tasks reech", "toy has no task 'reech': did you mean reach?"),
         ("run toy.toml --methods littl", "toy has no arm 'littl': did you mean little?"),
         ("run toy.toml --seeds 1,x", "expected an integer from 0, not 'x'"),
+        ("run toy.toml --seeds 9223372036854775808", "the seed must be an integer from 0 to"),
         ("run toy.toml --jobs 0", "expected an integer from 1, not '0'"),
     ],
 )
