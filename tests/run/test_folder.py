@@ -316,7 +316,7 @@ def test_a_process_given_up_while_it_saves_does_not_replace_the_checkpoint(
             save_tree(folder, tree)
             Run.open(given_up.folder, train=True).close()
 
-        monkeypatch.setattr("mcurl.run.folder.save_tree", slow_save)
+        monkeypatch.setattr("mcurl.run.folder.checkpoints.save_tree", slow_save)
         with pytest.raises(UserError, match="stops without saving"):
             given_up.checkpoint(100, {"x": torch.zeros(3)})
         assert tree_of(given_up.folder / "checkpoints") == before

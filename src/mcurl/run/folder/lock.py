@@ -1,0 +1,97 @@
+"""The lock of a run folder: one process trains, and the file names it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from mcurl.errors import UserError
+
+_ATTEMPTS = 4
+
+
+class Lock:
+    """The lock of a run folder, and this process's hold on it.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file: Any = None
+        self._owner = ""
+
+    def acquire(self) -> None:
+        """Lock the folder for training. Raises UserError if another process holds the lock."""
+        self._file = (self.folder / "lock").open("a+")
+        try:
+            self._try()
+        except OSError as error:
+            self.release()
+            raise UserError(f"{self.folder} is being trained by {_another(self._holder())}") from error
+        self._owner = f"process {os.getpid()} on {platform.node()}, {secrets.token_hex(8)}"
+        self._file.truncate(0)
+        self._file.write(self._owner)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def release(self) -> None:
+        """Release the lock, if this process holds it."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    @property
+    def held_by_another(self) -> bool:
+        """Whether another process, or another object of this one, trains the run. Nothing is changed."""
+        try:
+            with (self.folder / "lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        return False
+
+    @property
+    def is_last_owner(self) -> bool:
+        """Whether this object was the last one that acquired the lock."""
+        return self._holder() == self._owner
+
+    def check(self) -> None:
+        """Raise UserError if another process took over the training of this run.
+
+        This happens only on a file system whose locks do not hold across machines, after a scheduler has given up a
+        machine that still computes. This process must not write to the folder any more.
+        """
+        if self._file is not None and (holder := self._holder()) != self._owner:
+            raise UserError(f"{self.folder} is trained by {_another(holder)} now: this process stops without saving")
+
+    def _holder(self) -> str:
+        """What the last process that locked the folder wrote into ``lock``."""
+        # Opened anew: NFS compares a file with the server's when it is opened.
+        with contextlib.suppress(OSError):
+            return (self.folder / "lock").read_text()
+        return ""
+
+    def _try(self) -> None:
+        """Lock the file. Tries again for a moment, because :attr:`held_by_another` of other processes locks it too."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(0.05)
+
+
+def _another(holder: str) -> str:
+    return f"another process ({holder.partition(',')[0]})" if holder else "another process"
