@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,74 @@ def test_a_folder_that_was_continued_from_an_earlier_state(tmp_path: Path, more:
     with pytest.raises(UserError, match=problem):
         setup.replay().load_files(tmp_path, late)
     setup.replay().load_files(tmp_path, early)
+
+
+def test_any_changed_byte_is_noticed(tmp_path: Path) -> None:
+    """In every row that a checkpoint needs, of frames and of the rest; in blocks that the ring overwrites in part."""
+    setup, rng = Setup(20, 1, "repeat", 3), np.random.default_rng(0)
+    replay = setup.replay()
+    for part in (5, 8, 20, 6):
+        fill(part, 9, replay, seed=part)
+        state = replay.save_files(tmp_path)
+    setup.replay().load_files(tmp_path, state)
+    for path in sorted(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        width = replay.frames[0].nbytes if path.name.startswith("frames") else replay.records.table.itemsize
+        first = max(0, state["oldest"] - 7 * int(path.stem[-5:])) * width
+        for place in rng.integers(first, len(whole), 25) if first < len(whole) else []:
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << int(rng.integers(8))
+            path.write_bytes(damaged)
+            with pytest.raises(UserError, match=f"{path.name} does not match its checksum in rows"):
+                setup.replay().load_files(tmp_path, state)
+        path.write_bytes(whole)
+    setup.replay().load_files(tmp_path, state)
+
+
+def test_a_state_that_does_not_say_which_rows_it_needs(tmp_path: Path) -> None:
+    setup = Setup(20, 1, "repeat", 3)
+    replay = setup.replay()
+    for part in (5, 8):
+        fill(part, 9, replay, seed=part)
+        state = replay.save_files(tmp_path)
+    blocks = state["blocks"]
+    for damaged in (blocks[1:], blocks[:-1], blocks[::-1], blocks[:0], np.concatenate([blocks, blocks])):
+        with pytest.raises(UserError, match="does not say which rows"):
+            setup.replay().load_files(tmp_path, state | {"blocks": damaged})
+
+
+def test_the_first_format_is_read_and_newer_ones_are_refused(tmp_path: Path) -> None:
+    setup = Setup(20, 1, "repeat", 3)
+    replay, restored, again = (setup.replay(priority_alpha=0.5) for _ in range(3))
+    fill(30, 9, replay)
+    state = replay.save_files(tmp_path)
+    # Format 1: the checksum of the last 16 rows, without a version.
+    slots = np.arange(state["written"] - 1 - 16, state["written"] - 1) % 20
+    rows, frames = replay.records.table[slots].tobytes(), replay.frames[slots].numpy().tobytes()
+    old = {key: value for key, value in state.items() if key not in ("version", "blocks")}
+    old["fingerprint"] = zlib.crc32(frames, zlib.crc32(rows))
+    restored.load_files(tmp_path, old)
+    assert_same(restored, replay)
+    # What it saves next has checksums of all rows.
+    fill(3, 9, restored, seed=1)
+    again.load_files(tmp_path, restored.save_files(tmp_path))
+    assert_same(again, restored)
+    with pytest.raises(UserError, match="continued from an earlier checkpoint"):
+        setup.replay(priority_alpha=0.5).load_files(tmp_path, old | {"fingerprint": 0})
+    with pytest.raises(UserError, match=r"by a newer version of mcurl \(format 3, this one reads up to 2\)"):
+        setup.replay(priority_alpha=0.5).load_files(tmp_path, state | {"version": 3})
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_files_that_another_program_removes_meanwhile_are_missed(tmp_path: Path, emptied: bool) -> None:
+    replay = Setup(20, 3, "repeat", 3).replay()
+    fill(10, 9, replay)
+    replay.save_files(tmp_path)
+    path = tmp_path / "frames-00000.bin"
+    if emptied:
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    fill(5, 9, replay)
+    with pytest.raises(UserError, match=r"frames-00000\.bin was deleted or cut off by another program"):
+        replay.save_files(tmp_path)
