@@ -1,18 +1,26 @@
 """Stop training on a signal: Ctrl-C, ``kill``, or a closed terminal.
 
-The first signal requests a stop, so that the run is saved before exit. The second signal raises KeyboardInterrupt.
+The first signal requests a stop, so that the run is saved before exit. The second signal raises KeyboardInterrupt. On
+the command line it also ends the process after some seconds, whatever an environment does.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+_QUIT_SECONDS = 8.0
+"""Time for an orderly exit after the second signal: longer than the time for an environment to close."""
+_command_line = False
+"""Whether a KeyboardInterrupt ends this process; a notebook goes on."""
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -59,19 +67,28 @@ def signals_as_keyboard_interrupt() -> Iterator[None]:
     """A context manager in which every stop signal raises KeyboardInterrupt.
 
     It covers the time before training starts, when there is nothing to save. Outside the main thread, where Python
-    cannot handle signals, it has no effect.
+    cannot handle signals, it has no effect. For commands: a second signal, here or in :func:`stop_on_signal`, also ends
+    the process after some seconds.
     """
+    global _command_line
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    received = []
+
     def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) == 2:
+            _quit_later(number)
         raise KeyboardInterrupt
 
     previous = {number: signal.signal(number, interrupt) for number in stop_signals()}
+    _command_line = True
     try:
         yield
     finally:
+        _command_line = False
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -92,6 +109,8 @@ def stop_on_signal(stop: Stop | None = None) -> Iterator[Stop]:
 
     def request_stop(number: int, frame: FrameType | None) -> None:
         if stop.signal_number:
+            if _command_line:
+                _quit_later(number)
             raise KeyboardInterrupt
         stop.signal_number = number
         # The signal may interrupt another write to standard error, or standard error may be closed.
@@ -104,3 +123,16 @@ def stop_on_signal(stop: Stop | None = None) -> Iterator[Stop]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _quit_later(number: int) -> None:
+    """End the process after some seconds, also if an environment hangs, or ignores the KeyboardInterrupt."""
+
+    def quit_process() -> None:
+        time.sleep(_QUIT_SECONDS)
+        if sys.stderr.isatty():
+            os.write(2, b"\x1b[?25h")  # the display hides the cursor
+        os.write(2, b"mcurl: stopped without saving; something did not end by itself\n")
+        os._exit(128 + number)
+
+    threading.Thread(target=quit_process, name="quit", daemon=True).start()
