@@ -195,8 +195,7 @@ def test_resuming_what_is_complete_or_not_a_run(capsys: Capture, finished: Path)
         capsys, "resume", str(finished), "--env-steps", "50"
     )
     assert "--env-steps is a whole number" in refused(capsys, "resume", str(finished), "--env-steps", "x")
-    about = json.loads((finished / "run.json").read_text())
-    (finished / "run.json").write_text(json.dumps(about | {"extended_to": 900}))
+    Run(finished).record_resume(extend_to=900)
     assert "has a budget of 900 env steps already" in refused(capsys, "resume", str(finished), "--env-steps", "500")
     assert f"did you mean {finished}?" in refused(capsys, "resume", "runs/toy-reach/mcurl-seed2")
     assert f"did you mean {finished}?" in refused(capsys, "resume", str(finished / "checkpoints"))
@@ -204,12 +203,11 @@ def test_resuming_what_is_complete_or_not_a_run(capsys: Capture, finished: Path)
 
 def test_a_run_without_a_checkpoint_says_so(capsys: Capture, finished: Path) -> None:
     checkpoint = next((finished / "checkpoints").iterdir())
-    (checkpoint / "state.json").unlink()
+    shutil.rmtree(checkpoint)
     hint = f"wait for the first one or, if the run was stopped before it, use `mcurl resume {finished}`"
     assert f"has no checkpoint yet: {hint}" in refused(capsys, "evaluate", str(finished))
     assert f"use `mcurl resume {finished}`" in refused(capsys, "train", "toy/reach")
-    about = json.loads((finished / "run.json").read_text())
-    (finished / "run.json").write_text(json.dumps(about | {"compute": {}}))  # written at the first checkpoint
+    Run(finished).record_compute({"precision": "fp32"})  # written at the first checkpoint
     for command in ("resume", "evaluate"):
         assert "has no checkpoint: they were removed, so start a new run" in refused(capsys, command, str(finished))
 
@@ -217,7 +215,7 @@ def test_a_run_without_a_checkpoint_says_so(capsys: Capture, finished: Path) -> 
 def test_resume_extends_and_knows_the_past(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def go_on(run: Run, sinks: Any, env_steps: int | None) -> None:
+    def go_on(run: Run, sinks: Any, env_steps: int | None, **_: Any) -> None:
         display = display_of(sinks)
         seen.append((run.folder, env_steps, display.total, display.evaluations))
 
@@ -227,7 +225,7 @@ def test_resume_extends_and_knows_the_past(capsys: Capture, finished: Path, monk
 
 
 def test_a_stop_says_how_to_resume(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*arguments: Any) -> None:
+    def stopped(*arguments: Any, **_: Any) -> None:
         raise Interrupted(signal.SIGINT)
 
     monkeypatch.setattr(training, "resume", stopped)
@@ -236,7 +234,7 @@ def test_a_stop_says_how_to_resume(capsys: Capture, finished: Path, monkeypatch:
 
 
 def test_a_second_stop_quits_at_once(capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*arguments: Any) -> None:
+    def stopped(*arguments: Any, **_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "resume", stopped)
@@ -598,7 +596,8 @@ def test_training_goes_on_where_nobody_reads() -> None:
 def test_what_goes_wrong_in_mid_run_says_what_is_saved(
     capsys: Capture, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(run: Run, sinks: Any, env_steps: int | None) -> None:
+    def full(run: Run, sinks: Any, env_steps: int | None, **_: Any) -> None:
+        run.rewind(run.latest_checkpoint())
         raise OSError(28, "No space left on device", str(finished))
 
     monkeypatch.setattr(training, "resume", full)

@@ -69,7 +69,8 @@ RULES: dict[str, set[str]] = {
     "training": {
         *("agents.base", "batches", "build", "config", "envs", "evaluate", "recording", "replay"),
         *("run.folder", "run.logger"),
-        *("runtime.cuda_graphs", "runtime.device", "runtime.seeding", "runtime.signals", "runtime.waiting"),
+        *("runtime.cuda_graphs", "runtime.device", "runtime.program", "runtime.seeding", "runtime.signals"),
+        "runtime.waiting",
     },
     "watch": {"build", "config", "evaluate", "pictures", "run.folder"},
     "doctor": {"config", "envs", "native", "run.provenance", "runtime.device", "runtime.threads"},

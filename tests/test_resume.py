@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,3 +190,56 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path
     assert not list((folder / "checkpoints").iterdir())
     subprocess.run(command("resume", str(folder)), check=True, stdout=subprocess.DEVNULL)
     assert files(folder) == files(run_folder(tmp_path / "whole"))
+
+
+@pytest.fixture(scope="module")
+def stopped_at_300(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with checkpoints at 150 and 300 env steps, and its final one at 400."""
+    out = tmp_path_factory.mktemp("stopped")
+    arguments = ["train", "toy/reach", *TOY, *EXACT, "--env-steps", "400", "--out", str(out)]
+    subprocess.run(command(*arguments), check=True, stdout=subprocess.DEVNULL)
+    return run_folder(out)
+
+
+def resumed(folder: Path, *words: str, **environment: str) -> tuple[int, str]:
+    done = subprocess.run(
+        command("resume", str(folder), *words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert "Traceback" not in done.stdout
+    return done.returncode, done.stdout
+
+
+def test_a_damaged_replay_is_named_and_the_checkpoint_before_is_used_on_request(
+    tmp_path: Path, stopped_at_300: Path
+) -> None:
+    folder = Path(shutil.copytree(stopped_at_300, tmp_path / "run"))
+    path = folder / "replay" / "frames-00000.bin"
+    whole = path.read_bytes()
+    width = len(whole) // 400
+    path.write_bytes(whole[: 310 * width] + bytes(width) + whole[311 * width :])
+    status, printed = resumed(folder, "--env-steps", "450")
+    assert status == 2
+    # Nothing advises the command that was refused.
+    assert "resume with" not in printed
+    assert "frames-00000.bin does not match its checksum in rows 0 to " in printed
+    assert "the one before it is used with --checkpoint 300; the policy can be evaluated with: " in printed
+    evaluated = subprocess.run(command("evaluate", str(folder), "--episodes", "1"), stdout=subprocess.PIPE, check=True)
+    assert b"after 400 env steps" in evaluated.stdout
+    status, printed = resumed(folder, "--checkpoint", "300")
+    assert status == 0
+    assert "000000400.aside" in printed
+    expected, found = files(stopped_at_300), files_of(folder, "000000400")
+    assert [name for name in expected if expected[name] != found[name]] == []
+
+
+def files_of(folder: Path, checkpoint: str) -> dict[str, bytes]:
+    """:func:`files` with the checkpoint of this name as the last one."""
+    others = [path for path in (folder / "checkpoints").iterdir() if path.name != checkpoint]
+    for path in others:
+        shutil.rmtree(path)
+    return files(folder)

@@ -169,6 +169,7 @@ def resume(
     run: str | os.PathLike[str] | RunResult,
     *,
     env_steps: int | str | None = None,
+    checkpoint: int | str | None = None,
     callbacks: Sequence[Callback] = (),
     log: Sequence[str] = (),
     progress: bool = True,
@@ -181,6 +182,7 @@ def resume(
     Args:
         run: a run folder, or a result.
         env_steps: new budget in simulator steps; None: the run's own. Schedules keep their horizon.
+        checkpoint: simulator steps of the checkpoint from which it continues; None: the latest. Later ones are renamed.
         callbacks: called at evaluations and checkpoints; those of :func:`train` are not kept.
         log: additional logs, such as ``["tensorboard"]``.
         progress: print lines of progress to standard output.
@@ -194,17 +196,18 @@ def resume(
     _check_callbacks(callbacks)
     check_sinks(log)
     budget = None if env_steps is None else int(read_value("env_steps", int, env_steps))
+    at = None if checkpoint is None else int(read_value("checkpoint", int, checkpoint))
     with _exclusive():
         from mcurl import training
         from mcurl.run.folder import Run
 
         with Run.open(Path(run.folder if isinstance(run, RunResult) else run), train=True) as opened:
-            opened.check_budget(budget)
+            opened.check_budget(budget, at)
             check_sinks(opened.sinks)
             opened.add_sinks(log)
 
             def work(sinks: Sequence[Sink], stop: Stop) -> None:
-                training.resume(opened, sinks, budget, stop)
+                training.resume(opened, sinks, budget, stop, at)
 
             interrupt = _learn(opened, budget or opened.env_steps, work, callbacks, progress)
     return _result(opened, interrupt)

@@ -247,6 +247,8 @@ def _add_resume(resume: _Parser) -> None:
     resume.add_argument("path", type=Path, metavar="RUN", help=run)
     budget = "new, larger budget in simulator steps; schedules keep their original horizon"
     resume.add_argument("--env-steps", metavar="N", help=budget)
+    checkpoint = "continue from this checkpoint, such as 100k, and rename later ones; default the latest"
+    resume.add_argument("--checkpoint", metavar="N", help=checkpoint)
     _add_log(resume)
 
 

@@ -75,22 +75,23 @@ def _train_parallel(options: argparse.Namespace) -> int:
 
 
 def resume(options: argparse.Namespace) -> int:
-    """Resume a run, or extend it."""
+    """Resume a run, from its latest checkpoint or an earlier one, or extend it."""
     from mcurl.config.fields import read_value
     from mcurl.run.folder import Run
     from mcurl.run.logger import check_sinks
 
     check_sinks(options.log)
     env_steps = None if options.env_steps is None else read_value("--env-steps", int, options.env_steps)
+    at = None if options.checkpoint is None else read_value("--checkpoint", int, options.checkpoint)
     with Run.open(options.path, train=True) as run:
-        checkpoint = run.check_budget(env_steps)
+        checkpoint = run.check_budget(env_steps, at)
         check_sinks(run.sinks)
         run.add_sinks(options.log)
         from mcurl.training import resume
 
         evaluations = run.evaluations(until=checkpoint.env_steps) if checkpoint else {}
         return _run_with_display(
-            run, env_steps or run.env_steps, lambda sinks: resume(run, sinks, env_steps), evaluations
+            run, env_steps or run.env_steps, lambda sinks: resume(run, sinks, env_steps, at=at), evaluations
         )
 
 
@@ -137,8 +138,9 @@ def _run_with_display(
             print("stopped before the first checkpoint")
         return 130
     except Exception:
-        if checkpoints := run.checkpoints():
-            latest = f"the latest checkpoint is at {checkpoints[-1].env_steps:,} env steps"
+        # Not after a refused resume: the same command would be refused again.
+        if run.reached is not None and run.reached.folder.exists():
+            latest = f"the latest checkpoint is at {run.reached.env_steps:,} env steps"
             print(f"mcurl: {latest}; {hint}", file=sys.stderr)
         raise
     finally:

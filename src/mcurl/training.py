@@ -22,11 +22,12 @@ from mcurl.errors import UserError
 from mcurl.evaluate import evaluate_policy, is_score, record_policy, score_line
 from mcurl.recording import Recording
 from mcurl.replay import prune
-from mcurl.run.folder import RECENT_CHECKPOINTS, Run
+from mcurl.run.folder import RECENT_CHECKPOINTS, Checkpoint, Run, earlier_hint
 from mcurl.run.logger import Logger, NotFinite, Sink, SpeedMeter
 from mcurl.runtime import seeding
 from mcurl.runtime.cuda_graphs import CudaGraphStep
 from mcurl.runtime.device import compute_metadata, prepare, restore_torch_state, torch_state
+from mcurl.runtime.program import command_line
 from mcurl.runtime.signals import Interrupted, Stop, stop_on_signal
 from mcurl.runtime.waiting import AdaptiveWaiting
 
@@ -48,8 +49,10 @@ def train(settings: TrainSettings, run: Run, sinks: Sequence[Sink], stop: Stop |
         trainer.learn(settings.env_steps)
 
 
-def resume(run: Run, sinks: Sequence[Sink], env_steps: int | None = None, stop: Stop | None = None) -> None:
-    """Continue from the latest checkpoint, exactly as if the run had not stopped.
+def resume(
+    run: Run, sinks: Sequence[Sink], env_steps: int | None = None, stop: Stop | None = None, at: int | None = None
+) -> None:
+    """Continue from a checkpoint, exactly as if the run had not stopped.
 
     A run that was stopped before its first checkpoint starts from the beginning.
 
@@ -58,17 +61,22 @@ def resume(run: Run, sinks: Sequence[Sink], env_steps: int | None = None, stop: 
         sinks: as for :func:`train`.
         env_steps: extend the budget to this many simulator steps; schedules keep their original horizon.
         stop: as for :func:`train`.
+        at: simulator steps of the checkpoint; None: the latest. Later ones are renamed.
 
     Raises:
         Interrupted: the user stopped the run; a checkpoint is saved.
-        UserError: the checkpoint is damaged, or the settings changed after it was saved.
+        UserError: the checkpoint or the run folder is damaged, or the settings changed after it was saved.
     """
+    checkpoint = run.start(at)
+    changes = run.check_settings(checkpoint)
     settings = TrainSettings.from_json(run.settings)
     with closing(Logger(sinks)) as logger, Trainer(settings, run, logger, stop) as trainer:
-        if run.checkpoints() or not run.resumable:
-            _load(run, trainer)
+        if checkpoint is not None:
+            _load(run, checkpoint, trainer)
         else:
             run.restart()
+        if changes:
+            logger.message(f"settings were changed: {'; '.join(changes)}")
         logger.rewind(trainer.clock.env_steps)
         run.record_resume(env_steps)
         logger.message(f"resumed at {trainer.clock.env_steps:,} env steps")
@@ -78,16 +86,24 @@ def resume(run: Run, sinks: Sequence[Sink], env_steps: int | None = None, stop: 
         trainer.learn(run.env_steps)
 
 
-def _load(run: Run, trainer: Trainer) -> None:
-    """Load the latest checkpoint, and truncate the logs to it."""
-    checkpoint = run.latest_checkpoint()
+def _load(run: Run, checkpoint: Checkpoint, trainer: Trainer) -> None:
+    """Load a checkpoint, and truncate the logs to it."""
+    state = checkpoint.load()
     try:
-        trainer.load_state_dict(checkpoint.load())
+        trainer.load_state_dict(state)
+        if (steps := trainer.clock.env_steps) != checkpoint.env_steps:
+            raise UserError(f"{checkpoint.folder} holds the state of {steps:,} env steps: it was renamed")
+        aside = run.rewind(checkpoint)
+    except UserError as error:
+        hint = "" if "--checkpoint" in str(error) else earlier_hint(checkpoint)
+        again = command_line("evaluate", run.folder, "--checkpoint", checkpoint.env_steps)
+        raise UserError(f"{error}{hint}; the policy can be evaluated with: {again}") from error
     except (RuntimeError, KeyError) as error:
         reason = str(error).partition("\n")[0]
         path = run.folder / "settings.json"
         raise UserError(f"{checkpoint.folder} does not fit {path}, which was changed since: {reason}") from error
-    run.rewind(checkpoint)
+    for path in aside:
+        trainer.logger.message(f"a later checkpoint was renamed to {path}")
 
 
 class Trainer:

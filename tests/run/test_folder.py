@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,8 +203,257 @@ def test_a_damaged_checkpoint_names_the_one_before(tmp_path: Path) -> None:
         newest = run.latest_checkpoint().folder
         assert (newest / "state.safetensors").stat().st_mode == (newest / "state.json").stat().st_mode
         (newest / "state.safetensors").write_bytes(b"x")
-        with pytest.raises(UserError, match=f"does not match; move {newest} away to resume from 10 env steps"):
+        with pytest.raises(UserError, match="does not match; the one before it is used with --checkpoint 10") as error:
             run.latest_checkpoint().load()
+        one_line(error)
+
+
+@pytest.mark.parametrize("name", ["state.json", "manifest.json", "settings.json"])
+def test_any_damage_to_a_checkpoint_is_named(tmp_path: Path, name: str) -> None:
+    with make(tmp_path) as run:
+        for step in (10, 20):
+            run.checkpoint(step, {"x": step})
+    path = run.latest_checkpoint().folder / name
+    whole = path.read_bytes()
+    for damage in (whole[:-2], whole.replace(b"2", b"3"), b"", b"[]", b"\0" * len(whole)):
+        path.write_bytes(damage)
+        with pytest.raises(UserError, match=f"{name} .*--checkpoint 10") as error:
+            use_latest(run.folder)
+        one_line(error)
+    path.write_bytes(whole)
+    use_latest(run.folder)
+
+
+def use_latest(folder: Path) -> None:
+    """What a resume does with the latest checkpoint."""
+    with Run.open(folder, train=True) as run:
+        latest = run.latest_checkpoint()
+        run.check_settings(latest)
+        latest.load()
+        run.rewind(latest)
+
+
+def test_a_file_of_another_checkpoint_is_noticed(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        older, newer = (run.checkpoint(step, {"x": torch.full((2,), step)}) for step in (10, 20))
+        for name in ("state.json", "state.safetensors"):
+            (newer.folder / name).write_bytes((older.folder / name).read_bytes())
+        with pytest.raises(UserError, match="belongs to another checkpoint"):
+            newer.load()
+        (newer.folder / "manifest.json").write_bytes((older.folder / "manifest.json").read_bytes())
+        with pytest.raises(UserError, match="belongs to the checkpoint of 10 env steps"):
+            newer.logs()
+
+
+def test_an_earlier_checkpoint_is_used_on_request_and_later_ones_are_kept(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        for step in (10, 20):
+            run.log(step, {"x": 1.0})
+            run.checkpoint(step, {"step": step})
+    with Run.open(run.folder, train=True) as again:
+        checkpoint = again.check_budget(None, at=10)
+        assert checkpoint is not None
+        aside = again.rewind(checkpoint)
+        assert [path.name for path in aside] == ["000000020.aside"]
+        assert (aside[0] / "state.json").exists()
+        assert again.latest_checkpoint().load() == {"step": 10}
+        assert again.metrics() == [(10, {"x": 1.0})]
+        for step in (20, 30, 40):
+            again.checkpoint(step, {"step": step})
+        assert aside[0].exists()
+    with Run.open(run.folder, train=True) as again:
+        again.checkpoint(50, {})
+        assert [path.name for path in again.rewind(again.checkpoint_at(40))] == ["000000050.aside"]
+        with pytest.raises(UserError, match="has no checkpoint at 10 env steps: there are 40"):
+            again.check_budget(None, at=10)
+
+
+def test_a_checkpoint_of_an_older_version_is_read(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        run.log(10, {"x": 1.0})
+        checkpoint = run.checkpoint(10, {"step": 10})
+        length = (run.folder / "metrics.jsonl").stat().st_size
+        run.log(20, {"x": 2.0})
+    for name in ("manifest.json", "settings.json"):
+        (checkpoint.folder / name).unlink()
+    (checkpoint.folder / "logs.json").write_text(json.dumps({"metrics.jsonl": length, "evaluations.csv": 25}))
+    about = json.loads((run.folder / "run.json").read_text())
+    for key in ("version", "crc32", "settings_crc32"):
+        del about[key]
+    (run.folder / "run.json").write_text(json.dumps(about))
+    with Run.open(run.folder, train=True) as again:
+        latest = again.latest_checkpoint()
+        assert (latest.load(), again.check_settings(latest)) == ({"step": 10}, [])
+        again.rewind(latest)
+        assert again.metrics() == [(10, {"x": 1.0})]
+        again.record_resume()
+        again.checkpoint(20, {})
+    with Run.open(run.folder, train=True) as again:
+        assert again.latest_checkpoint().logs()["metrics.jsonl"].length == length
+
+
+def test_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        checkpoint = run.checkpoint(10, {})
+    path = checkpoint.folder / "manifest.json"
+    path.write_text(path.read_text().replace('"version": 2', '"version": 3'))
+    with pytest.raises(
+        UserError, match=r"manifest.json was written by a newer version of mcurl .format 3, this one reads"
+    ):
+        checkpoint.load()
+    path = run.folder / "run.json"
+    path.write_text(path.read_text().replace('"version": 2', '"version": 9'))
+    with pytest.raises(UserError, match=r"run.json was written by a newer version of mcurl .format 9"):
+        Run.open(run.folder)
+
+
+def test_changed_settings_are_named_and_can_be_put_back(tmp_path: Path) -> None:
+    with make(tmp_path, compute={"threads": 1}) as run:
+        checkpoint = run.checkpoint(10, {})
+        path = run.folder / "settings.json"
+        values = json.loads(path.read_text())
+        assert run.check_settings(checkpoint) == []
+        path.write_text(json.dumps(values | {"compute": {"threads": 2}}))
+        assert run.check_settings(checkpoint) == ["compute.threads is 2, was 1"]
+        path.write_text(json.dumps(values | {"sac": {"batch_size": 64}, "seed": 2}))
+        with pytest.raises(
+            UserError, match=r"10 env steps: seed is 2, was 1; sac.batch_size is 64, was 128\. To"
+        ) as error:
+            run.check_settings(checkpoint)
+        with pytest.raises(UserError, match="was changed since the run began"):
+            run.check_settings(None)
+        path.write_text("{")
+        with pytest.raises(UserError, match=f"settings.json is damaged.*a copy is in {checkpoint.settings_path}"):
+            run.check_settings(checkpoint)
+        subprocess.run(one_line(error).partition("put the settings back: ")[2], shell=True, check=True)
+        assert run.check_settings(checkpoint) == []
+        assert json.loads(path.read_text()) == values
+
+
+def test_settings_changed_while_it_trains_are_noticed_later(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        path = run.folder / "settings.json"
+        path.write_text(path.read_text().replace("128", "64"))
+        checkpoint = run.checkpoint(10, {})
+        with pytest.raises(UserError, match=r"sac.batch_size is 64, was 128"):
+            run.check_settings(checkpoint)
+
+
+def test_changed_metadata_is_noticed_before_training(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        run.record_resume(extend_to=2000)
+    path = run.folder / "run.json"
+    path.write_text(path.read_text().replace("2000", "3000"))
+    with pytest.raises(UserError, match=r"run.json is damaged, or was changed by another program"):
+        Run.open(run.folder, train=True)
+    Run.open(run.folder).close()
+
+
+@pytest.mark.parametrize("change", ["digit", "zeros", "swapped"])
+def test_a_changed_log_is_refused_and_nothing_is_cut(tmp_path: Path, change: str) -> None:
+    with make(tmp_path) as run:
+        run.log_evaluation(1, [1.0, 2.0])
+        made = run.checkpoint(1, {})
+        run.log_evaluation(2, [3.0])
+        path = run.folder / "evaluations.csv"
+        text = path.read_bytes()
+        damaged = {"digit": text.replace(b"1.0", b"7.0"), "zeros": text[:30] + bytes(4) + text[34:]}
+        path.write_bytes(damaged.get(change, b"".join(reversed(text.splitlines(keepends=True)))))
+        before = tree_of(run.folder)
+        with pytest.raises(UserError, match=r"evaluations.csv is not as at the checkpoint of 1 env steps"):
+            run.rewind(made)
+        assert tree_of(run.folder) == before
+
+
+@pytest.mark.parametrize("garbage", [bytes(512), bytes(512) + b"\n", b"\xff\xfe\n4,0\n", b"x,y,z\n", b"4,0,1.0,9\n"])
+def test_what_a_power_cut_leaves_behind_the_checkpoint_does_not_count(tmp_path: Path, garbage: bytes) -> None:
+    with make(tmp_path) as run:
+        run.log(2, {"x": 1.0})
+        run.log_evaluation(2, [1.0, 2.0])
+        run.checkpoint(2, {})
+        for name in ("evaluations.csv", "metrics.jsonl"):
+            with (run.folder / name).open("ab") as file:
+                file.write(garbage)
+    with Run.open(run.folder, train=True) as again:
+        assert again.evaluations() == {2: [1.0, 2.0]}
+        assert again.metrics() == [(2, {"x": 1.0})]
+        again.rewind(again.latest_checkpoint())
+        again.log_evaluation(4, [3.0])
+        assert again.evaluations() == {2: [1.0, 2.0], 4: [3.0]}
+        path = run.folder / "evaluations.csv"
+        path.write_bytes(path.read_bytes().replace(b"2,0,1.0", b"2,0,1.x"))
+        with pytest.raises(UserError, match=r"evaluations.csv is damaged in line 2"):
+            again.evaluations()
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_run_whose_folder_is_gone_stops_at_the_checkpoint(tmp_path: Path, deleted: bool) -> None:
+    with make(tmp_path / "runs") as run:
+        run.log(1, {"x": 1.0})
+        run.checkpoint(1, {})
+        run.log(2, {"x": 1.0})
+        if deleted:
+            shutil.rmtree(run.folder)
+        else:
+            run.folder.rename(tmp_path / "moved")
+        with pytest.raises(UserError, match="lock is gone: the run folder was moved or deleted while the run") as error:
+            run.checkpoint(2, {})
+        one_line(error)
+        run.discard_if_empty()
+    assert not run.folder.exists()
+    if not deleted:
+        with Run.open(tmp_path / "moved", train=True) as moved:
+            moved.rewind(moved.latest_checkpoint())
+            assert moved.metrics() == [(1, {"x": 1.0})]
+
+
+def test_a_log_that_another_program_changes_meanwhile_stops_the_run(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        run.log(1, {"x": 1.0})
+        run.checkpoint(1, {})
+        (run.folder / "metrics.jsonl").write_text("")
+        with pytest.raises(UserError, match=r"metrics.jsonl has 0 bytes, not 27: another program changed it"):
+            run.checkpoint(2, {})
+        assert [checkpoint.env_steps for checkpoint in run.checkpoints()] == [1]
+
+
+def test_what_else_lies_among_the_checkpoints_is_left_alone(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        folder = run.folder / "checkpoints"
+        (folder / "000000005").write_text("a note")
+        (folder / "000000030").write_text("a note")
+        (folder / ".000000040.new").write_text("a note")
+        (folder / ".000000010.old").mkdir()
+        (folder / ".000000010.old" / "notes.txt").write_text("mine")
+        (folder / "²").mkdir()
+        (folder / "000000007").mkdir()
+        (folder / "000000007" / "notes.txt").write_text("mine")
+        for step in (10, 20, 30, 40):
+            run.checkpoint(step, {"step": step})
+        assert [checkpoint.env_steps for checkpoint in run.checkpoints()] == [30, 40]
+        names = {path.name for path in folder.iterdir()}
+        assert names == {
+            *("000000005", "000000030.aside", "²", "000000007", "000000030", "000000040"),
+            *(".000000040.new.aside", ".000000010.old.aside"),
+        }
+        assert (folder / ".000000010.old.aside" / "notes.txt").exists()
+        assert (folder / "000000030.aside").read_text() == "a note"
+
+
+def test_renamed_or_half_removed_checkpoints_are_named_and_nothing_begins_anew(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        folder = run.checkpoint(10, {}).folder
+    folder.rename(folder.with_name("old"))
+    before = tree_of(run.folder)
+    with pytest.raises(UserError, match=r"they were renamed: .*checkpoints/old; give one its name back"):
+        Run.open(run.folder).check_budget(None)
+    (folder.with_name("old") / "state.json").unlink()
+    with pytest.raises(UserError, match="they were removed"):
+        Run.open(run.folder).check_budget(None)
+    with pytest.raises(UserError, match="exists already, without a checkpoint"):
+        make(tmp_path)
+    before.pop("checkpoints/old/state.json")
+    assert tree_of(run.folder) == before
 
 
 def test_the_newest_two_and_every_final_checkpoint_are_kept(tmp_path: Path) -> None:

@@ -356,12 +356,18 @@ def test_tensorboard_leaves_files_of_others(tmp_path: Path) -> None:
 
 def test_a_damaged_log_leaves_the_old_event_files(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    TensorBoardSink(tmp_path).close()
-    before = list((tmp_path / "tensorboard").iterdir())
-    (tmp_path / "metrics.jsonl").write_text('{"env_steps": 1, "a": 2}\nnonsense\n')
-    with pytest.raises(UserError, match=r"metrics.jsonl is damaged in line 2"):
-        TensorBoardSink(tmp_path)
-    assert list((tmp_path / "tensorboard").iterdir()) == before
+    settings = {"task": "toy/reach", "method": "mcurl", "seed": 1, "env_steps": 10}
+    with Run.create(tmp_path, settings) as run:
+        run.log(1, {"a": 2})
+        run.log(2, {"a": 3})
+        run.checkpoint(2, {})
+        TensorBoardSink(run.folder).close()
+        before = list((run.folder / "tensorboard").iterdir())
+        path = run.folder / "metrics.jsonl"
+        path.write_text(path.read_text().replace('{"env_steps": 2', "nonsense"))
+        with pytest.raises(UserError, match=r"metrics.jsonl is damaged in line 2"):
+            TensorBoardSink(run.folder)
+        assert list((run.folder / "tensorboard").iterdir()) == before
 
 
 def test_returns_that_are_no_numbers_are_points_all_the_same(tmp_path: Path) -> None:

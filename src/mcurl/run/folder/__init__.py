@@ -2,7 +2,7 @@
 
 <out>/<suite>-<task>/<name>-seed<k>/      the name: the method and changed settings, or --name
     settings.json       all resolved settings
-    run.json            name, label, versions, commit, machine, command line; one more entry for each resume
+    run.json            format, name, label, versions, commit, machine, command line; one more entry for each resume
     metrics.jsonl       one JSON object per line, without times: the same seed gives the same file
     evaluations.csv     env_steps,episode,return
     episodes/<env_steps>.episodes   the episodes of the evaluations that give a score, to play them again
@@ -14,8 +14,8 @@
     lock                locked by the process that trains, and naming it
 """
 
-from mcurl.run.folder.checkpoints import RECENT_CHECKPOINTS, Checkpoint
+from mcurl.run.folder.checkpoints import RECENT_CHECKPOINTS, Checkpoint, earlier_hint
 from mcurl.run.folder.paths import FORMAT, is_run, run_folder
 from mcurl.run.folder.run import Run
 
-__all__ = ["FORMAT", "RECENT_CHECKPOINTS", "Checkpoint", "Run", "is_run", "run_folder"]
+__all__ = ["FORMAT", "RECENT_CHECKPOINTS", "Checkpoint", "Run", "earlier_hint", "is_run", "run_folder"]

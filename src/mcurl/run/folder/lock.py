@@ -66,13 +66,19 @@ class Lock:
         return self._holder() == self._owner
 
     def check(self) -> None:
-        """Raise UserError if another process took over the training of this run.
+        """Raise UserError if the folder was moved or deleted, or another process took over the training of this run.
 
-        This happens only on a file system whose locks do not hold across machines, after a scheduler has given up a
-        machine that still computes. This process must not write to the folder any more.
+        The latter happens only on a file system whose locks do not hold across machines, after a scheduler has given up
+        a machine that still computes. This process must not write to the folder any more.
         """
-        if self._file is not None and (holder := self._holder()) != self._owner:
-            raise UserError(f"{self.folder} is trained by {_another(holder)} now: this process stops without saving")
+        if self._file is None or (holder := self._holder()) == self._owner:
+            return
+        if not (self.folder / "lock").exists():
+            raise UserError(
+                f"{self.folder / 'lock'} is gone: the run folder was moved or deleted while the run trained; "
+                "this process stops without saving"
+            )
+        raise UserError(f"{self.folder} is trained by {_another(holder)} now: this process stops without saving")
 
     def _holder(self) -> str:
         """What the last process that locked the folder wrote into ``lock``."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mcurl.errors import UserError
 from mcurl.recording import find_recordings
-from mcurl.run.checkpoint import write_file
+from mcurl.run.checkpoint import sync, write_file
+from mcurl.run.folder.documents import Span
 
+T = TypeVar("T")
 METRICS, EVALUATIONS, SPEED = "metrics.jsonl", "evaluations.csv", "speed.jsonl"
 EVALUATIONS_HEADER = "env_steps,episode,return\n"
 DETERMINISTIC = (METRICS, EVALUATIONS)
@@ -24,89 +26,152 @@ class Logs:
     Args:
         folder: the run folder.
         check_owner: called before a log is opened for writing; raises UserError if this process must not write.
+        vouched_bytes: name of a log -> its length at the latest checkpoint; lines up to there must be whole.
     """
 
-    def __init__(self, folder: Path, check_owner: Callable[[], None]) -> None:
-        self.folder, self._check_owner = folder, check_owner
+    def __init__(
+        self, folder: Path, check_owner: Callable[[], None], vouched_bytes: Callable[[str], int] = lambda name: 0
+    ) -> None:
+        self.folder, self._check_owner, self._vouched_bytes = folder, check_owner, vouched_bytes
         self._files: dict[str, Any] = {}
+        self._spans: dict[str, Span] = {}
 
     def write(self, name: str, *lines: str) -> None:
         """Add lines to a log."""
         if name not in self._files:
             self._check_owner()
+            span = self._span(name)
             # Line buffering, so that readers of the log see complete lines.
-            self._files[name] = (self.folder / name).open("a", buffering=1)
+            self._files[name] = (self.folder / name).open("a", buffering=1, encoding="utf-8", newline="")
+            self._spans[name] = span
         for line in lines:
             self._files[name].write(line + "\n")
+            self._spans[name] = self._spans[name].extended(f"{line}\n".encode())
 
     def close(self) -> None:
         """Close the files."""
         for file in self._files.values():
             file.close()
-        self._files = {}
+        self._files, self._spans = {}, {}
 
-    def sync(self) -> dict[str, int]:
-        """Sync all logs to the disk. Returns name -> length in bytes of those that a resume cuts back."""
-        self._sync(SPEED)
+    def sync(self) -> dict[str, Span]:
+        """Sync all logs to the disk. Returns name -> span of those that a resume cuts back.
+
+        Raises:
+            UserError: a log does not have the length of what this process wrote.
+        """
+        if (self.folder / SPEED).exists():
+            sync(self.folder / SPEED)
         return {name: self._sync(name) for name in DETERMINISTIC}
 
     def metrics(self) -> list[tuple[int, dict[str, float]]]:
         """Env steps and values of each line of ``metrics.jsonl``. Raises UserError if a line is damaged."""
-        metrics = []
-        for number, line in enumerate(self._whole_lines(METRICS), 1):
-            try:
-                values = json.loads(line)
-                metrics.append((int(values.pop("env_steps")), values))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(f"{self.folder / METRICS} is damaged in line {number}: {error}") from error
-        return metrics
+        return self._parse(METRICS, _metrics_line)
 
     def evaluations(self, until: int | None = None) -> dict[int, list[float]]:
-        """Env steps -> returns of the evaluations so far, or up to ``until`` simulator steps."""
+        """Env steps -> returns of the evaluations so far, or up to ``until`` simulator steps.
+
+        Raises:
+            UserError: a line is damaged.
+        """
         evaluations: dict[int, list[float]] = {}
-        for line in self._whole_lines(EVALUATIONS)[1:]:
-            env_steps, _, value = line.split(",")
-            if until is None or int(env_steps) <= until:
-                evaluations.setdefault(int(env_steps), []).append(float(value))
+        for env_steps, value in self._parse(EVALUATIONS, _evaluations_line, first=1):
+            if until is None or env_steps <= until:
+                evaluations.setdefault(env_steps, []).append(value)
         return evaluations
 
-    def rewind(self, lengths: Mapping[str, int], env_steps: int) -> None:
-        """Cut the logs back to their lengths at a checkpoint of ``env_steps`` simulator steps.
+    def _parse(self, name: str, parse: Callable[[str], T], first: int = 0) -> list[T]:
+        """Parse the complete lines of a log from number ``first`` on; empty if there is no log.
+
+        A kill or a power cut leaves an incomplete line or garbage at the end. Reading stops there, unless a checkpoint
+        vouches for the line. Raises UserError then.
+        """
+        path, values, end = self.folder / name, list[T](), 0
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        for number, line in enumerate(lines):
+            end += len(line) + 1
+            if number < first:
+                continue
+            try:
+                values.append(parse(line.decode()))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                if end > self._vouched_bytes(name):
+                    break
+                raise UserError(f"{path} is damaged in line {number + 1}: {error}") from error
+        return values
+
+    def check(self, spans: Mapping[str, Span], env_steps: int) -> None:
+        """Raise UserError if a log is not as at a checkpoint of ``env_steps`` simulator steps."""
+        for name, span in spans.items():
+            self._vouched(name, span, env_steps)
+
+    def rewind(self, spans: Mapping[str, Span], env_steps: int) -> None:
+        """Cut the logs back to their spans at a checkpoint of ``env_steps`` simulator steps.
 
         Each log becomes a new file. So a process that still has the old one open cannot write to it.
 
         Raises:
-            UserError: a log is shorter than at the checkpoint. No log is changed.
+            UserError: a log is not as at the checkpoint. No log is changed.
         """
-        for name, length in lengths.items():
-            path = self.folder / name
-            if not path.exists() or path.stat().st_size < length:
-                raise UserError(
-                    f"{path} is shorter than at the checkpoint of {env_steps} env steps ({length} bytes): "
-                    "another program changed it"
-                )
-        for name, length in lengths.items():
-            with (self.folder / name).open("rb") as log:
-                write_file(self.folder / name, log.read(length))
+        contents = {name: self._vouched(name, span, env_steps) for name, span in spans.items()}
+        self.close()
+        for name, content in contents.items():
+            write_file(self.folder / name, content)
+            self._spans[name] = Span.of(content)
         for recorded_at, path in find_recordings(self.folder).items():
             if recorded_at > env_steps:
                 path.unlink()
 
     def restart(self) -> None:
         """Empty the logs, and delete the recordings."""
+        self.close()
         write_file(self.folder / METRICS, "")
         write_file(self.folder / EVALUATIONS, EVALUATIONS_HEADER)
         for path in find_recordings(self.folder).values():
             path.unlink()
 
-    def _whole_lines(self, name: str) -> list[str]:
-        """The complete lines of a log, which may end in an incomplete one after a kill; empty if there is no log."""
-        path = self.folder / name
-        return path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
+    def _vouched(self, name: str, span: Span, env_steps: int) -> bytes:
+        """The bytes of a log at a checkpoint. Raises UserError if they are not there any more."""
+        path, place = self.folder / name, f"at the checkpoint of {env_steps:,} env steps"
+        try:
+            with path.open("rb") as log:
+                content = log.read(span.length)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        if len(content) < span.length:
+            raise UserError(f"{path} is shorter than {place} ({span.length} bytes): another program changed it")
+        if not span.holds(content):
+            raise UserError(f"{path} is not as {place}: it is damaged, or another program changed it")
+        return content
 
-    def _sync(self, name: str) -> int:
-        if not (self.folder / name).exists():
-            return 0
-        with (self.folder / name).open("ab") as file:
-            os.fsync(file.fileno())
-            return file.tell()
+    def _span(self, name: str) -> Span:
+        """The span of what this process knows of a log; the first time, of the whole file."""
+        if name not in self._spans:
+            with contextlib.suppress(FileNotFoundError):
+                return Span.of((self.folder / name).read_bytes())
+        return self._spans.get(name, Span())
+
+    def _sync(self, name: str) -> Span:
+        path, span = self.folder / name, self._span(name)
+        if span.length == 0 and not path.exists():
+            return span
+        try:
+            sync(path)
+            size = path.stat().st_size
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        if size != span.length:
+            raise UserError(
+                f"{path} has {size} bytes, not {span.length}: another program changed it while the run trained"
+            )
+        return span
+
+
+def _metrics_line(line: str) -> tuple[int, dict[str, float]]:
+    values = json.loads(line)
+    return int(values.pop("env_steps")), values
+
+
+def _evaluations_line(line: str) -> tuple[int, float]:
+    env_steps, _, value = line.split(",")
+    return int(env_steps), float(value)

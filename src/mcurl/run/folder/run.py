@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,9 +16,10 @@ from mcurl.errors import UserError
 from mcurl.recording import recording_path
 from mcurl.run.checkpoint import write_file
 from mcurl.run.folder.checkpoints import Checkpoint, Checkpoints
+from mcurl.run.folder.documents import Span, check_seal, check_version, differences, seal, values_crc32
 from mcurl.run.folder.lock import Lock
 from mcurl.run.folder.logs import EVALUATIONS, EVALUATIONS_HEADER, METRICS, SPEED, Logs
-from mcurl.run.folder.paths import FORMAT, as_json, is_run, read_object, run_folder, suggest_runs
+from mcurl.run.folder.paths import FORMAT, VERSION, as_json, is_run, read_object, run_folder, suggest_runs
 from mcurl.run.names import run_name
 from mcurl.run.provenance import environment_packages, run_metadata
 from mcurl.runtime.program import command_line
@@ -28,16 +30,22 @@ class Run:
 
     Args:
         folder: path of an existing run folder; :meth:`create` and :meth:`open` check it.
+
+    Attributes:
+        folder: path of the run folder.
+        reached: the checkpoint that this object saved last, or from which it continued; None: none so far.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.reached: Checkpoint | None = None
         self._created: list[Path] = []
+        self._settings: bytes | None = None
         self._use(folder, Lock(folder))
 
     def _use(self, folder: Path, lock: Lock) -> None:
         self.folder, self._lock = folder, lock
         lock.folder = folder
-        self._logs = Logs(folder, self.check_owner)
+        self._logs = Logs(folder, self.check_owner, self._vouched_bytes)
         self._checkpoints = Checkpoints(folder / "checkpoints")
 
     @classmethod
@@ -57,7 +65,8 @@ class Run:
         name = name or run_name(settings)
         cls.refuse_existing(folder)
         created = [path for path in (folder, *folder.parents) if not path.exists()]
-        metadata = as_json({"format": FORMAT, "name": name, "label": label or name, **run_metadata(), "resumed": []})
+        about = {"name": name, "label": label or name, "settings_crc32": _crc32(settings), **run_metadata()}
+        metadata = seal({"format": FORMAT, "version": VERSION, **about, "resumed": []})
         # Other processes see the folder when it is complete and locked.
         draft = folder.with_name(f".{folder.name}.{os.getpid()}")
         try:
@@ -75,7 +84,7 @@ class Run:
             cls.refuse_existing(folder)
             raise UserError(f"cannot create {folder}: {error.strerror}") from error
         run._use(folder, run._lock)
-        run._created = created
+        run._created, run._settings = created, as_json(settings).encode()
         return run
 
     @classmethod
@@ -88,15 +97,25 @@ class Run:
                 is changed.
 
         Raises:
-            UserError: ``path`` is not a run folder, or another process trains this run.
+            UserError: ``path`` is not a run folder, was written by a newer version, or another process trains this run.
         """
-        if not is_run(path):
-            raise UserError(f"{path} is not a run folder: {suggest_runs(path)}")
         run = cls(path)
+        if not is_run(path):
+            run._check_parts()
+            raise UserError(f"{path} is not a run folder: {suggest_runs(path)}")
+        check_version(path / "run.json", run.metadata, FORMAT, VERSION)
         if train:
+            check_seal(path / "run.json", run.metadata)
             run._lock.acquire()
             run._checkpoints.recover()
+            run._settings = (path / "settings.json").read_bytes()
         return run
+
+    def _check_parts(self) -> None:
+        """Raise UserError if the folder is that of a run, but its settings or metadata are missing or damaged."""
+        if self.checkpoints() and (self.folder / "lock").is_file():
+            read_object(self.folder / "run.json")
+            self.settings  # noqa: B018
 
     @staticmethod
     def refuse_existing(folder: Path) -> None:
@@ -133,10 +152,41 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings as JSON values, as they were passed to :meth:`create`. Raises UserError if they are damaged."""
-        settings = read_object(self.folder / "settings.json")
-        if missing := {"task", "method", "seed", "env_steps"} - settings.keys():
-            raise UserError(f"{self.folder / 'settings.json'} is damaged: {min(missing)} is missing")
+        path = self.folder / "settings.json"
+        try:
+            settings = read_object(path)
+            if missing := {"task", "method", "seed", "env_steps"} - settings.keys():
+                raise UserError(f"{path} is damaged: {min(missing)} is missing")
+        except UserError as error:
+            copies = [checkpoint.settings_path for checkpoint in self.checkpoints()]
+            hint = next((f"; a copy is in {copy}" for copy in reversed(copies) if copy.is_file()), "")
+            raise UserError(f"{error}{hint}") from error
         return settings
+
+    def check_settings(self, checkpoint: Checkpoint | None) -> list[str]:
+        """Check that the settings are those that the run was trained with.
+
+        Args:
+            checkpoint: from which training continues; None: from the beginning.
+
+        Returns:
+            What was changed in the section ``compute``, in words. It may change the arithmetic, not what is computed.
+
+        Raises:
+            UserError: another setting was changed, or the settings or the checkpoint are damaged.
+        """
+        path, settings = self.folder / "settings.json", self.settings
+        before = checkpoint.settings() if checkpoint else None
+        if checkpoint is None or before is None:
+            if self.metadata.get("settings_crc32", _crc32(settings)) != _crc32(settings):
+                raise UserError(f"{path} was changed since the run began: put the settings back, or begin a new run")
+            return []
+        changes = differences(before, settings)
+        if changed := [text for name, text in changes.items() if not name.startswith("compute.")]:
+            since = f"was changed since the checkpoint at {checkpoint.env_steps:,} env steps"
+            copy = f"cp {shlex.quote(str(checkpoint.settings_path))} {shlex.quote(str(path))}"
+            raise UserError(f"{path} {since}: {'; '.join(changed[:3])}. To put the settings back: {copy}")
+        return list(changes.values())
 
     @property
     def name(self) -> str:
@@ -167,17 +217,13 @@ class Run:
         Args:
             extend_to: new budget in simulator steps; None: the budget is not changed.
         """
-        metadata = self.metadata
-        metadata.setdefault("resumed", []).append(run_metadata())
-        if extend_to is not None:
-            metadata["extended_to"] = extend_to
-        write_file(self.folder / "run.json", as_json(metadata))
+        resumed = [*self.metadata.get("resumed", []), run_metadata()]
+        self._record({"resumed": resumed} | ({} if extend_to is None else {"extended_to": extend_to}))
 
     def record_compute(self, values: Mapping[str, Any]) -> None:
         """Write to ``run.json`` what the run computes with, see :func:`mcurl.runtime.device.compute_metadata`."""
-        metadata = self.metadata
-        if metadata.get("compute") != values:
-            write_file(self.folder / "run.json", as_json(metadata | {"compute": dict(values)}))
+        if self.metadata.get("compute") != values:
+            self._record({"compute": dict(values)})
 
     def record_environment(self, entry_point: object) -> None:
         """Write to ``run.json`` the versions of the packages that provide the environment.
@@ -185,9 +231,14 @@ class Run:
         Args:
             entry_point: see :func:`mcurl.run.provenance.environment_packages`.
         """
+        if self.metadata.get("environment") != (packages := environment_packages(entry_point)):
+            self._record({"environment": packages})
+
+    def _record(self, values: Mapping[str, Any]) -> None:
+        """Set values in ``run.json``."""
         metadata = self.metadata
-        if metadata.get("environment") != (packages := environment_packages(entry_point)):
-            write_file(self.folder / "run.json", as_json(metadata | {"environment": packages}))
+        check_seal(self.folder / "run.json", metadata)
+        write_file(self.folder / "run.json", seal(metadata | {"version": VERSION, **values}))
 
     @property
     def sinks(self) -> list[str]:
@@ -196,11 +247,9 @@ class Run:
 
     def add_sinks(self, names: Iterable[str]) -> None:
         """Add sinks to ``run.json``, so that the run uses them now and after each resume."""
-        metadata = self.metadata
-        previous = metadata.get("log", [])
-        metadata["log"] = list(dict.fromkeys([*previous, *names]))
-        if metadata["log"] != previous:
-            write_file(self.folder / "run.json", as_json(metadata))
+        previous = self.sinks
+        if (sinks := list(dict.fromkeys([*previous, *names]))) != previous:
+            self._record({"log": sinks})
 
     def log(self, env_steps: int, metrics: Mapping[str, float]) -> None:
         """Add a line to ``metrics.jsonl``. Floats are exact. The values must not depend on wall-clock time."""
@@ -289,8 +338,12 @@ class Run:
             UserError: another process took over the run, see :meth:`check_owner`. Nothing is saved.
         """
         self.check_owner()
+        settings = self._settings if self._settings is not None else (self.folder / "settings.json").read_bytes()
         # check_owner again at the end, because writing takes seconds.
-        return self._checkpoints.save(env_steps, tree, policy, self._logs.sync(), self.check_owner)
+        self.reached = self._checkpoints.save(
+            env_steps, tree, policy, logs=self._logs.sync(), settings=settings, check=self.check_owner
+        )
+        return self.reached
 
     def checkpoints(self) -> list[Checkpoint]:
         """The complete checkpoints, oldest first."""
@@ -303,24 +356,29 @@ class Run:
             if self.resumable:
                 again = command_line("resume", self.folder)
                 hint = f"wait for the first one or, if the run was stopped before it, use `{again}`"
+            elif renamed := self._checkpoints.renamed():
+                hint = (
+                    f"they were renamed: {', '.join(map(str, renamed[:3]))}; give one its name back, such as 000100000"
+                )
             else:
                 hint = "they were removed, so start a new run with another --seed, --name or --out"
             raise UserError(f"{self.folder} has no checkpoint{' yet' if self.resumable else ''}: {hint}")
         return checkpoints[-1]
 
-    def check_budget(self, env_steps: int | None) -> Checkpoint | None:
+    def check_budget(self, env_steps: int | None, at: int | None = None) -> Checkpoint | None:
         """Check that something remains to train.
 
         Args:
             env_steps: the new budget in simulator steps; None: the run's own.
+            at: simulator steps of the checkpoint from which training continues; None: the latest.
 
         Returns:
             The checkpoint from which training continues; None if it starts from the beginning.
 
         Raises:
-            UserError: nothing remains to train, the new budget is too small, or the checkpoints were removed.
+            UserError: nothing remains to train, the new budget is too small, or there is no such checkpoint.
         """
-        checkpoint = None if self.resumable and not self.checkpoints() else self.latest_checkpoint()
+        checkpoint = self.start(at)
         steps = checkpoint.env_steps if checkpoint else 0
         if env_steps is not None and (env_steps <= steps or env_steps < self.env_steps):
             current = f"a budget of {self.env_steps:,}" if env_steps > steps else f"{steps:,}"
@@ -338,18 +396,40 @@ class Run:
         there = ", ".join(f"{checkpoint.env_steps:,}" for checkpoint in self.checkpoints())
         raise UserError(f"{self.folder} has no checkpoint at {env_steps:,} env steps: there are {there}")
 
-    def rewind(self, checkpoint: Checkpoint) -> None:
+    def start(self, at: int | None = None) -> Checkpoint | None:
+        """The checkpoint from which training continues; None if it starts from the beginning.
+
+        Args:
+            at: simulator steps of the checkpoint; None: the latest.
+
+        Raises:
+            UserError: there is no such checkpoint, or the checkpoints were removed.
+        """
+        if at is not None:
+            return self.checkpoint_at(at)
+        return None if self.resumable and not self.checkpoints() else self.latest_checkpoint()
+
+    def rewind(self, checkpoint: Checkpoint) -> list[Path]:
         """Cut the logs back to their length at a checkpoint, before training continues from it.
 
         Each log becomes a new file. So a process that still has the old one open cannot write to it, see
         :meth:`check_owner`.
 
-        Recordings of later evaluations are deleted; the resumed run writes them again.
+        Recordings of later evaluations are deleted; the resumed run writes them again. Later checkpoints are renamed,
+        because their rows of the replay will be gone. If the process is killed meanwhile, it can be done again.
+
+        Returns:
+            The new paths of the later checkpoints.
 
         Raises:
-            UserError: a log is shorter than at the checkpoint. No log is changed.
+            UserError: a log is not as at the checkpoint. Nothing is changed.
         """
-        self._logs.rewind(checkpoint.log_bytes(), checkpoint.env_steps)
+        spans = checkpoint.logs()
+        self._logs.check(spans, checkpoint.env_steps)
+        aside = self._checkpoints.set_aside_after(checkpoint)
+        self._logs.rewind(spans, checkpoint.env_steps)
+        self.reached = checkpoint
+        return aside
 
     def restart(self) -> None:
         """Empty the logs of a run that was stopped before its first checkpoint, to train from the beginning.
@@ -357,12 +437,26 @@ class Run:
         Raises:
             UserError: the run once had a checkpoint.
         """
-        if not self.resumable:
-            self.latest_checkpoint()
+        if self.checkpoints() or not self.resumable:
+            raise UserError(f"{self.folder} has or had a checkpoint: it cannot begin anew")
         self._logs.restart()
 
     def _had_checkpoint(self) -> bool:
         """Whether there was a checkpoint, although its files may be gone."""
+        if self._checkpoints.has_remains():
+            return True
         every = self.settings.get("checkpoint", {}).get("every", 0)
         # Runs of older versions do not record what they compute with.
         return "compute" in self.metadata or 0 < every < max(self.evaluations(), default=0)
+
+    def _vouched_bytes(self, name: str) -> int:
+        """The length of a log at the latest checkpoint whose files can be read; 0 if there is none."""
+        for checkpoint in reversed(self.checkpoints()):
+            with contextlib.suppress(UserError):
+                return checkpoint.logs().get(name, Span()).length
+        return 0
+
+
+def _crc32(settings: Mapping[str, Any]) -> int:
+    """The checksum of the settings that decide on the result."""
+    return values_crc32({key: value for key, value in settings.items() if key != "compute"})

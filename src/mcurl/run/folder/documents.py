@@ -1,0 +1,104 @@
+"""JSON files with a format, a version and a checksum, and the checksums of other files."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcurl.errors import UserError
+from mcurl.run.folder.paths import as_json, read_object
+
+_CRC = "crc32"
+
+
+@dataclass(frozen=True)
+class Span:
+    """The first bytes of a file, by which damage is noticed."""
+
+    length: int = 0
+    """Number of bytes, from the beginning of the file."""
+    crc32: int | None = 0
+    """CRC-32 of these bytes; None: unknown, in checkpoints of older versions."""
+
+    def extended(self, data: bytes) -> Span:
+        """This span and the bytes after it."""
+        return Span(self.length + len(data), zlib.crc32(data, self.crc32 or 0))
+
+    def holds(self, data: bytes) -> bool:
+        """Whether these are the bytes of the span."""
+        return len(data) == self.length and self.crc32 in (None, zlib.crc32(data))
+
+    @classmethod
+    def of(cls, data: bytes) -> Span:
+        """The span of a whole file's content."""
+        return cls().extended(data)
+
+    def to_json(self) -> dict[str, int | None]:
+        """``bytes`` and ``crc32``."""
+        return {"bytes": self.length, "crc32": self.crc32}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Span:
+        """From :meth:`to_json`, or from a length. Raises ValueError for something else."""
+        length, crc = (value, None) if type(value) is int else (value["bytes"], value["crc32"])
+        if type(length) is not int or length < 0 or (type(crc) is not int and crc is not None):
+            raise ValueError(f"{value!r} is not a length with a checksum")
+        return cls(length, crc)
+
+
+def seal(values: Mapping[str, Any]) -> str:
+    """The text of a JSON file with a checksum of its values, under ``crc32``."""
+    values = {key: value for key, value in values.items() if key != _CRC}
+    return as_json({**values, _CRC: values_crc32(values)})
+
+
+def read_sealed(path: Path, format_name: str, version: int) -> dict[str, Any]:
+    """Read a JSON object that :func:`seal` wrote.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, is of another format, or of a newer version.
+    """
+    values = read_object(path)
+    check_version(path, values, format_name, version)
+    check_seal(path, values)
+    return values
+
+
+def check_version(path: Path, values: Mapping[str, Any], format_name: str, version: int) -> None:
+    """Raise UserError if a file is of another format or of a newer version. Version 1 did not name itself."""
+    found = values.get("version", 1)
+    if values.get("format") != format_name or type(found) is not int:
+        raise UserError(f"{path} is damaged: its format is not {format_name}")
+    if found > version:
+        raise UserError(
+            f"{path} was written by a newer version of mcurl (format {found}, this one reads up to {version})"
+        )
+
+
+def check_seal(path: Path, values: Mapping[str, Any]) -> None:
+    """Raise UserError if the checksum in a file does not match its values. Older versions have no checksum."""
+    if _CRC not in values and values.get("version", 1) == 1:
+        return
+    if values.get(_CRC) != values_crc32({key: value for key, value in values.items() if key != _CRC}):
+        raise UserError(f"{path} is damaged, or was changed by another program: its checksum does not match")
+
+
+def values_crc32(values: Mapping[str, Any]) -> int:
+    """CRC-32 of JSON values; order and spaces in a file do not matter."""
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """``section.name`` -> what changed between two settings, in words."""
+    changes: dict[str, str] = {}
+    for key in dict.fromkeys([*before, *now]):
+        a, b, name = before.get(key), now.get(key), f"{prefix}{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            changes |= differences(a, b, f"{name}.")
+        elif a != b or type(a) is not type(b):
+            changes[name] = f"{name} is {json.dumps(b)}, was {json.dumps(a)}"
+    return changes
