@@ -237,6 +237,28 @@ def test_a_damaged_replay_is_named_and_the_checkpoint_before_is_used_on_request(
     assert [name for name in expected if expected[name] != found[name]] == []
 
 
+def test_a_damaged_final_checkpoint_still_has_its_policy(tmp_path: Path, stopped_at_300: Path) -> None:
+    folder = Path(shutil.copytree(stopped_at_300, tmp_path / "run"))
+
+    def evaluated() -> tuple[int, str, str]:
+        words = command("evaluate", str(folder), "--episodes", "2", "--json")
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout.partition('"files"')[0], done.stderr
+
+    whole = evaluated()
+    state = folder / "checkpoints" / "000000400" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-1] + b"?")
+    status, result, said = evaluated()
+    assert (status, result) == whole[:2] != (2, "")
+    assert "the policy alone is used, because" in said
+    assert "state.safetensors is damaged" in said
+    shutil.rmtree(state.parent / "policy")
+    status, _, said = evaluated()
+    assert status == 2
+    assert "--checkpoint 300" in said
+    assert said.count("\n") == 1
+
+
 def files_of(folder: Path, checkpoint: str) -> dict[str, bytes]:
     """:func:`files` with the checkpoint of this name as the last one."""
     others = [path for path in (folder / "checkpoints").iterdir() if path.name != checkpoint]

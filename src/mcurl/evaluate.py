@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mcurl.agents.base import Agent, Clock
 from mcurl.build import build_agent, build_env, observation_shape
 from mcurl.config.resolve import TrainSettings
+from mcurl.errors import UserError
 from mcurl.published import atari_random_and_human, human_normalised
 from mcurl.recording import Recorder, Recording, build, episode_seed
 from mcurl.run.checkpoint import tree_hash
@@ -65,6 +66,8 @@ def evaluate_run(
     """
     settings = TrainSettings.from_json(run.settings)
     loaded = load_agent(run, settings, checkpoint)
+    if loaded.note and message is not None:
+        message(loaded.note)
     episodes = episodes or settings.evaluation.final_episodes or settings.evaluation.episodes
     watch = None if callback is None else partial(_watch, callback, episodes)
     seed = settings.seed if seed is None else seed
@@ -85,10 +88,14 @@ class LoadedAgent(NamedTuple):
     """``(K*C, H, W)`` of stacked pixels or ``(D,)`` of states."""
     action_space: gymnasium.Space[Any]
     """Box in [-1, 1], or Discrete."""
+    note: str = ""
+    """What is to be said of the checkpoint; empty: nothing."""
 
 
 def load_agent(run: Run, settings: TrainSettings, checkpoint: Checkpoint | None = None) -> LoadedAgent:
     """The agent of a checkpoint, and the counters of the run there. The run folder is not changed.
+
+    Where the state of a final checkpoint is damaged, its policy is loaded, which acts the same.
 
     Args:
         run: a run folder.
@@ -104,10 +111,25 @@ def load_agent(run: Run, settings: TrainSettings, checkpoint: Checkpoint | None 
         agent = build_agent(settings, env, compute)
         action_repeat = int(env.get_wrapper_attr("action_repeat"))
         shape, actions = observation_shape(env), env.action_space
-    state = checkpoint.load()
+    try:
+        state = checkpoint.load()
+    except UserError as error:
+        if not checkpoint.final:
+            raise
+        _load_policy(agent, checkpoint, error)
+        clock = Clock(checkpoint.env_steps // action_repeat, 0, action_repeat, settings.env_steps)
+        return LoadedAgent(agent, clock, shape, actions, f"the policy alone is used, because {error}")
     agent.load_state_dict(state["agent"])
     clock = Clock(state["clock"]["agent_steps"], state["clock"]["updates"], action_repeat, settings.env_steps)
     return LoadedAgent(agent, clock, shape, actions)
+
+
+def _load_policy(agent: Agent, checkpoint: Checkpoint, problem: UserError) -> None:
+    """Load the policy of a final checkpoint whose state is damaged. Raises ``problem`` if the policy is, too."""
+    try:
+        agent.load_policy_state(checkpoint.load_policy())
+    except (UserError, KeyError, RuntimeError) as error:  # an agent of the user's may not know load_policy_state
+        raise problem from error
 
 
 class Moment(NamedTuple):

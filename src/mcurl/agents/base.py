@@ -182,6 +182,10 @@ class Agent(Pluggable, ABC):
         """The weights that acting needs, without the contrastive objective."""
         return self.state_dict()
 
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Restore a state from :meth:`policy_state`, to act. The agent cannot be trained further then."""
+        self.load_state_dict(state)
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Everything that later updates depend on, except PyTorch's random generators."""

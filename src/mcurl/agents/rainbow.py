@@ -317,6 +317,9 @@ class Rainbow(Agent):
         """The weights that acting needs: the online network."""
         return {"online": self.online.state_dict()}
 
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        self.online.load_state_dict(state["online"])
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that later updates depend on, except PyTorch's generator, which samples the noise."""
         state: dict[str, Any] = {name: module.state_dict() for name, module in self._modules().items()}

@@ -305,6 +305,11 @@ class SAC(Agent):
             "actor": self.actor.state_dict(),
         }
 
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        self.encoder.convolutions.load_state_dict(state["convolutions"])
+        self.actor_features.load_state_dict(state["actor_features"])
+        self.actor.load_state_dict(state["actor"])
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that later updates depend on, except PyTorch's generators."""
         state: dict[str, Any] = {name: module.state_dict() for name, module in self._modules().items()}
