@@ -265,3 +265,15 @@ def files_of(folder: Path, checkpoint: str) -> dict[str, bytes]:
     for path in others:
         shutil.rmtree(path)
     return files(folder)
+
+
+def test_the_same_command_begins_anew_what_was_killed_before_its_first_checkpoint(tmp_path: Path) -> None:
+    arguments = ["train", "toy/reach", "--method", "rl-only", *EXACT, *TOY, "--set", "checkpoint.every=0"]
+    subprocess.run(command(*arguments, "--out", str(tmp_path / "whole")), check=True, stdout=subprocess.DEVNULL)
+    killed = [*arguments, "--out", str(tmp_path / "killed")]
+    with subprocess.Popen(command(*killed), stdout=subprocess.DEVNULL) as process:
+        wait_for(lambda: any(path.stat().st_size for path in tmp_path.glob("killed/*/*/metrics.jsonl")), process)
+        process.kill()
+    done = subprocess.run(command(*killed), check=True, stdout=subprocess.PIPE)
+    assert b"was stopped before its first checkpoint: it begins anew" in b" ".join(done.stdout.split())
+    assert files(run_folder(tmp_path / "killed")) == files(run_folder(tmp_path / "whole"))

@@ -59,7 +59,8 @@ def _train_parallel(options: argparse.Namespace) -> int:
 
     for seed in options.seed:
         settings = _resolve(options, seed)
-        Run.refuse_existing(run_folder(options.out, settings.to_json(), options.name or settings.name))
+        values = settings.to_json()
+        Run.refuse_existing(run_folder(options.out, values, options.name or settings.name), values)
     envs.release()
     max_parallel = min(options.max_parallel or available_cores(), len(options.seed))
     threads = options.threads or max(available_cores() // max_parallel, 1)

@@ -37,7 +37,7 @@ def train(settings: TrainSettings, run: Run, sinks: Sequence[Sink], stop: Stop |
 
     Args:
         settings: see :func:`mcurl.config.resolve.resolve`.
-        run: a new run folder.
+        run: a new run folder, or one that begins anew.
         sinks: receive the metrics, see :func:`mcurl.run.logger.make_sinks`.
         stop: a request to stop, which a sink may set; None: only signals stop the run.
 
@@ -46,6 +46,8 @@ def train(settings: TrainSettings, run: Run, sinks: Sequence[Sink], stop: Stop |
         UserError: the environment or the settings do not fit the method or the machine, or training diverged.
     """
     with closing(Logger(sinks)) as logger, Trainer(settings, run, logger, stop) as trainer:
+        if run.begun_anew:
+            logger.message(f"{run.folder} was stopped before its first checkpoint: it begins anew")
         trainer.learn(settings.env_steps)
 
 

@@ -456,6 +456,26 @@ def test_renamed_or_half_removed_checkpoints_are_named_and_nothing_begins_anew(t
     assert tree_of(run.folder) == before
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        assert not run.begun_anew
+        run.log(1, {"x": 1.0})
+        run.log_evaluation(0, [1.0])
+        with pytest.raises(UserError, match=r"is being trained by another process|exists already"):
+            make(tmp_path)
+    with pytest.raises(UserError, match=r"exists already: use `mcurl resume"):
+        make(tmp_path, sac={"batch_size": 64})
+    (run.folder / "notes.txt").write_text("mine")
+    with make(tmp_path) as again:
+        assert again.begun_anew
+        assert (again.metrics(), again.evaluations()) == ([], {})
+        again.log(1, {"x": 1.0})
+        again.checkpoint(1, {})
+        assert (run.folder / "notes.txt").read_text() == "mine"
+    with pytest.raises(UserError, match="exists already"):
+        make(tmp_path)
+
+
 def test_the_newest_two_and_every_final_checkpoint_are_kept(tmp_path: Path) -> None:
     with make(tmp_path) as run:
         for step in (10, 20, 30):

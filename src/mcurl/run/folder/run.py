@@ -33,11 +33,13 @@ class Run:
 
     Attributes:
         folder: path of the run folder.
+        begun_anew: whether :meth:`create` found a run that was stopped before its first checkpoint.
         reached: the checkpoint that this object saved last, or from which it continued; None: none so far.
     """
 
     def __init__(self, folder: Path) -> None:
         self.reached: Checkpoint | None = None
+        self.begun_anew = False
         self._created: list[Path] = []
         self._settings: bytes | None = None
         self._use(folder, Lock(folder))
@@ -58,15 +60,20 @@ class Run:
             name: name of the run in its folder and in results; None: the names of the method and of a user's agent.
             label: name in tables and plots; empty: ``name``.
 
+        What is left of a run with these settings that was stopped before its first checkpoint is begun anew, see
+        :attr:`begun_anew`.
+
         Raises:
             UserError: the folder exists, or cannot be created, or the name does not fit into its path.
         """
         folder = run_folder(out, settings, name)
         name = name or run_name(settings)
-        cls.refuse_existing(folder)
+        cls.refuse_existing(folder, settings)
         created = [path for path in (folder, *folder.parents) if not path.exists()]
         about = {"name": name, "label": label or name, "settings_crc32": _crc32(settings), **run_metadata()}
         metadata = seal({"format": FORMAT, "version": VERSION, **about, "resumed": []})
+        if folder.exists():
+            return cls._begin_anew(folder, metadata)
         # Other processes see the folder when it is complete and locked.
         draft = folder.with_name(f".{folder.name}.{os.getpid()}")
         try:
@@ -81,10 +88,23 @@ class Run:
             draft.rename(folder)
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
-            cls.refuse_existing(folder)
+            cls.refuse_existing(folder, settings)
             raise UserError(f"cannot create {folder}: {error.strerror}") from error
         run._use(folder, run._lock)
         run._created, run._settings = created, as_json(settings).encode()
+        return run
+
+    @classmethod
+    def _begin_anew(cls, folder: Path, metadata: str) -> Self:
+        """Lock and empty the folder of a run that was stopped before its first checkpoint."""
+        run = cls.open(folder, train=True)
+        try:
+            run.restart()
+            write_file(folder / "run.json", metadata)
+        except BaseException:
+            run.close()
+            raise
+        run.begun_anew = True
         return run
 
     @classmethod
@@ -118,11 +138,16 @@ class Run:
             self.settings  # noqa: B018
 
     @staticmethod
-    def refuse_existing(folder: Path) -> None:
-        """Raise UserError if ``folder`` exists. The message says how to resume its run, or how to avoid it."""
+    def refuse_existing(folder: Path, settings: Mapping[str, Any]) -> None:
+        """Raise UserError if ``folder`` exists. The message says how to resume its run, or how to avoid it.
+
+        A run with the same settings that never had a checkpoint is not refused, unless a process trains it.
+        """
         if not folder.exists():
             return
-        if is_run(folder) and Run(folder).resumable:
+        if is_run(folder) and (run := Run(folder)).resumable:
+            if not run.checkpoints() and run.settings == json.loads(as_json(settings)) and not run.locked:
+                return
             again = command_line("resume", folder)
             raise UserError(f"{folder} exists already: use `{again}`, or another --seed, --name or --out")
         message = "without a checkpoint: move it away, or use another --seed, --name or --out"
