@@ -259,6 +259,24 @@ def test_a_damaged_final_checkpoint_still_has_its_policy(tmp_path: Path, stopped
     assert said.count("\n") == 1
 
 
+def test_another_number_of_threads_or_arithmetic_is_said(tmp_path: Path, stopped_at_300: Path) -> None:
+    folder = Path(shutil.copytree(stopped_at_300, tmp_path / "run"))
+    status, printed = resumed(folder, "--env-steps", "410")
+    assert (status, "not exact" in printed) == (0, False)
+    path = folder / "settings.json"
+    text = path.read_text()
+    path.write_text(text.replace('"threads": 1', '"threads": 2').replace('"native": "auto"', '"native": "off"'))
+    assert path.read_text() != text
+    status, printed = resumed(folder, "--env-steps", "420")
+    line = " ".join(printed.split())
+    assert status == 0
+    assert "resume is not exact: 1 thread, compute.native=auto before; 2 threads, compute.native=off now" in line
+    path.write_text(text.replace('"batch_size": ', '"batch_size": 1'))
+    status, printed = resumed(folder, "--env-steps", "430")
+    assert status == 2
+    assert "settings.json was changed since the checkpoint at 420 env steps: sac.batch_size is 1" in printed
+
+
 def files_of(folder: Path, checkpoint: str) -> dict[str, bytes]:
     """:func:`files` with the checkpoint of this name as the last one."""
     others = [path for path in (folder / "checkpoints").iterdir() if path.name != checkpoint]

@@ -26,7 +26,14 @@ from mcurl.run.folder import RECENT_CHECKPOINTS, Checkpoint, Run, earlier_hint
 from mcurl.run.logger import Logger, NotFinite, Sink, SpeedMeter
 from mcurl.runtime import seeding
 from mcurl.runtime.cuda_graphs import CudaGraphStep
-from mcurl.runtime.device import compute_metadata, prepare, restore_torch_state, torch_state
+from mcurl.runtime.device import (
+    arithmetic,
+    arithmetic_changes,
+    compute_metadata,
+    prepare,
+    restore_torch_state,
+    torch_state,
+)
 from mcurl.runtime.program import command_line
 from mcurl.runtime.signals import Interrupted, Stop, stop_on_signal
 from mcurl.runtime.waiting import AdaptiveWaiting
@@ -390,6 +397,7 @@ class Trainer:
                 "evaluated_at": self._evaluated_at,
             },
             "observation": self.observation,
+            "compute": arithmetic(self.compute),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -407,8 +415,15 @@ class Trainer:
         # Last: making an environment or resetting it may consume random numbers.
         self.generators.load_state_dict(state["generators"])
         restore_torch_state(state["torch"], self.compute.device)
+        self._compare_compute(state.get("compute", {}))
         if "globals" in state:  # checkpoints of older versions have none
             seeding.load_global_state(state["globals"])
+
+    def _compare_compute(self, before: dict[str, str]) -> None:
+        """Say what this process computes with that a checkpoint was not made with."""
+        operations = self.run.metadata.get("compute", {}).get("native", [])
+        if changes := arithmetic_changes(before, operations, self.compute):
+            self.logger.message(f"resume is not exact: {changes}")
 
     def _env_state(self) -> dict[str, Any] | None:
         """The state of the environment; None if it cannot be saved, or after the environment has failed."""

@@ -90,6 +90,12 @@ def status() -> dict[str, str]:
     return {name: f"disabled: {disabled[name]}" if name in disabled else _status(name) for name in sorted(ALL)}
 
 
+def unavailable(names: Iterable[str]) -> dict[str, str]:
+    """Those of some operations that cannot run in this process, with the reason. Unknown names are left out."""
+    states = {name: disabled.get(name) or _status(name) for name in names if name in ALL}
+    return {name: state for name, state in states.items() if not state.startswith("built")}
+
+
 def _status(name: str) -> str:
     if name in ONEDNN:
         from mcurl.native import onednn  # it imports this module

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +155,43 @@ def compute_metadata(compute: Compute) -> dict[str, Any]:
         "native": native.operations_used(),
         "processor_flags": processor_flags(),
     }
+
+
+def arithmetic(compute: Compute) -> dict[str, str]:
+    """What the last bits of a run's results depend on, each in words: device, precision, threads, PyTorch, ...
+
+    A run that is continued with other values is not the one that never stopped.
+    """
+    values = compute_metadata(compute)
+    threads = values["threads"]
+    off = native.disabled.keys() >= native.ALL
+    return {
+        "device": f"device {values['device']}",
+        "threads": f"{threads} thread{'' if threads == 1 else 's'}",
+        "precision": values["precision"],
+        "native": f"compute.native={'off' if off else 'auto'}",
+        "torch": f"PyTorch {torch.__version__}",
+        "processor": f"a processor with {' '.join(values['processor_flags']) or 'no known extension'}",
+    }
+
+
+def arithmetic_changes(before: Mapping[str, str], operations: Iterable[str], compute: Compute) -> str:
+    """What this process computes with that a checkpoint was not made with, in words; empty if nothing.
+
+    Args:
+        before: :func:`arithmetic` at the checkpoint; empty in checkpoints of older versions.
+        operations: native operations that the run used before.
+        compute: of this process.
+    """
+    now = arithmetic(compute)
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    # Which operations can serve follows from these two.
+    missing = {} if {"native", "precision"} & set(changed) else native.unavailable(operations)
+    if not changed and not missing:
+        return ""
+    words = [[str(values[name]) for name in changed] for values in (before, now)]
+    reasons = [f"{name}: {reason}" for name, reason in missing.items()]
+    return f"{', '.join([*words[0], *missing])} before; {', '.join([*words[1], *reasons])} now"
 
 
 def keep_freed_memory() -> None:
