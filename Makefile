@@ -11,7 +11,7 @@ USERS := $(VENV)/.installed-all
 DEVELOPERS := $(VENV)/.installed-dev
 PIP = $(BIN)/python -m pip install --constraint $(CONSTRAINTS)
 
-.PHONY: train about test test-slow test-lowest lint system clean
+.PHONY: train about test test-slow test-lowest attacks lint system clean
 
 train: about $(USERS)
 	$(BIN)/mcurl train $(TASK) --method $(METHOD)
@@ -31,6 +31,12 @@ about:
 test-lowest:
 	$(MAKE) VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt .venv-lowest/.installed-dev
 	.venv-lowest/bin/python -m pytest
+
+# Run folders under attack, N times each (about two seconds per attack): damaged files, and file operations that fail.
+N ?= 1000
+attacks: $(DEVELOPERS)
+	$(BIN)/python tests/attacks/damage.py $(N)
+	$(BIN)/python tests/attacks/faults.py $(N)
 
 lint: $(DEVELOPERS)
 	$(BIN)/ruff check .
