@@ -6,7 +6,11 @@ CONSTRAINTS ?= constraints.txt
 TASK ?= dmc/cartpole-swingup
 METHOD ?= mcurl
 TORCH_INDEX ?=
+TOOLS ?= dev,sb3
 BIN := $(VENV)/bin
+# dm_control requires labmaze, which has no wheel after Python 3.12 and which its suite does not import: see pyproject.toml.
+WITHOUT_LABMAZE = ! $(BIN)/python -c "import sys; sys.exit(sys.version_info < (3, 13))" \
+	|| $(PIP) --no-deps dm_control
 USERS := $(VENV)/.installed-all
 DEVELOPERS := $(VENV)/.installed-dev
 PIP = $(BIN)/python -m pip install --constraint $(CONSTRAINTS)
@@ -27,9 +31,10 @@ test-slow: $(DEVELOPERS)
 about:
 	@if [ "$(TASK) $(METHOD)" = "dmc/cartpole-swingup mcurl" ]; then printf '%s\n' "$$RUN"; fi
 
-# With the oldest versions that pyproject.toml admits.
+# With the oldest versions that pyproject.toml admits, on Python 3.11 or 3.12 (NumPy 1.26 has no wheel for later ones).
+# With another Python: make test PYTHON=python3.13 VENV=.venv-3.13
 test-lowest:
-	$(MAKE) VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt .venv-lowest/.installed-dev
+	$(MAKE) VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt TOOLS=dev .venv-lowest/.installed-dev
 	.venv-lowest/bin/python -m pytest
 
 # Run folders under attack, N times each (about two seconds per attack): damaged files, and file operations that fail.
@@ -57,11 +62,13 @@ $(USERS): pyproject.toml $(CONSTRAINTS) | system
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@echo "== 3 of 3: mcurl and what else it needs"
 	$(PIP) --editable '.[all]'
+	@$(WITHOUT_LABMAZE)
 	@touch $@
 
+# TOOLS=dev leaves out sb3, which needs PyTorch 2.8.
 $(DEVELOPERS): $(USERS)
 	@echo "== the tools of make test"
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[$(TOOLS)]'
 	@touch $@
 
 # Said before it starts. Disk: of .venv with PyTorch for CPUs. Time and disk of the run: results/README.md, and 12,500

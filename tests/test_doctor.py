@@ -13,6 +13,7 @@ import pytest
 from mcurl.cli import main
 from mcurl.doctor import machine, opengl, packages, report
 from mcurl.doctor.findings import Finding, Section
+from mcurl.envs import dmc
 from mcurl.envs.opengl import egl_works, osmesa_works
 
 Capture = pytest.CaptureFixture[str]
@@ -200,3 +201,12 @@ def test_packages(monkeypatch: Any, installed: dict[str, str], findings: list[Fi
     assert rows.keys() == {"mcurl", "required", "[dmc]", "[video]"}
     if "av" not in installed:
         assert rows["[video]"] == "missing: av, pillow (pip install 'mcurl[video]', for videos)"
+
+
+def test_dm_control_is_a_second_step_where_it_is_no_requirement(monkeypatch: Any) -> None:
+    command = "pip install 'mcurl[dmc]' && pip install --no-deps dm_control==1.0.50"
+    monkeypatch.setattr(dmc, "install_command", lambda: command)
+    lines = ["numpy>=1.26.4", "dm_control==1.0.50; python_version < '3' and extra == 'dmc'"]
+    section = required(monkeypatch, lines, {"numpy": "2.0"})
+    assert section.findings == [("error", f"dm_control is not installed: {command}")]
+    assert required(monkeypatch, lines, {"numpy": "2.0", "dm_control": "1.0.50"}).findings == []

@@ -41,8 +41,8 @@ def test_users_get_every_extra_but_no_tools() -> None:
     others = set(re.findall(r"[\w-]+", everything.partition("[")[2]))
     assert others == set(EXTRAS) - {"all", "dev", "sb3", "torchrl"}  # for agents of other libraries
     tools = {"mypy", "ruff", "pytest", "pytest-xdist", "hypothesis"}
-    assert "mcurl[all,sb3]" in EXTRAS["dev"]
-    assert {re.split(r"[>=<]", name)[0] for name in EXTRAS["dev"]} == tools | {"mcurl[all,sb3]"}
+    assert "mcurl[all]" in EXTRAS["dev"]
+    assert {re.split(r"[>=<]", name)[0] for name in EXTRAS["dev"]} == tools | {"mcurl[all]"}
     for name in set(EXTRAS) - {"dev"}:
         assert not tools & {re.split(r"[>=<\[]", requirement)[0] for requirement in EXTRAS[name]}
 
@@ -50,10 +50,21 @@ def test_users_get_every_extra_but_no_tools() -> None:
 def test_train_installs_what_users_need_and_test_the_rest(new: str) -> None:
     train, test = commands("train", new), commands("test", new)
     assert "'.[all]'" in train
-    assert "'.[dev]'" not in train
+    assert "'.[dev,sb3]'" not in train
     assert train.index("'.[all]'") < train.index("mcurl train dmc/cartpole-swingup")
-    assert test.index("'.[all]'") < test.index("'.[dev]'") < test.index("-m pytest")
+    assert test.index("'.[all]'") < test.index("'.[dev,sb3]'") < test.index("-m pytest")
     assert "--quiet" not in train + test
+
+
+def test_the_lowest_versions_are_tested_without_sb3(new: str) -> None:
+    install = [line for line in commands("test-lowest").splitlines() if "pip install" in line]
+    assert install[-1].endswith("'.[dev]'")
+    assert all("--constraint constraints-lowest.txt" in line for line in install)
+
+
+def test_dm_control_without_labmaze_is_a_step_of_its_own(new: str) -> None:
+    step = "pip install --constraint constraints.txt --no-deps dm_control"
+    assert commands("train", new).index("'.[all]'") < commands("train", new).index(step)
 
 
 def test_nothing_is_installed_twice(new: str) -> None:
@@ -62,7 +73,7 @@ def test_nothing_is_installed_twice(new: str) -> None:
     (folder / ".installed-all").touch()
     assert "pip" not in commands("train", new)
     assert "'.[all]'" not in commands("test", new)
-    assert "'.[dev]'" in commands("test", new)
+    assert "'.[dev,sb3]'" in commands("test", new)
     time.sleep(0.01)
     (folder / ".installed-dev").touch()
     assert "pip" not in commands("test", new)

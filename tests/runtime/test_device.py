@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from mcurl import native
+from mcurl.runtime import device
 from mcurl.runtime.device import Compute, compute_metadata, processor_flags
 
 PRECISION = """
@@ -44,6 +48,34 @@ def test_metadata_of_what_computes() -> None:
         "processor_flags": processor_flags(),
     }
     assert set(processor_flags()) <= {"amx_tile", "amx_bf16", "amx_int8", "avx512f", "avx512_bf16", "avx2"}
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "onednn", "fast"),
+    [
+        ("x86_64", ["avx512f", "amx_bf16"], True, True),
+        ("x86_64", ["avx512f"], True, False),  # oneDNN supports bf16 there, slowly
+        ("x86_64", ["avx512_bf16"], False, True),
+        ("aarch64", [], True, True),
+        ("aarch64", [], False, False),
+    ],
+)
+def test_bf16_is_decided_by_flags_on_x86_and_by_pytorch_elsewhere(
+    monkeypatch: Any, machine: str, flags: list[str], onednn: bool, fast: bool
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(device, "processor_flags", lambda: flags)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
+    assert device.has_fast_bf16(torch.device("cpu")) == fast
+
+
+def test_pytorch_without_onednn_has_no_fast_bf16(monkeypatch: Any) -> None:
+    def missing() -> bool:
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_is_mkldnn_bf16_supported'")
+
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", missing)
+    assert not device.has_fast_bf16(torch.device("cpu"))
 
 
 ORDER = """

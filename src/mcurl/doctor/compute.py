@@ -58,11 +58,11 @@ def _no_gpu(chosen: Compute) -> str:
 
 
 def _why(chosen: Compute) -> str:
-    from mcurl.runtime.device import processor_flags
+    from mcurl.runtime.device import bf16_instructions
 
     if chosen.device.type == "cuda":
         return "the GPU has fast bf16" if chosen.precision == "bf16" else "the GPU is older than Ampere"
-    flags = [flag for flag in processor_flags() if flag in ("amx_bf16", "avx512_bf16")]
+    flags = bf16_instructions()
     return f"the processor has {' and '.join(flags)}" if flags else "the processor has no bf16 instructions"
 
 

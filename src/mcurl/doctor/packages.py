@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from mcurl import __version__
 from mcurl.doctor.findings import Finding, Section
+from mcurl.envs import suite_module
 from mcurl.run.provenance import package_versions
 
 PURPOSES = {
@@ -95,6 +96,8 @@ def _finding(requirement: Requirement) -> Finding:
 
 def install(extra: str) -> str:
     """The command that installs an extra."""
+    if extra == "dmc":
+        return str(suite_module("dmc").install_command())
     return f"pip install 'mcurl[{extra}]'" if extra else "pip install mcurl"
 
 
@@ -117,7 +120,10 @@ def _requirement(line: str) -> Requirement | None:
     text, _, marker = line.partition(";")
     extra = next(iter(re.findall(r"extra\s*==\s*['\"]([\w-]+)['\"]", marker)), "")
     name = re.match(r"[\w.-]+", text.strip())
-    if name is None or extra in _SKIPPED or name[0] == "mcurl" or not _holds(marker, extra):
+    if name is None or extra in _SKIPPED or name[0] == "mcurl":
+        return None
+    # Needed on every version of Python: where it is not a requirement, it is a second step (see `install`).
+    if name[0] != "dm_control" and not _holds(marker, extra):
         return None
     try:
         version: str | None = distribution(name[0]).version

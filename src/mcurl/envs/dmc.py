@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -24,7 +25,8 @@ from mcurl.errors import UserError, suggest
 Observation = Literal["pixels", "state"]
 Shadows = Literal["full", "1024", "512", "off"]
 
-# The tasks of dm_control 1.0.50, so that names can be checked without the library and without OpenGL.
+_VERSION = "1.0.50"  # of dm_control, as pyproject.toml has it
+# The tasks of this version, so that names can be checked without the library and without OpenGL.
 _TASKS = {
     "acrobot": "swingup swingup_sparse",
     "ball_in_cup": "catch",
@@ -99,6 +101,16 @@ def resolve(name: str) -> str:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def install_command(python: tuple[int, int] = sys.version_info[:2]) -> str:
+    """The command that installs what this suite needs, on a version of Python.
+
+    dm_control requires labmaze, which its suite does not import, and which has no wheel after Python 3.12. There, the
+    extra installs what else dm_control requires, and dm_control itself is a second step.
+    """
+    command = "pip install 'mcurl[dmc]'"
+    return command if python < (3, 13) else f"{command} && pip install --no-deps dm_control=={_VERSION}"
 
 
 def make_without_pixels(settings: DmcSettings, seed: int) -> DmcEnv:
@@ -308,7 +320,7 @@ def _import_dm_control(*, rendering: bool) -> Any:
     try:
         from dm_control import _render, suite
     except ModuleNotFoundError as error:
-        raise UserError(f"DMControl tasks need dm_control ({error}): pip install 'mcurl[dmc]'") from error
+        raise UserError(f"DMControl tasks need dm_control ({error}): {install_command()}") from error
     except (ImportError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"dm_control does not load with MUJOCO_GL={backend} ({error}): unset MUJOCO_GL, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -124,10 +125,29 @@ def process_state_restored() -> Iterator[None]:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32: a GPU from Ampere on, or a CPU with AMX or AVX-512 BF16."""
+    """Whether bfloat16 is faster than float32: a GPU from Ampere on, or a CPU with instructions for it."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability()[0] >= 8
-    return bool({"amx_bf16", "avx512_bf16"} & set(processor_flags()))
+    return bool(bf16_instructions())
+
+
+def bf16_instructions() -> list[str]:
+    """The instruction sets of this CPU for products of bfloat16; empty: it has none.
+
+    On x86 they are AMX and AVX-512 BF16: PyTorch supports bf16 on less, slowly. On other processors PyTorch is asked,
+    and ``"bf16"`` is the answer where oneDNN has instructions for it.
+    """
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return [flag for flag in processor_flags() if flag in ("amx_bf16", "avx512_bf16")]
+    return ["bf16"] if _onednn_supports_bf16() else []
+
+
+def _onednn_supports_bf16() -> bool:
+    """What PyTorch says of this CPU. False for builds of PyTorch without oneDNN."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False
 
 
 def processor_flags() -> list[str]:
