@@ -203,10 +203,11 @@ def test_packages(monkeypatch: Any, installed: dict[str, str], findings: list[Fi
         assert rows["[video]"] == "missing: av, pillow (pip install 'mcurl[video]', for videos)"
 
 
-def test_dm_control_is_a_second_step_where_it_is_no_requirement(monkeypatch: Any) -> None:
+@pytest.mark.parametrize("name", ["dm_control", "dm-control"])  # the second one is in the metadata of a wheel
+def test_dm_control_is_a_second_step_where_it_is_no_requirement(monkeypatch: Any, name: str) -> None:
     command = "pip install 'mcurl[dmc]' && pip install --no-deps dm_control==1.0.50"
     monkeypatch.setattr(dmc, "install_command", lambda: command)
-    lines = ["numpy>=1.26.4", "dm_control==1.0.50; python_version < '3' and extra == 'dmc'"]
+    lines = ["numpy>=1.26.4", f"{name}==1.0.50; (python_version < '3') and extra == 'dmc'"]
     section = required(monkeypatch, lines, {"numpy": "2.0"})
-    assert section.findings == [("error", f"dm_control is not installed: {command}")]
-    assert required(monkeypatch, lines, {"numpy": "2.0", "dm_control": "1.0.50"}).findings == []
+    assert section.findings == [("error", f"{name} is not installed: {command}")]
+    assert required(monkeypatch, lines, {"numpy": "2.0", name: "1.0.50"}).findings == []

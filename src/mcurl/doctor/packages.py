@@ -7,6 +7,10 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution, requires
 from typing import NamedTuple
 
+from packaging.markers import Marker
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
 from mcurl import __version__
 from mcurl.doctor.findings import Finding, Section
 from mcurl.envs import suite_module
@@ -123,7 +127,7 @@ def _requirement(line: str) -> Requirement | None:
     if name is None or extra in _SKIPPED or name[0] == "mcurl":
         return None
     # Needed on every version of Python: where it is not a requirement, it is a second step (see `install`).
-    if name[0] != "dm_control" and not _holds(marker, extra):
+    if canonicalize_name(name[0]) != "dm-control" and not _holds(marker, extra):
         return None
     try:
         version: str | None = distribution(name[0]).version
@@ -134,16 +138,8 @@ def _requirement(line: str) -> Requirement | None:
 
 
 def _holds(marker: str, extra: str) -> bool:
-    try:
-        from packaging.markers import Marker
-    except ImportError:  # then its condition is taken for true
-        return True
     return not marker.strip() or Marker(marker).evaluate({"extra": extra})
 
 
 def _supports(specifier: str, version: str) -> bool:
-    try:
-        from packaging.specifiers import SpecifierSet
-    except ImportError:  # unknown
-        return True
     return SpecifierSet(specifier).contains(version, prereleases=True)
