@@ -73,6 +73,10 @@ RULES: dict[str, set[str]] = {
         "runtime.waiting",
     },
     "watch": {"build", "config", "evaluate", "pictures", "run.folder"},
+    "export.folder": {"agents.base", "run.checkpoint"},
+    "export": {
+        *("config", "evaluate", "export.folder", "run.checkpoint", "run.folder", "runtime.program", "watch"),
+    },
     "doctor": {"config", "envs", "native", "run.provenance", "runtime.device", "runtime.threads"},
     "report": {"config", "config.tasks", "published", "recording", "run.names"},
     "verify": {"config.fields", "envs", "pictures", "recording", "report", "run.checkpoint"},
@@ -88,14 +92,15 @@ RULES: dict[str, set[str]] = {
     },
     "suites.ray": {"runtime.parallel", "runtime.signals", "runtime.threads", "suites.suite"},
     "commands": {
-        *("doctor", "pictures", "watch"),
+        *("doctor", "export", "export.folder", "pictures", "watch"),
         *("bench", "config", "config.fields", "config.tasks", "evaluate", "recording", "report", "training", "verify"),
         *("run.display", "run.eta", "run.folder", "run.logger", "runtime.parallel", "runtime.program"),
         *("runtime.signals", "runtime.threads", "envs", "suites", "suites.ray", "suites.suite"),
     },
     "callbacks": {"run.logger", "runtime.signals"},
     "policy": {
-        *("agents.base", "config", "envs", "evaluate", "native", "run.folder", "runtime.device"),
+        *("agents.base", "build", "config", "envs", "evaluate", "export.folder", "native", "run.folder"),
+        *("runtime.device",),
     },
     "api": {
         *("callbacks", "config", "config.fields", "envs", "policy", "run.display", "run.folder", "run.logger"),

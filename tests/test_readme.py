@@ -152,7 +152,8 @@ def test_a_suite_of_ones_own_trains(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 TESTED_ELSEWHERE = {"README.md", "in-your-agent.md", "python.md", "tune.md"}
-"""Here, in tests/integrations/test_page.py, and in tests/test_python.py."""
+"""Here, in tests/integrations/test_page.py, and in tests/test_python.py. The blocks of export.md need a folder of
+tests/test_export_policy.py, and the hub; they have names, as modules."""
 
 
 @pytest.mark.usefixtures("modules")

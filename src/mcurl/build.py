@@ -37,7 +37,21 @@ def build_agent(settings: TrainSettings, env: gymnasium.Env[Any, Any], compute: 
     Raises:
         UserError: agent or objective does not fit the environment, or they do not fit each other.
     """
-    parts, shape = settings.parts, observation_shape(env)
+    return build_agent_for(settings, observation_shape(env), env.action_space, compute)
+
+
+def build_agent_for(
+    settings: TrainSettings, shape: tuple[int, ...], actions: gymnasium.Space[Any], compute: Compute
+) -> Agent:
+    """As :func:`build_agent`, without an environment.
+
+    Args:
+        settings: of the run.
+        shape: ``(K*C, H, W)`` of stacked pixels or ``(D,)`` of states.
+        actions: Box in [-1, 1], or Discrete.
+        compute: device and precision.
+    """
+    parts = settings.parts
     objective: Objective | None = None
     if parts.objective is not None:
         objective = parts.objective(
@@ -45,9 +59,7 @@ def build_agent(settings: TrainSettings, env: gymnasium.Env[Any, Any], compute: 
         )
         objective.set_compute(fixed_shapes=compute.device.type != "cpu", dtype=compute.dtype)
         _check_length(settings, objective.contrast_spec)
-    return parts.agent(
-        settings.agent_settings, shape, env.action_space, objective, device=compute.device, dtype=compute.dtype
-    )
+    return parts.agent(settings.agent_settings, shape, actions, objective, device=compute.device, dtype=compute.dtype)
 
 
 def build_replay(settings: TrainSettings, env: gymnasium.Env[Any, Any], spec: BatchSpec, compute: Compute) -> Replay:

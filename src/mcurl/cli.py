@@ -30,6 +30,7 @@ examples:
   mcurl resume runs/dmc-cartpole-swingup/mcurl-seed1    continue a stopped run
   mcurl evaluate runs/dmc-cartpole-swingup/mcurl-seed1 --episodes 100
   mcurl watch runs/dmc-cartpole-swingup/mcurl-seed1     a video of what the agent sees, beside what a person sees
+  mcurl export runs/dmc-cartpole-swingup/mcurl-seed1 --to my-policy     its policy with a model card
   mcurl report runs --plot plots                        print scores, plot learning curves in plots/
   mcurl report runs --suite table1 --out report         tables, figures and a page of a suite
   mcurl collect runs                                    keep the scores in scores/
@@ -203,6 +204,8 @@ def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
     _add_evaluate(add(commands.evaluate, "evaluate the policy of a run's latest checkpoint", kept))
     shown = "The episode is one of those of `mcurl evaluate`. Needs PyAV and Pillow (pip install 'mcurl[video]')."
     _add_watch(add(commands.watch, "write a video of what agents see, beside what a person sees", shown))
+    acts = "The folder needs no environment to act: mcurl.load(FOLDER).act(observation). See docs/export.md."
+    _add_export(add(commands.export, "export the policy of a run for other people, with a model card", acts))
     exact = "Exit status 1 if a score does not come out. Nothing in the paths is changed."
     _add_verify(add(commands.verify, "verify scores by playing their recorded episodes again", exact))
     preset = "The output is a preset: save it, edit it, and use it with --preset."
@@ -289,6 +292,19 @@ def _add_watch(watch: _Parser) -> None:
     seconds = "longest length of the video in seconds; default until all episodes have ended"
     watch.add_argument("--seconds", type=_count, metavar="N", help=seconds)
     _add_checkpoint(watch)
+
+
+def _add_export(export: _Parser) -> None:
+    export.add_argument("path", type=Path, metavar="RUN", help="run folder")
+    to = "the folder, new or empty; its layout is that of the Hugging Face hub"
+    export.add_argument("--to", type=Path, required=True, metavar="FOLDER", help=to)
+    scores = "folders of scores or runs, whose other runs of this name the model card lists, each under its own name"
+    export.add_argument("--scores", nargs="+", type=Path, metavar="PATH", help=scores)
+    export.add_argument("--no-video", action="store_true", help="leave out the video of an episode")
+    push = "also upload the folder to a new model repository of the hub; needs a login (pip install 'mcurl[hub]')"
+    export.add_argument("--push", metavar="USER/NAME", help=push)
+    export.add_argument("--private", action="store_true", help="with --push: only you see the repository")
+    _add_checkpoint(export)
 
 
 def _add_verify(verify: _Parser) -> None:

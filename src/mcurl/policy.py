@@ -37,6 +37,7 @@ class Policy:
         clock: the counters of the run at these weights.
         observation_shape: ``(K*C, H, W)`` of stacked pixels or ``(D,)`` of states.
         action_space: Box in [-1, 1], or Discrete.
+        foreign: the settings come from another person, so no code that they name is run.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class Policy:
         clock: Clock,
         observation_shape: tuple[int, ...],
         action_space: gymnasium.Space[Any],
+        foreign: bool = False,
     ) -> None:
         from mcurl import native
 
         self._settings, self._agent, self._clock = settings, agent, clock
         self.observation_shape, self.action_space = observation_shape, action_space
+        self._foreign = foreign
         self._disabled = native.disabled
 
     def __repr__(self) -> str:
@@ -113,9 +116,12 @@ class Policy:
             seed: seed of the environment's random numbers; None: the run's seed.
 
         Raises:
-            UserError: the library of the environment is not installed.
+            UserError: the library of the environment is not installed, or making it would run code that an exported
+                policy names.
         """
         from mcurl.envs import make_env
+
+        self._check_env()
 
         return make_env(self._settings.env, self._settings.seed if seed is None else seed)
 
@@ -132,11 +138,12 @@ class Policy:
             Undiscounted returns, ``float64 [episodes]``.
 
         Raises:
-            UserError: ``episodes`` is less than 1.
+            UserError: ``episodes`` is less than 1, or as for :meth:`env`.
         """
         from mcurl.evaluate import evaluate_policy
         from mcurl.runtime.device import prepare, process_state_restored
 
+        self._check_env()
         schedule = self._settings.evaluation
         count = schedule.final_episodes or schedule.episodes if episodes is None else episodes
         if count < 1:
@@ -146,6 +153,15 @@ class Policy:
             return evaluate_policy(
                 self._settings, self._agent, self._clock, count, self._settings.seed if seed is None else seed
             )
+
+    def _check_env(self) -> None:
+        """Raise UserError if the environment would run code that the folder of a stranger names."""
+        from mcurl.export.folder import foreign_code
+
+        settings = self._settings
+        if self._foreign and (code := foreign_code(settings.task, settings.to_json()["env"])):
+            how = "if you trust it, import the module first, or make the environment with gymnasium.make"
+            raise UserError(f"the exported policy names code of another person for its environment: {code}; {how}")
 
     @contextmanager
     def _accelerated(self) -> Iterator[None]:
@@ -205,7 +221,40 @@ class RunFolderLoader:
             return Policy(settings, loaded.agent, loaded.clock, loaded.observation_shape, loaded.action_space)
 
 
-LOADERS: list[Loader] = [RunFolderLoader()]
+class ExportLoader:
+    """Loads an exported policy, see :mod:`mcurl.export.folder`. It needs no environment."""
+
+    kind = "an exported policy"
+
+    def recognises(self, folder: Path) -> bool:
+        from mcurl.export.folder import is_export
+
+        return is_export(folder)
+
+    def load(self, folder: Path, device: Device) -> Policy:
+        from mcurl.build import build_agent_for
+        from mcurl.config.resolve import TrainSettings
+        from mcurl.export.folder import read
+        from mcurl.runtime.device import ComputeSettings, prepare, process_state_restored
+
+        exported = read(folder)
+        shape, actions = exported.observation_shape, exported.action_space
+        with process_state_restored():
+            settings = TrainSettings.from_json(exported.config["settings"])
+            # The machine is another one: only float32 and plain operations are kept, which fit every machine.
+            exact = settings.compute.precision == "fp32"
+            compute = ComputeSettings(device, "fp32" if exact else "auto", native=settings.compute.native)
+            settings = dataclasses.replace(settings, compute=compute)
+            try:
+                agent = build_agent_for(settings, shape, actions, prepare(compute))
+                agent.load_policy_state(dict(exported.state))
+            except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+                reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+                raise UserError(f"the weights in {folder} do not fit the agent of its settings: {reason}") from error
+            return Policy(settings, agent, exported.clock, shape, actions, foreign=True)
+
+
+LOADERS: list[Loader] = [RunFolderLoader(), ExportLoader()]
 """The kinds of folders that :func:`load` reads, in the order in which they are tried."""
 
 
@@ -213,8 +262,9 @@ def load(source: str | os.PathLike[str] | HasPolicy, *, device: Device = "auto")
     """Load a trained policy. Nothing is changed or executed in a folder.
 
     Args:
-        source: a run folder, the result of :func:`mcurl.train` or :func:`mcurl.resume`, or another object with a method
-            ``load_policy(device)``. Of a run, the latest checkpoint is loaded.
+        source: a run folder, an exported policy (``mcurl export``), the result of :func:`mcurl.train` or
+            :func:`mcurl.resume`, or another object with a method ``load_policy(device)``. Of a run, the latest
+            checkpoint is loaded.
         device: where it computes; auto: as the run's settings say, which is the GPU if there is one.
 
     Raises:

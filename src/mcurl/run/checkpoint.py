@@ -36,13 +36,14 @@ _ARRAY_KINDS = "biufcSU"
 """NumPy kinds with a fixed layout of bytes: no Python objects, no records."""
 
 
-def save_tree(folder: Path, tree: Any) -> None:
+def save_tree(folder: Path, tree: Any, name: str = "state") -> None:
     """Write a tree into a folder, and sync the files to disk.
 
     Args:
         folder: an existing folder.
         tree: nested dicts (string or int keys), lists and tuples. Leaves are dense tensors on any device and with any
             strides, NumPy arrays and scalars, int of any size, float, bool, str or None.
+        name: of the two files, without their suffixes.
 
     Raises:
         TypeError: a leaf or a key has an unsupported type. The message contains its path in the tree.
@@ -50,7 +51,7 @@ def save_tree(folder: Path, tree: Any) -> None:
     """
     writer = _Writer()
     node = writer.node(tree, "")
-    path = folder / "state.safetensors"
+    path = folder / f"{name}.safetensors"
     try:
         save_tensors(writer.tensors, path)
     except SafetensorError as error:
@@ -64,22 +65,26 @@ def save_tree(folder: Path, tree: Any) -> None:
         "tree_crc32": _crc32(node),
         "tree": node,
     }
-    _write_and_sync(folder / "state.json", json.dumps(document, indent=1).encode())
+    _write_and_sync(folder / f"{name}.json", json.dumps(document, indent=1).encode())
     sync(folder)
 
 
-def load_tree(folder: Path) -> Any:
+def load_tree(folder: Path, name: str = "state") -> Any:
     """Load a tree that :func:`save_tree` wrote, with the same types. Tensors are on the CPU.
+
+    Args:
+        folder: the folder.
+        name: of the two files, without their suffixes.
 
     Raises:
         UserError: the files are missing, damaged, or of another format.
     """
-    document = _read_document(folder / "state.json")
-    tensors = _read_tensors(folder / "state.safetensors", document["tensors"])
+    document = _read_document(folder / f"{name}.json")
+    tensors = _read_tensors(folder / f"{name}.safetensors", document["tensors"])
     try:
         return _value(document["tree"], tensors)
     except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{folder / 'state.json'} is damaged: {_one_line(error)}") from error
+        raise UserError(f"{folder / name}.json is damaged: {_one_line(error)}") from error
 
 
 def tree_hash(tree: Any) -> str:

@@ -327,6 +327,10 @@ class Run:
                 return path
         raise AssertionError
 
+    def results(self) -> list[dict[str, Any]]:
+        """The results that :meth:`keep_result` kept, by file name. Raises UserError if one is damaged."""
+        return [read_object(path) for path in sorted((self.folder / "results").glob("*.json"))]
+
     def discard_if_empty(self) -> None:
         """Delete the run folder if this object created it, and nothing was logged or saved in it."""
         if (
