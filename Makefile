@@ -13,9 +13,10 @@ WITHOUT_LABMAZE = ! $(BIN)/python -c "import sys; sys.exit(sys.version_info < (3
 	|| $(PIP) --no-deps dm_control
 USERS := $(VENV)/.installed-all
 DEVELOPERS := $(VENV)/.installed-dev
+WRITERS := $(VENV)/.installed-docs
 PIP = $(BIN)/python -m pip install --constraint $(CONSTRAINTS)
 
-.PHONY: train about test test-slow test-lowest attacks lint system clean
+.PHONY: train about test test-slow test-lowest attacks lint docs system clean
 
 train: about $(USERS)
 	$(BIN)/mcurl train $(TASK) --method $(METHOD)
@@ -47,6 +48,10 @@ lint: $(DEVELOPERS)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The documentation's site, in build/docs/index.html.
+docs: $(WRITERS)
+	$(BIN)/python -m sphinx -E -W --keep-going -b html docs build/docs
+
 # MuJoCo draws through EGL or OSMesa: installed where neither is there and this user may.
 system:
 	@$(PYTHON) -c "import ctypes.util, sys; sys.exit(not any(map(ctypes.util.find_library, ('EGL', 'OSMesa'))))" \
@@ -71,6 +76,11 @@ $(DEVELOPERS): $(USERS)
 	$(PIP) --editable '.[$(TOOLS)]'
 	@touch $@
 
+$(WRITERS): $(USERS)
+	@echo "== the tools of make docs"
+	$(PIP) --editable '.[docs]'
+	@touch $@
+
 # Said before it starts. Disk: of .venv with PyTorch for CPUs. Time and disk of the run: results/README.md, and 12,500
 # frames of 30 kB with three checkpoints of 120 MB.
 define SETUP
@@ -84,4 +94,4 @@ endef
 export SETUP RUN
 
 clean:
-	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build/docs docs/reference $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache

@@ -39,7 +39,7 @@ def new(tmp_path: Path) -> str:
 def test_users_get_every_extra_but_no_tools() -> None:
     [everything] = EXTRAS["all"]
     others = set(re.findall(r"[\w-]+", everything.partition("[")[2]))
-    assert others == set(EXTRAS) - {"all", "dev", "sb3", "torchrl"}  # for agents of other libraries
+    assert others == set(EXTRAS) - {"all", "dev", "docs", "hub", "sb3", "torchrl"}  # rare, or for agents of other libraries
     tools = {"mypy", "ruff", "pytest", "pytest-xdist", "hypothesis"}
     assert "mcurl[all]" in EXTRAS["dev"]
     assert {re.split(r"[>=<]", name)[0] for name in EXTRAS["dev"]} == tools | {"mcurl[all]"}
@@ -51,6 +51,7 @@ def test_train_installs_what_users_need_and_test_the_rest(new: str) -> None:
     train, test = commands("train", new), commands("test", new)
     assert "'.[all]'" in train
     assert "'.[dev,sb3]'" not in train
+    assert "'.[docs]'" not in train + test
     assert train.index("'.[all]'") < train.index("mcurl train dmc/cartpole-swingup")
     assert test.index("'.[all]'") < test.index("'.[dev,sb3]'") < test.index("-m pytest")
     assert "--quiet" not in train + test
@@ -65,6 +66,13 @@ def test_the_lowest_versions_are_tested_without_sb3(new: str) -> None:
 def test_dm_control_without_labmaze_is_a_step_of_its_own(new: str) -> None:
     step = "pip install --constraint constraints.txt --no-deps dm_control"
     assert commands("train", new).index("'.[all]'") < commands("train", new).index(step)
+
+
+def test_docs_installs_what_the_site_needs(new: str) -> None:
+    docs = commands("docs", new)
+    assert docs.index("'.[all]'") < docs.index("'.[docs]'") < docs.index("sphinx -E -W --keep-going -b html docs")
+    assert "'.[dev]'" not in docs
+    assert {re.split(r"[>=<]", name)[0] for name in EXTRAS["docs"]} == {"sphinx", "furo", "myst-parser"}
 
 
 def test_nothing_is_installed_twice(new: str) -> None:

@@ -41,7 +41,7 @@ class MaskPlan(SequencePlan):
     zeroed: Bools
     """``bool [B, T]``: positions whose observation is replaced with zeros."""
     source: npt.NDArray[np.int64]
-    """``int64 [B, T]``: row of [zero observation, *encoded observations] at each position."""
+    """``int64 [B, T]``: row of ``[zero observation, *encoded observations]`` at each position."""
 
     # All zeroed positions share one encoding of the zero observation.
     zero_first: ClassVar[bool] = True
@@ -145,8 +145,8 @@ def compact_positions(hidden: Bools, *, compact: bool) -> tuple[npt.NDArray[np.i
         compact: encode visible positions only, padded to a multiple of :data:`ROWS_PER_GROUP` rows; False: all.
 
     Returns:
-        Flat indices of the positions to encode, ``int64 [R]``, and the row of [zero observation, *encoded observations]
-        at each position, ``int64 [B, T]``; hidden positions have row 0.
+        Flat indices of the positions to encode, ``int64 [R]``, and the row of
+        ``[zero observation, *encoded observations]`` at each position, ``int64 [B, T]``; hidden positions have row 0.
     """
     encoded = _whole_groups(hidden) if compact else np.arange(hidden.size)
     source = np.zeros(hidden.size, np.int64)
