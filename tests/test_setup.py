@@ -39,7 +39,8 @@ def new(tmp_path: Path) -> str:
 def test_users_get_every_extra_but_no_tools() -> None:
     [everything] = EXTRAS["all"]
     others = set(re.findall(r"[\w-]+", everything.partition("[")[2]))
-    assert others == set(EXTRAS) - {"all", "dev", "docs", "hub", "sb3", "torchrl"}  # rare, or for agents of other libraries
+    # Not for all users: publishing, and agents of other libraries.
+    assert others == set(EXTRAS) - {"all", "dev", "docs", "hub", "sb3", "torchrl"}
     tools = {"mypy", "ruff", "pytest", "pytest-xdist", "hypothesis"}
     assert "mcurl[all]" in EXTRAS["dev"]
     assert {re.split(r"[>=<]", name)[0] for name in EXTRAS["dev"]} == tools | {"mcurl[all]"}
