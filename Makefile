@@ -16,7 +16,7 @@ DEVELOPERS := $(VENV)/.installed-dev
 WRITERS := $(VENV)/.installed-docs
 PIP = $(BIN)/python -m pip install --constraint $(CONSTRAINTS)
 
-.PHONY: train about test test-slow test-lowest attacks lint docs system clean
+.PHONY: train about test test-slow test-lowest attacks fuzz lint docs system clean
 
 train: about $(USERS)
 	$(BIN)/mcurl train $(TASK) --method $(METHOD)
@@ -28,6 +28,11 @@ test: $(DEVELOPERS)
 
 test-slow: $(DEVELOPERS)
 	$(BIN)/python -m pytest -m slow
+
+# For hours: as many inputs as EXAMPLES says for each kind of file. The short form is part of `make test`.
+EXAMPLES ?= 100000
+fuzz: $(DEVELOPERS)
+	MCURL_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/attacks --numprocesses auto
 
 about:
 	@if [ "$(TASK) $(METHOD)" = "dmc/cartpole-swingup mcurl" ]; then printf '%s\n' "$$RUN"; fi

@@ -13,11 +13,12 @@ import pytest
 import mcurl
 
 PACKAGE = Path(mcurl.__file__).parent
-EVERYWHERE = {"errors", "__init__"}
+EVERYWHERE = {"errors", "files", "__init__"}
 """Rooms that every other may import (``__init__`` holds the version)."""
 RULES: dict[str, set[str]] = {
     "__init__": {"api", "callbacks", "policy", "objectives.contrast", "objectives.masked"},
     "errors": set(),
+    "files": set(),
     "registry": set(),
     "envs": set(),
     "pictures": set(),
@@ -25,7 +26,7 @@ RULES: dict[str, set[str]] = {
     "native": set(),
     "native.amx": {"native"},
     "networks": {"native.amx", "native.dense", "native.frames", "native.onednn"},
-    "replay": {"native.frames"},
+    "replay": {"native.frames", "runtime.memory"},
     "config.fields": set(),
     "config.sections": {"config.fields"},
     "config.tasks": {"envs"},
@@ -50,6 +51,7 @@ RULES: dict[str, set[str]] = {
     "runtime.parallel": {"runtime.signals"},
     "runtime.program": set(),
     "runtime.cuda_graphs": {"replay.batch"},
+    "runtime.memory": set(),
     "runtime.device": {"runtime.threads", "config.fields", "native"},
     "recording": {"run.provenance", "runtime.seeding"},
     "run": set(),
@@ -57,20 +59,22 @@ RULES: dict[str, set[str]] = {
     "run.eta": set(),
     "run.display": {"run.eta"},
     "run.provenance": set(),
+    "run.evaluations": set(),
     "run.checkpoint": set(),
-    "run.folder": {"recording", "run.names", "run.provenance", "run.checkpoint", "runtime.program"},
+    "run.folder": {
+        *("recording", "run.checkpoint", "run.evaluations", "run.names", "run.provenance", "runtime.program"),
+    },
     "run.logger": {"run.display", "run.folder"},
     "batches": {"agents.base", "objectives.base", "replay", "runtime.seeding"},
-    "build": {"agents.base", "objectives.base", "config", "envs", "replay", "runtime.device"},
+    "build": {"agents.base", "objectives.base", "config", "envs", "replay", "runtime.device", "runtime.memory"},
     "evaluate": {
-        *("agents.base", "build", "config", "published", "recording", "run.checkpoint", "run.folder"),
+        *("agents.base", "build", "config", "envs", "published", "recording", "run.checkpoint", "run.folder"),
         *("runtime.device", "runtime.seeding"),
     },
     "training": {
         *("agents.base", "batches", "build", "config", "envs", "evaluate", "recording", "replay"),
-        *("run.folder", "run.logger"),
-        *("runtime.cuda_graphs", "runtime.device", "runtime.program", "runtime.seeding", "runtime.signals"),
-        "runtime.waiting",
+        *("run.checkpoint", "run.folder", "run.logger"),
+        *("runtime.cuda_graphs", "runtime.device", "runtime.seeding", "runtime.signals", "runtime.waiting"),
     },
     "watch": {"build", "config", "evaluate", "pictures", "run.folder"},
     "export.folder": {"agents.base", "run.checkpoint"},
@@ -78,8 +82,11 @@ RULES: dict[str, set[str]] = {
         *("config", "evaluate", "export.folder", "run.checkpoint", "run.folder", "runtime.program", "watch"),
     },
     "doctor": {"config", "envs", "native", "run.provenance", "runtime.device", "runtime.threads"},
-    "report": {"config", "config.tasks", "published", "recording", "run.names"},
-    "verify": {"config.fields", "envs", "pictures", "recording", "report", "run.checkpoint"},
+    "report": {"config", "config.tasks", "published", "recording", "run.evaluations", "run.names"},
+    "verify": {
+        *("config.fields", "envs", "pictures", "recording", "registry", "report", "run.checkpoint"),
+        *("run.evaluations", "run.names"),
+    },
     "bench": {
         *("agents.base", "agents.rainbow", "agents.sac", "batches", "build", "config", "evaluate", "native"),
         *("networks.encoders", "objectives.masked", "replay", "run.checkpoint", "run.provenance"),
@@ -87,12 +94,12 @@ RULES: dict[str, set[str]] = {
     },
     "suites.suite": {"config", "config.fields", "config.tasks", "envs", "run.folder", "run.names"},
     "suites": {
-        *("bench.runs", "config", "config.tasks", "run.checkpoint", "run.display", "run.eta", "run.folder"),
+        *("bench.runs", "config", "config.tasks", "run.display", "run.eta", "run.folder", "run.names"),
         *("run.provenance", "runtime.parallel", "runtime.threads", "suites.suite"),
     },
     "suites.ray": {"runtime.parallel", "runtime.signals", "runtime.threads", "suites.suite"},
     "commands": {
-        *("doctor", "export", "export.folder", "pictures", "watch"),
+        *("doctor", "export", "export.folder", "pictures", "registry", "watch"),
         *("bench", "config", "config.fields", "config.tasks", "evaluate", "recording", "report", "training", "verify"),
         *("run.display", "run.eta", "run.folder", "run.logger", "runtime.parallel", "runtime.program"),
         *("runtime.signals", "runtime.threads", "envs", "suites", "suites.ray", "suites.suite"),
@@ -130,6 +137,7 @@ NO_TORCH = {
         "gymnasium",
         "policy",
         "errors",
+        "files",
         "registry",
         "envs",
         "published",
@@ -137,7 +145,7 @@ NO_TORCH = {
     ),
     *("doctor", "pictures", "report", "verify"),
     *("config", "config.fields", "config.sections", "config.tasks", "agents.registry", "objectives.registry"),
-    *("run.names", "run.display", "run.eta", "run.logger", "run.provenance"),
+    *("run.names", "run.evaluations", "run.display", "run.eta", "run.logger", "run.provenance"),
     *("runtime.seeding", "runtime.signals", "runtime.parallel", "runtime.program", "runtime.threads"),
     *("suites.ray", "suites.suite"),
 }

@@ -408,17 +408,15 @@ def test_a_seed_beside_scores_of_older_versions(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("csv", "a,b\n1,2\n", "is not a file of scores: its columns are a, b, not seed"),
-        ("csv", "seed,env_steps,episode,return,episodes\n1,x,0,2,1\n", "is damaged in line 2: invalid literal"),
-        ("csv", "seed,env_steps,episode,return,episodes\n1,0,0,2,1\n1\n", "is damaged in line 3"),
-        ("csv", "seed,env_steps,episode,return,episodes\n1,0,0,nan,1\n", "is damaged in line 2: nan is not a score"),
         (
             "csv",
-            "seed,env_steps,episode,return,episodes\n1,0,0,1e300,1\n",
-            "is damaged in line 2: 1e300 is not a score",
+            "seed,env_steps,episode,return,episodes\n1,x,0,2,1\n",
+            "is damaged in line 2: 'x' is not a whole number",
         ),
-        ("csv", "seed,env_steps,episode,return,episodes\n1,-1,0,2,1\n", "-1 is not a number of env steps"),
-        ("csv", "seed,env_steps,episode,return,episodes\n-1,0,0,2,1\n", "expected a seed from 0"),
-        ("csv", "seed,env_steps,episode,return,episodes\n1,0,,2,0\n", "a number of episodes from 1"),
+        ("csv", "seed,env_steps,episode,return,episodes\n1,0,0,2,1\n1\n", "is damaged in line 3"),
+        ("csv", "seed,env_steps,episode,return,episodes\n1,-1,0,2,1\n", "'-1' is not a whole number from 0"),
+        ("csv", "seed,env_steps,episode,return,episodes\n-1,0,0,2,1\n", "'-1' is not a whole number from 0"),
+        ("csv", "seed,env_steps,episode,return,episodes\n1,0,,2,0\n", "an evaluation of no episodes"),
         ("csv", "seed,env_steps,episode,return,episodes\n1,0,0\n", "is damaged in line 2: expected 5 values"),
         ("csv", "seed,env_steps,episode,return,episodes\n1,0,0,2,1,9\n", "is damaged in line 2: expected 5 values"),
         (
@@ -433,24 +431,25 @@ def test_a_seed_beside_scores_of_older_versions(tmp_path: Path) -> None:
         ),
         ("csv", "seed,env_steps,episode,return,episodes\n1,0,1,2,1\n", "seed 1 has no episode 0 at 0 env steps"),
         ("csv", "seed,env_steps,return,episodes\n1,0,2,1\n", "its columns are seed, env_steps, return, episodes, not"),
-        ("json", '{"seed 1": {"budget": "x"}}', "is damaged: budget is 'x'"),
-        ("json", '{"seed 1": {"budget": -1}}', "is damaged: budget is -1"),
-        ("json", '{"seed 1": {"packages": ["x"]}}', "is damaged: packages is"),
-        ("json", '{"seed 1": {"resumed": ["x"]}}', "is damaged: expected an object"),
-        ("json", '{"seed 1": {"evaluated": [{"seed": 1}]}}', "is damaged: env_steps is None"),
-        ("json", '{"seed 1": {"settings": {"env": {"action_repeat": "x"}}}}', "is damaged: action_repeat is 'x'"),
+        ("json", '{"seed 1": {"budget": "x"}}', "budget is not a whole number"),
+        ("json", '{"seed 1": {"budget": -1}}', "the budget of seed 1 is not a whole number"),
+        ("json", '{"seed 1": {"packages": ["x"]}}', "packages is not versions by name"),
+        ("json", '{"seed 1": {"resumed": ["x"]}}', "resumed is not a list of tables"),
+        ("json", '{"seed 1": {"evaluated": [{"seed": 1}]}}', "env_steps of an evaluation is 'None'"),
+        ("json", '{"seed 1": {"settings": {"env": {"action_repeat": "x"}}}}', "env.action_repeat is 'x'"),
         ("json", '{"seed 1": {"settings": {"task": "dmc/hopper-hop"}}}', "its seed 1 is of dmc/hopper-hop"),
         ("json", '{"seed 1": {"name": "curl"}}', "seed 1 is of curl, but its folder is mcurl: was it renamed?"),
         ("json", "{", "is damaged"),
-        ("json", "[1]", "is damaged: it is not an object"),
+        ("json", "[1]", "is damaged: it is not a JSON object"),
     ],
 )
 def test_a_damaged_store_is_one_line(tmp_path: Path, name: str, text: str, message: str) -> None:
     store(tmp_path, make_run(tmp_path))
     path = tmp_path / "scores" / "dmc" / "mcurl" / f"cartpole-swingup.{name}"
     path.write_text(text)
-    with pytest.raises(UserError, match=message):
-        load(tmp_path / "scores")
+    if name == "csv":  # scores are read without what is known beside them
+        with pytest.raises(UserError, match=message):
+            load(tmp_path / "scores")
     with pytest.raises(UserError, match=message):
         store(tmp_path, make_run(tmp_path / "b", 2))
     assert path.read_text() == text
@@ -625,7 +624,7 @@ def test_a_table_of_nothing_is_refused(tmp_path: Path) -> None:
 def test_a_strangers_label_stays_in_its_cell(tmp_path: Path) -> None:
     store(tmp_path, make_run(tmp_path, env_steps=100_000, episodes={100_000: [7.0]}, about={"label": "a |\n b"}))
     heading = markdown(load(tmp_path / "scores"), "dmc").splitlines()[0]
-    assert heading.startswith("| task | a &#124; b, this package, at 100k |")
+    assert heading.startswith("| task | a &#124;\\n b, this package, at 100k |")
 
 
 def test_names_with_one_label_have_columns_of_their_own(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from mcurl.callbacks import Callback, CallbackSink, Progress
-from mcurl.errors import UserError
+from mcurl.errors import UserError, printable
 from mcurl.runtime.signals import Interrupted, Stop
 from mcurl.runtime.threads import limit_openmp_spinning
 
@@ -191,6 +191,7 @@ def resume(
         UserError: it is not a run folder, nothing remains to train, or as for :func:`train`.
     """
     from mcurl.config.fields import read_value
+    from mcurl.config.resolve import TrainSettings
     from mcurl.run.logger import check_sinks
 
     _check_callbacks(callbacks)
@@ -202,6 +203,7 @@ def resume(
         from mcurl.run.folder import Run
 
         with Run.open(Path(run.folder if isinstance(run, RunResult) else run), train=True) as opened:
+            TrainSettings.from_json(opened.settings)  # before anything is changed
             opened.check_budget(budget, at)
             check_sinks(opened.sinks)
             opened.add_sinks(log)
@@ -324,7 +326,7 @@ def _display(run: Run, budget: int) -> Display:
     file = cast(TextIO, IgnoreBrokenPipe(sys.stdout))
     console = Console(file=file, highlight=False, force_terminal=False, force_jupyter=False)
     title = f"{run.name} · {settings['task']} · seed {settings['seed']}"
-    return Display(budget, title, str(run.folder), console=console)
+    return Display(budget, title, printable(str(run.folder)), console=console)
 
 
 def _result(run: Run, interrupt: Interrupted | None) -> RunResult:

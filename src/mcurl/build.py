@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 
 from mcurl.agents.base import Agent, BatchSpec
-from mcurl.config.resolve import TrainSettings
+from mcurl.config.resolve import TrainSettings, describe
 from mcurl.envs import make_env
 from mcurl.errors import UserError
 from mcurl.objectives.base import ContrastSpec, Objective
 from mcurl.replay.buffer import Replay
 from mcurl.runtime.device import Compute
+from mcurl.runtime.memory import check_memory, limited_allocations
+
+ENVIRONMENT_BYTES = 100_000
+"""What an environment takes at least, beside its observation."""
+EPISODE_BYTES = 1000
+"""What the results of an episode take at least: its seed, length, return and actions."""
 
 
 def build_env(settings: TrainSettings, seed: int) -> gymnasium.Env[Any, Any]:
@@ -35,7 +43,8 @@ def build_agent(settings: TrainSettings, env: gymnasium.Env[Any, Any], compute: 
     """Build the agent with its objective.
 
     Raises:
-        UserError: agent or objective does not fit the environment, or they do not fit each other.
+        UserError: agent or objective does not fit the environment, or they do not fit each other, or the networks or
+            the batches do not fit into memory.
     """
     return build_agent_for(settings, observation_shape(env), env.action_space, compute)
 
@@ -54,12 +63,54 @@ def build_agent_for(
     parts = settings.parts
     objective: Objective | None = None
     if parts.objective is not None:
-        objective = parts.objective(
-            settings.objective_settings, parts.agent.feature_dim(settings.agent_settings, shape)
-        )
+        feature_dim = parts.agent.feature_dim(settings.agent_settings, shape)
+        with limited_allocations(compute.device, "the objective with gradients and optimizers", _smaller(settings)):
+            objective = parts.objective(settings.objective_settings, feature_dim)
         objective.set_compute(fixed_shapes=compute.device.type != "cpu", dtype=compute.dtype)
         _check_length(settings, objective.contrast_spec)
-    return parts.agent(settings.agent_settings, shape, actions, objective, device=compute.device, dtype=compute.dtype)
+    with limited_allocations(compute.device, "the networks with gradients and optimizers", _smaller(settings)):
+        agent = parts.agent(
+            settings.agent_settings, shape, actions, objective, device=compute.device, dtype=compute.dtype
+        )
+    _check_batches(settings, agent, shape, compute)
+    return agent
+
+
+def _smaller(settings: TrainSettings) -> str:
+    """Advice that names the setting of agent and objective that is the largest multiple of its default."""
+    parts = settings.parts
+    sections = {cls.section for cls in (parts.agent, parts.objective) if cls is not None}
+    factors = {}
+    for setting in describe(settings):
+        if setting.key.partition(".")[0] in sections and type(setting.value) is int and setting.default:
+            factors[f"{setting.key}={setting.value:,}"] = setting.value / setting.default
+    name = max(factors, key=lambda key: factors[key], default="")
+    return f"is {name} too large?" if name else "choose smaller networks"
+
+
+def _check_batches(settings: TrainSettings, agent: Agent, shape: tuple[int, ...], compute: Compute) -> None:
+    """Raise UserError if the observations of one batch do not fit into memory."""
+    size = math.prod(shape) * (1 if len(shape) == 3 else 4)
+    section, spec, schedule = settings.parts.agent.section, agent.batch_spec, settings.evaluation
+    batches = {f"a batch of {spec.size:,} transitions ({section}.batch_size)": 2 * spec.size * size}
+    if agent.objective is not None and settings.parts.objective is not None:
+        contrast = agent.objective.contrast_spec
+        name = f"a batch of {contrast.batch:,} sequences of {contrast.length:,} ({settings.parts.objective.section})"
+        batches[name] = 2 * contrast.batch * contrast.length * size
+    parallel = min(schedule.parallel, max(schedule.episodes, schedule.final_episodes))
+    batches[f"the evaluation of {parallel:,} episodes at a time (evaluation.parallel)"] = parallel * (
+        size + ENVIRONMENT_BYTES
+    )
+    for name, needed in batches.items():
+        check_memory(needed, name, compute.device, "choose a smaller number")
+    for key in ("episodes", "final_episodes"):
+        check_episodes(getattr(schedule, key), f"evaluation.{key}")
+
+
+def check_episodes(episodes: int, name: str) -> None:
+    """Raise UserError if the results of so many episodes do not fit into memory."""
+    size = episodes * EPISODE_BYTES
+    check_memory(size, f"{name}={episodes:,}", torch.device("cpu"), "choose a smaller number")
 
 
 def build_replay(settings: TrainSettings, env: gymnasium.Env[Any, Any], spec: BatchSpec, compute: Compute) -> Replay:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mcurl import __version__, commands
-from mcurl.errors import UserError, suggest
+from mcurl.errors import UserError, printable, suggest
 from mcurl.run.names import check_name
 from mcurl.runtime.threads import limit_openmp_spinning
 
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader closed the pipe, as in `mcurl tasks dmc | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # for example a full disk or a folder that is not writable
-        status = _fail(str(error))
+        status = _fail(printable(str(error)))
     return status
 
 
@@ -252,6 +252,7 @@ def _add_resume(resume: _Parser) -> None:
     resume.add_argument("--env-steps", metavar="N", help=budget)
     checkpoint = "continue from this checkpoint, such as 100k, and rename later ones; default the latest"
     resume.add_argument("--checkpoint", metavar="N", help=checkpoint)
+    _add_import(resume)
     _add_log(resume)
 
 
@@ -275,6 +276,7 @@ def _add_evaluate(evaluate: _Parser) -> None:
     video = "write a video of the first episode, a new MP4 file; needs PyAV (pip install 'mcurl[video]')"
     evaluate.add_argument("--video", type=Path, metavar="FILE", help=video)
     evaluate.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_import(evaluate)
     _add_checkpoint(evaluate)
 
 
@@ -291,6 +293,7 @@ def _add_watch(watch: _Parser) -> None:
     watch.add_argument("--seed", type=_natural, metavar="N", help="seed of the episodes; default the run's seed")
     seconds = "longest length of the video in seconds; default until all episodes have ended"
     watch.add_argument("--seconds", type=_count, metavar="N", help=seconds)
+    _add_import(watch)
     _add_checkpoint(watch)
 
 
@@ -316,8 +319,12 @@ def _add_verify(verify: _Parser) -> None:
     verify.add_argument("--picture", type=Path, metavar="DIR", help=picture)
     video = "also write videos of them as DIR/*.mp4; needs PyAV (pip install 'mcurl[video]')"
     verify.add_argument("--video", type=Path, metavar="DIR", help=video)
-    modules = "import a module with environments of your own (gym/MODULE:ID); its code runs"
-    verify.add_argument("--import", dest="modules", action="append", default=[], metavar="MODULE", help=modules)
+    _add_import(verify, "environments of your own (gym/MODULE:ID)")
+
+
+def _add_import(parser: _Parser, content: str = "what a run uses of your own: MODULE:CLASS, or gym/MODULE:ID") -> None:
+    text = f"import a module with {content}; its code runs"
+    parser.add_argument("--import", dest="modules", action="append", default=[], metavar="MODULE", help=text)
 
 
 def _add_settings(parser: _Parser) -> None:

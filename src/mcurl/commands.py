@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcurl.errors import UserError, suggest
+from mcurl.errors import UserError, printable, suggest
 from mcurl.runtime.program import command_line
 
 if TYPE_CHECKING:
@@ -79,13 +79,16 @@ def _train_parallel(options: argparse.Namespace) -> int:
 def resume(options: argparse.Namespace) -> int:
     """Resume a run, from its latest checkpoint or an earlier one, or extend it."""
     from mcurl.config.fields import read_value
+    from mcurl.config.resolve import TrainSettings
     from mcurl.run.folder import Run
     from mcurl.run.logger import check_sinks
 
     check_sinks(options.log)
     env_steps = None if options.env_steps is None else read_value("--env-steps", int, options.env_steps)
     at = None if options.checkpoint is None else read_value("--checkpoint", int, options.checkpoint)
+    _import_modules(options.modules)
     with Run.open(options.path, train=True) as run:
+        TrainSettings.from_json(run.settings)  # before anything is changed
         checkpoint = run.check_budget(env_steps, at)
         check_sinks(run.sinks)
         run.add_sinks(options.log)
@@ -121,11 +124,13 @@ def _run_with_display(
 
     settings = run.settings
     title = f"{run.name} · {settings['task']} · seed {settings['seed']}"
-    hint = f"resume with: {command_line('resume', run.folder)}"
+    hint = f"resume with: {run.command('resume')}"
     try:
         with (
             signals_as_keyboard_interrupt(),
-            Display(env_steps, title, str(run.folder), evaluations=Evaluations.of(settings["evaluation"])) as display,
+            Display(
+                env_steps, title, printable(str(run.folder)), evaluations=Evaluations.of(settings["evaluation"])
+            ) as display,
         ):
             display.load_evaluations(evaluations or {})
             training(make_sinks(run, display, run.sinks))
@@ -147,7 +152,7 @@ def _run_with_display(
         raise
     finally:
         run.discard_if_empty()
-    print(f"finished; evaluate more episodes with: {command_line('evaluate', run.folder)}")
+    print(f"finished; evaluate more episodes with: {run.command('evaluate')}")
     return 0
 
 
@@ -156,6 +161,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from mcurl.run.folder import Run
 
     _check_evaluate(options)
+    _import_modules(options.modules)
     with Run.open(options.path) as run:
         checkpoint = _checkpoint(run, options.checkpoint)
         if options.final and checkpoint.env_steps < run.env_steps:
@@ -178,7 +184,7 @@ def evaluate(options: argparse.Namespace) -> int:
                 camera=camera,
             )
         for message in messages:
-            print(f"mcurl: {message}", file=sys.stderr)
+            print(f"mcurl: {printable(message)}", file=sys.stderr)
         files = {"video": options.video, "recorded": _save_episodes(options, run, recording)}
         values = result(run, recording)
         files["kept"] = None if options.final else _keep(run, values)
@@ -196,7 +202,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if files["video"]:
         print(f"video of the first episode, with return {values['returns'][0]:.2f}: {files['video']}")
     if files["kept"]:
-        print(f"kept in {files['kept']}")
+        print(printable(f"kept in {files['kept']}"))
     return 0
 
 
@@ -281,6 +287,7 @@ def watch(options: argparse.Namespace) -> int:
     from mcurl.run.folder import Run
 
     check_video(options.out, "--out")
+    _import_modules(options.modules)
     with ExitStack() as stack:
         runs = [stack.enter_context(Run.open(path)) for path in options.paths]
         chosen = [(run, _checkpoint(run, options.checkpoint)) for run in runs]
@@ -353,9 +360,7 @@ def verify(options: argparse.Namespace) -> int:
     from mcurl.runtime.threads import available_cores
     from mcurl.verify.command import Show, verify
 
-    # Modules that the user names may lie in the current folder, as for `train`.
-    if options.modules and "" not in sys.path:
-        sys.path.insert(0, "")
+    _import_modules(options.modules)
     show = Show(options.picture, options.video)
     jobs = options.jobs or available_cores()
     return verify(options.paths, jobs=jobs, modules=options.modules, show=show, keep_going=options.keep_going)
@@ -612,6 +617,16 @@ def _import_from_current_folder() -> None:
     """
     if "" not in sys.path:
         sys.path.insert(0, "")
+
+
+def _import_modules(modules: Sequence[str]) -> None:
+    """Import the modules of --import, which may lie in the current folder. Raises UserError if one cannot be."""
+    if modules:
+        from mcurl.registry import import_user_module
+
+        _import_from_current_folder()
+        for module in modules:
+            import_user_module(module)
 
 
 def _resolve(options: argparse.Namespace, seed: int = 1) -> TrainSettings:

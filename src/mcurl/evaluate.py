@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from functools import partial
@@ -12,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mcurl.agents.base import Agent, Clock
-from mcurl.build import build_agent, build_env, observation_shape
+from mcurl.build import build_agent, build_env, check_episodes, observation_shape
 from mcurl.config.resolve import TrainSettings
+from mcurl.envs.foreign import EnvironmentFailure
 from mcurl.errors import UserError
 from mcurl.published import atari_random_and_human, human_normalised
 from mcurl.recording import Recorder, Recording, build, episode_seed
-from mcurl.run.checkpoint import tree_hash
+from mcurl.run.checkpoint import WRONG_VALUES, first_line, tree_hash
 from mcurl.run.folder import Checkpoint, Run
 from mcurl.runtime import seeding
 from mcurl.runtime.device import prepare
@@ -119,8 +121,13 @@ def load_agent(run: Run, settings: TrainSettings, checkpoint: Checkpoint | None 
         _load_policy(agent, checkpoint, error)
         clock = Clock(checkpoint.env_steps // action_repeat, 0, action_repeat, settings.env_steps)
         return LoadedAgent(agent, clock, shape, actions, f"the policy alone is used, because {error}")
-    agent.load_state_dict(state["agent"])
-    clock = Clock(state["clock"]["agent_steps"], state["clock"]["updates"], action_repeat, settings.env_steps)
+    try:
+        agent.load_state_dict(state["agent"])
+        counters = int(state["clock"]["agent_steps"]), int(state["clock"]["updates"])
+    except WRONG_VALUES as error:
+        path = run.folder / "settings.json"
+        raise UserError(f"{checkpoint.folder} does not fit {path}: {first_line(error)}") from error
+    clock = Clock(*counters, action_repeat, settings.env_steps)
     return LoadedAgent(agent, clock, shape, actions)
 
 
@@ -128,7 +135,7 @@ def _load_policy(agent: Agent, checkpoint: Checkpoint, problem: UserError) -> No
     """Load the policy of a final checkpoint whose state is damaged. Raises ``problem`` if the policy is, too."""
     try:
         agent.load_policy_state(checkpoint.load_policy())
-    except (UserError, KeyError, RuntimeError) as error:  # an agent of the user's may not know load_policy_state
+    except (UserError, *WRONG_VALUES) as error:  # an agent of the user's may not know load_policy_state
         raise problem from error
 
 
@@ -356,6 +363,7 @@ def evaluate(
     Returns:
         Sums of rewards, ``float64 [episodes]``, in the order of the episodes.
     """
+    check_episodes(episodes, "episodes")
     slots = [
         _Slot(make_env, first, seed, env_steps, epsilon, max_episode_steps, recorder, camera)
         for first in range(min(episodes, parallel))
@@ -371,6 +379,8 @@ def evaluate(
         observations = np.stack([slot.observation for slot in slots])
         while finished < episodes:
             actions = act(observations)
+            if not np.isfinite(actions).all():
+                raise UserError("the policy has diverged: an action is not a number")
             for row, slot in enumerate(slots):
                 if slot.episode >= episodes:
                     continue
@@ -429,6 +439,11 @@ class _Slot:
             self.env.action_space.seed(int(self.random.integers(2**31)))
             action = self.env.action_space.sample()
         self.observation, reward, terminated, truncated, _ = self.env.step(action)
+        if not math.isfinite(reward):
+            where = f"step {self.steps + 1:,} of episode {self.episode} of an evaluation"
+            raise EnvironmentFailure(
+                f"the environment returned the reward {float(reward)}, not a finite number: {where}"
+            )
         self.total += float(reward)
         self.steps += 1
         ended = bool(terminated or truncated)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcurl import __version__
+from mcurl import __version__, files
 from mcurl.errors import UserError
 from mcurl.run.provenance import package_versions, processor
 from mcurl.runtime import seeding
@@ -246,7 +246,11 @@ def read(path: Path) -> Recording:
         DamagedError: the file is damaged, or was changed.
         UserError: the file cannot be read, is too large, of another version, or not a recording.
     """
-    return parse(_read_bytes(path), path)
+    try:
+        data = files.read_bytes(path, MAX_FILE_BYTES, follow=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    return parse(data, path)
 
 
 def parse(data: bytes, path: Path) -> Recording:
@@ -265,18 +269,6 @@ def parse(data: bytes, path: Path) -> Recording:
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError, lzma.LZMAError, MemoryError) as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise DamagedError(f"{path} is damaged: {reason}") from error
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            # Not stat(): a pipe or a device has no size.
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise UserError(f"{path} is not a recording of episodes: it has more than {MAX_FILE_BYTES:,} bytes")
-    return data
 
 
 def _from_header(header: dict[str, Any], blocks: bytes) -> Recording:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any, ClassVar, Generic, TypeVar
@@ -80,13 +81,11 @@ class Registry(Generic[T]):
     def _user_class(self, path: str) -> type[T]:
         module, _, name = path.partition(":")
         base = self._load(self.base)
+        import_user_module(module)
         try:
-            cls = getattr(import_module(module), name)
-        except ImportError as error:
-            hint = "is its folder in PYTHONPATH?"
-            raise UserError(f"cannot import {module}: {error}; {hint}") from error
+            cls = getattr(sys.modules[module], name)
         except AttributeError:
-            choices = [key for key, value in vars(import_module(module)).items() if _is_subclass(value, base)]
+            choices = [key for key, value in vars(sys.modules[module]).items() if _is_subclass(value, base)]
             advice = suggest(name, choices) if choices else f"the module defines no {self.kind}"
             raise UserError(f"{module} has no {name}: {advice}") from None
         if not _is_subclass(cls, base):
@@ -95,6 +94,22 @@ class Registry(Generic[T]):
         if not dataclasses.is_dataclass(getattr(cls, "Settings", None)):
             raise UserError(f"{path} needs Settings, a frozen dataclass of its settings")
         return cls  # type: ignore[no-any-return]
+
+
+def import_user_module(module: str) -> None:
+    """Import a module that the user has named.
+
+    Raises:
+        UserError: there is no such module, or its code raises an exception.
+    """
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", module):
+        raise UserError(f"{module!r} is not the name of a module")
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise UserError(f"cannot import {module}: {error}; is its folder in PYTHONPATH?") from error
+    except Exception as error:
+        raise UserError(f"cannot import {module}: {type(error).__name__}: {error} (--debug shows where)") from error
 
 
 def _is_subclass(value: object, base: type[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any, Self
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcurl.agents.base import Clock
+from mcurl.agents.base import Clock, nonfinite
 from mcurl.batches import sample_batch
 from mcurl.build import build_agent, build_env, build_replay, newest_frame
 from mcurl.config.resolve import TrainSettings
@@ -22,6 +23,7 @@ from mcurl.errors import UserError
 from mcurl.evaluate import evaluate_policy, is_score, record_policy, score_line
 from mcurl.recording import Recording
 from mcurl.replay import prune
+from mcurl.run.checkpoint import WRONG_VALUES, first_line
 from mcurl.run.folder import RECENT_CHECKPOINTS, Checkpoint, Run, earlier_hint
 from mcurl.run.logger import Logger, NotFinite, Sink, SpeedMeter
 from mcurl.runtime import seeding
@@ -34,7 +36,6 @@ from mcurl.runtime.device import (
     restore_torch_state,
     torch_state,
 )
-from mcurl.runtime.program import command_line
 from mcurl.runtime.signals import Interrupted, Stop, stop_on_signal
 from mcurl.runtime.waiting import AdaptiveWaiting
 
@@ -105,12 +106,12 @@ def _load(run: Run, checkpoint: Checkpoint, trainer: Trainer) -> None:
         aside = run.rewind(checkpoint)
     except UserError as error:
         hint = "" if "--checkpoint" in str(error) else earlier_hint(checkpoint)
-        again = command_line("evaluate", run.folder, "--checkpoint", checkpoint.env_steps)
+        again = run.command("evaluate", "--checkpoint", checkpoint.env_steps)
         raise UserError(f"{error}{hint}; the policy can be evaluated with: {again}") from error
-    except (RuntimeError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
+    except WRONG_VALUES as error:
         path = run.folder / "settings.json"
-        raise UserError(f"{checkpoint.folder} does not fit {path}, which was changed since: {reason}") from error
+        reason = f"one of the two was changed since, or is damaged: {first_line(error)}"
+        raise UserError(f"{checkpoint.folder} does not fit {path}: {reason}") from error
     for path in aside:
         trainer.logger.message(f"a later checkpoint was renamed to {path}")
 
@@ -142,6 +143,7 @@ class Trainer:
         self._speed = SpeedMeter()
         self._waiting = AdaptiveWaiting(torch.get_num_threads())
         self._oldest_rows: list[int] = []
+        self._infinite_from_start = set(nonfinite(self.agent.state_dict()))
 
     def __enter__(self) -> Self:
         return self
@@ -222,6 +224,8 @@ class Trainer:
             return self._random_action()
         assert self.observation is not None
         action = self.agent.act(self.observation[None], explore=True, clock=self.clock)[0]
+        if not np.isfinite(action).all():
+            raise self._diverged("an action is not a number")
         self._set_priorities()  # acting has synchronised the device: the last update's priorities are ready
         return action
 
@@ -233,7 +237,9 @@ class Trainer:
 
     def _store(self, action: Any, outcome: Outcome) -> bool:
         """Add the transition to the replay; return whether the episode ended."""
-        self.observation, reward, terminated, truncated, info = outcome
+        observation, reward, terminated, truncated, info = outcome
+        self._check_outcome(observation, reward)
+        self.observation = observation
         clip = self.agent.batch_spec.reward_clip
         clipped = float(np.clip(reward, -clip, clip)) if clip else float(reward)
         frame, life_lost = newest_frame(self.observation, self.env.env), info.get("life_lost", False)
@@ -242,6 +248,18 @@ class Trainer:
         self.episode_return += float(reward)
         self.episode_length += 1
         return terminated or truncated
+
+    def _check_outcome(self, observation: np.ndarray, reward: Any) -> None:
+        """Raise EnvironmentFailure if what a step returned is not finite; nothing can be learned from it."""
+        what = ""
+        if not math.isfinite(reward):
+            what = f"the reward {float(reward)}, which is"
+        elif observation.dtype.kind == "f" and not np.isfinite(observation).all():
+            what = "an observation with numbers that are"
+        if what:
+            self.env.failed = True
+            where = f"step {self.episode_length + 1:,} of an episode, at {self.clock.env_steps:,} env steps,"
+            raise EnvironmentFailure(f"{self.settings.task}: {where} returned {what} not finite")
 
     def _update(self) -> None:
         """Run the updates of one agent step, after ``learning_starts``."""
@@ -277,10 +295,18 @@ class Trainer:
         self._priorities = None
 
     def _diverged(self, reason: str) -> UserError:
+        good = self.run.checkpoints()
+        kept = f"the last good checkpoint is {good[-1].folder}" if good else "there is no checkpoint"
         return UserError(
             f"training diverged: {reason} at {self.clock.env_steps:,} env steps; "
-            "is a learning rate too high, or a reward not a number?"
+            f"is a learning rate too high, or are rewards too large? {kept}"
         )
+
+    def _check_state(self) -> None:
+        """Raise UserError if the agent's weights or its optimizers' are broken, so that they are never saved."""
+        for name in nonfinite(self.agent.state_dict()):
+            if name not in self._infinite_from_start:
+                raise self._diverged(f"{name} is not finite")
 
     # Episodes
 
@@ -325,8 +351,10 @@ class Trainer:
 
         Raises:
             Interrupted: the user stopped the run during the evaluation; nothing is logged.
+            UserError: the agent has diverged, or the environment failed.
         """
         settings, now = self.settings, self.clock
+        self._check_state()
 
         def watch(finished: int) -> None:
             self._stop.check()
@@ -364,6 +392,7 @@ class Trainer:
 
     def _save(self, *, final: bool = False) -> None:
         self._set_priorities()
+        self._check_state()
         self.run.check_owner()
         replay = self.replay.save_files(self.run.replay_folder)
         policy = self.agent.policy_state() if final else None

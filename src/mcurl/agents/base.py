@@ -7,7 +7,7 @@ priorities.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -188,8 +188,31 @@ class Agent(Pluggable, ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later updates depend on, except PyTorch's random generators."""
+        """Everything that later updates depend on, except PyTorch's random generators.
+
+        A tensor or array of it that is finite at the start must stay so; else training ends as diverged.
+        """
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state from :meth:`state_dict`."""
+
+
+def nonfinite(state: Any, place: str = "") -> Iterator[str]:
+    """Names of the tensors and arrays in a state that have an element that is infinite or NaN.
+
+    Args:
+        state: nested dicts, lists and tuples.
+        place: name of the state itself.
+    """
+    if isinstance(state, Mapping):
+        for key, value in state.items():
+            yield from nonfinite(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(state, list | tuple):
+        for index, value in enumerate(state):
+            yield from nonfinite(value, f"{place}.{index}")
+    elif isinstance(state, Tensor):
+        if state.is_floating_point() and not bool(state.isfinite().all()):
+            yield place
+    elif isinstance(state, np.ndarray) and state.dtype.kind in "fc" and not np.isfinite(state).all():
+        yield place

@@ -67,7 +67,7 @@ class DrQv2Settings:
     """Largest shift of a frame in each direction, for the RL and the contrastive batch; 0: no augmentation."""
     filters: int = setting(32, low=1)
     """Filters of each convolution."""
-    layers: int = setting(4, low=1)
+    layers: int = setting(4, low=1, high=1000)
     """Number of convolutions."""
     feature_dim: int = setting(50, low=1)
     """d, number of features of the critic's and of the actor's trunk (humanoid: 100)."""

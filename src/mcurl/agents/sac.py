@@ -75,7 +75,7 @@ class SacSettings:
     """Scale of the random intensity jitter of the RL batch (SPR: 0.05); 0 is off."""
     filters: int = setting(32, low=1)
     """Filters of each convolution."""
-    layers: int = setting(4, low=1)
+    layers: int = setting(4, low=1, high=1000)
     """Number of convolutions."""
     feature_dim: int = setting(50, low=1)
     """d, number of features of the encoder."""

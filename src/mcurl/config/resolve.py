@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -37,7 +38,17 @@ from mcurl.config.fields import (
 from mcurl.config.sections import CheckpointSettings, EvaluationSettings, ReplaySettings
 from mcurl.config.tasks import Method, flatten, methods, read_experiments, read_toml
 from mcurl.errors import UserError, suggest
-from mcurl.run.names import UNNAMED_AGENTS, append_changes, changed_settings, run_name
+from mcurl.run.names import (
+    MAX_SEED,
+    MAX_STEPS,
+    UNNAMED_AGENTS,
+    append_changes,
+    changed_settings,
+    check_form,
+    check_settings,
+    run_name,
+    user_modules,
+)
 
 # The registries are imported inside functions, because the packages of agents and objectives import config.fields.
 if TYPE_CHECKING:
@@ -49,8 +60,6 @@ if TYPE_CHECKING:
 ENV_STEPS = 100_000
 """Default budget, unless the suite's file or the user sets another."""
 BUDGET_HELP = "Budget in simulator steps, action repeat included (Atari: frames). The schedules' horizon."
-MAX_SEED = 2**62 - 1
-"""Files of scores and of recorded episodes have seeds as integers of 64 bits."""
 TOP = ("task", "method", "agent", "seed", "env_steps")
 """What stands above the sections."""
 _BUDGET = Meta(low=1)
@@ -129,13 +138,24 @@ class TrainSettings:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Inverse of :meth:`to_json`. Settings that are missing, as in files of older versions, have their defaults.
 
+        No module is imported because a file names it: one with a user's class or environment must be imported already.
+
         Raises:
-            UserError: a setting is unknown, or its value is invalid.
+            UserError: a setting is unknown, or its value is invalid, or a module is not imported.
         """
         try:
             top = {name: values[name] for name in TOP}
-        except KeyError as error:
-            raise UserError(f"these are not the settings of a run: {error.args[0]} is missing") from error
+            check_settings(values)
+            check_form("agent", top["agent"])
+        except (KeyError, UserError) as error:
+            reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
+            raise UserError(f"these are not the settings of a run: {reason}") from error
+        for module in user_modules(values):
+            if module not in sys.modules:
+                raise UserError(
+                    f"this run needs the module {module}, whose code would run: if you trust it, add "
+                    f"--import {module} (in Python: import it first)"
+                )
         sections = {name: section for name, section in values.items() if isinstance(section, dict)}
         flat = {key: value for key, value in flatten(sections) if key != "env.task"}
         return cls._build(top, Parts.of(top["task"], top["method"], top["agent"]), flat)
@@ -279,6 +299,8 @@ def resolve(
     suite_budget = merged.pop("env_steps", ENV_STEPS)
     budget = read_value("env_steps", int, suite_budget if env_steps is None else env_steps)
     _BUDGET.check("env_steps", budget)
+    if budget > MAX_STEPS:
+        raise UserError(f"env_steps must be at most {MAX_STEPS:,}, not {budget:,}")
     top = {"task": f"{suite}/{name}", "method": method, "agent": agent, "seed": seed, "env_steps": budget}
     settings = TrainSettings._build(top, parts, merged)
     for key in explicit:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mcurl import envs
+from mcurl import envs, files
 from mcurl.errors import UserError, suggest
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
@@ -87,9 +87,15 @@ def read_experiments(suite: str) -> dict[str, Any]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file. Raises UserError if it cannot be read or is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        with path.open("rb") as file:  # may be a pipe, as in --preset <(...)
+            data = file.read(files.JSON_BYTES + 1)
+        if len(data) > files.JSON_BYTES:
+            raise UserError(f"{path} has more than {files.JSON_BYTES:,} bytes")
+        return tomllib.loads(data.decode("utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except RecursionError:
+        raise UserError(f"{path} is not TOML: it is nested too deeply") from None
     except ValueError as error:
         raise UserError(f"{path} is not TOML: {error}") from error
 

@@ -10,8 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcurl.errors import UserError
+from mcurl.files import available_memory
 
 StackStart = Literal["repeat", "blank"]
+MAX_REPEAT = 1_000_000
+"""Most simulator steps of an agent step."""
+_REPEATS = ("action_repeat", "frame_skip")
 
 
 class FrameStack:
@@ -186,13 +190,31 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
 
 
 def check_settings(settings: Any, minima: dict[str, int], choices: dict[str, tuple[str, ...]]) -> None:
-    """Raise UserError if a setting is below its minimum, or not among its choices."""
+    """Raise UserError if a setting is below its minimum, not among its choices, or too large."""
     for name, minimum in minima.items():
-        if getattr(settings, name) < minimum:
-            raise UserError(f"{name} must be at least {minimum}, not {getattr(settings, name)}")
+        value = getattr(settings, name)
+        if value < minimum:
+            raise UserError(f"{name} must be at least {minimum}, not {value}")
+        if name in _REPEATS and value > MAX_REPEAT:
+            raise UserError(f"{name} must be at most {MAX_REPEAT:,}, not {value:,}")
+    _check_size(settings)
     for name, values in choices.items():
         if getattr(settings, name) not in values:
             raise UserError(f"{name} must be one of {', '.join(values)}, not {getattr(settings, name)!r}")
+
+
+def _check_size(settings: Any) -> None:
+    """Raise UserError if an observation of so many pixels does not fit into memory."""
+    if not hasattr(settings, "image_size"):
+        return
+    size, stack = settings.image_size, settings.frame_stack
+    needed, memory = 3 * stack * size**2, available_memory() // 4
+    if needed > memory:
+        name = "frame_stack" if stack > size else "image_size"
+        raise UserError(
+            f"{name}={getattr(settings, name):,} makes an observation of {needed / 1e9:,.1f} GB, "
+            f"more than a quarter of the memory here, {memory / 1e9:.1f} GB"
+        )
 
 
 class Rescaling:

@@ -50,7 +50,7 @@ class MCurlSettings:
     cross_episodes: bool = False
     """Sequences run across episode ends, as in the released code. Otherwise positions outside the episode are
     padding."""
-    layers: int = setting(2, low=0)
+    layers: int = setting(2, low=0, high=1000)
     """L, number of Transformer blocks."""
     ffn_factor: int = setting(2, low=1)
     """Width of the feed-forward layers, as a multiple of the number of features."""

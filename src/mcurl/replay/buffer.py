@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from mcurl.replay.files import Journal
 from mcurl.replay.gather import BLANK, FrameGather
 from mcurl.replay.priorities import Priorities
 from mcurl.replay.sampling import BoolArray, Records, Rows
+from mcurl.runtime.memory import check_memory
 
 FrameDtype = Literal["uint8", "float32"]
 
@@ -82,10 +82,11 @@ class Replay:
                 f"a replay of {capacity} rows is too small: stacks of {frame_stack} frames and {n_step}-step returns "
                 f"need at least {frame_stack + n_step + 1}"
             )
-        _check_memory(
+        check_memory(
             bytes_needed(capacity, frame_shape, frame_dtype, action_shape, action_dtype),
             f"a replay of {capacity:,} rows",
             torch.device(device),
+            "choose a smaller capacity",
         )
         self.frame_shape, self.frame_stack = tuple(frame_shape), frame_stack
         self.n_step, self.discount = n_step, discount
@@ -408,18 +409,3 @@ class Replay:
 
 def _to_numpy(values: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
-def _check_memory(size: int, name: str, device: torch.device) -> None:
-    """Raise ``UserError`` if ``size`` bytes exceed the memory of the machine (or of the GPU)."""
-    if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory
-    elif hasattr(os, "sysconf"):
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    else:  # unknown: let the allocation fail
-        return
-    if size > memory:
-        raise UserError(
-            f"{name} takes {size / 1e9:.1f} GB, more than the {memory / 1e9:.1f} GB of memory here: "
-            "choose a smaller capacity"
-        )

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from mcurl.errors import UserError
+from mcurl.files import open_plain, own_folder, write_all
 from mcurl.replay.sampling import Records
 
 SEGMENT_ROWS = 4096
@@ -63,7 +64,7 @@ class Journal:
         if folder.resolve() != self._folder:
             self._folder, self._persisted, self._blocks = folder.resolve(), 0, []
         self._check_files(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        own_folder(folder)
         if final > self._persisted:
             first = max(self._persisted, records.oldest)
             truncate(folder, first, self._row_bytes)
@@ -204,10 +205,9 @@ def checksum(rows: npt.NDArray[Any], before: int = 0) -> int:
 def append(folder: Path, column: str, first: int, rows: npt.NDArray[Any]) -> None:
     """Write consecutive rows ``[M, ...]`` of one segment, with ids from ``first`` on, and flush them to the disk."""
     path = _path(folder, column, first // SEGMENT_ROWS)
-    with path.open("r+b" if path.exists() else "w+b") as file:
+    with open_plain(path, "r+b") as file:
         file.seek(first % SEGMENT_ROWS * (rows.nbytes // len(rows)))
-        file.write(np.ascontiguousarray(rows).view(np.uint8).data)
-        file.flush()
+        write_all(file, np.ascontiguousarray(rows).view(np.uint8).data)
         os.fsync(file.fileno())
 
 
@@ -222,7 +222,9 @@ def load(
     path = _path(folder, column, first // SEGMENT_ROWS)
     size = int(np.prod(shape))
     try:
-        values = np.fromfile(path, dtype, (stop - first) * size, offset=first % SEGMENT_ROWS * size * dtype.itemsize)
+        with open_plain(path) as file:
+            start = first % SEGMENT_ROWS * size * dtype.itemsize
+            values = np.fromfile(file, dtype, (stop - first) * size, offset=start)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the replay of this checkpoint cannot be restored") from None
     if len(values) < (stop - first) * size:
@@ -243,7 +245,8 @@ def truncate(folder: Path, first: int, row_bytes: dict[str, int]) -> None:
         if end == 0:
             path.unlink()
         elif path.stat().st_size > end:
-            os.truncate(path, end)
+            with open_plain(path, "r+b") as file:
+                file.truncate(end)
 
 
 def prune(folder: Path, keep_from: int) -> None:

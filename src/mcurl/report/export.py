@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
+from mcurl import files
 from mcurl.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -63,7 +65,11 @@ def write_table(table: Iterable[Row], path: Path) -> int:
     if not ordered:
         raise UserError("there are no scores to write")
     path.parent.mkdir(parents=True, exist_ok=True)
-    (_write_csv if path.suffix == ".csv" else _write_parquet)(ordered, path)
+    try:
+        with files.new_file(path) as aside:
+            (_write_csv if path.suffix == ".csv" else _write_parquet)(ordered, aside)
+    except FileExistsError:
+        raise UserError(f"{path} exists already: choose another name, or remove it first") from None
     return len(ordered)
 
 
@@ -99,12 +105,11 @@ def _write_csv(table: Sequence[Row], path: Path) -> None:
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        if tuple(header := next(reader, [])) != COLUMNS:
-            raise ValueError(f"its columns are {', '.join(header)}, not {', '.join(COLUMNS)}")
-        for suite, task, method, seed, env_steps, episode, value in reader:
-            yield _row(suite, task, method, int(seed), int(env_steps), int(episode) if episode else None, float(value))
+    reader = csv.reader(io.StringIO(files.read_text(path, follow=True), newline=""))
+    if tuple(header := next(reader, [])) != COLUMNS:
+        raise ValueError(f"its columns are {', '.join(header)}, not {', '.join(COLUMNS)}")
+    for suite, task, method, seed, env_steps, episode, value in reader:
+        yield _row(suite, task, method, int(seed), int(env_steps), int(episode) if episode else None, float(value))
 
 
 def _row(*cells: Any) -> Row:

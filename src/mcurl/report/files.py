@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from mcurl import files as plain
 from mcurl.errors import UserError
 from mcurl.report import plot
 from mcurl.report.html import page
@@ -48,6 +49,7 @@ def write(report: Report, folder: Path, png: bool = True) -> list[Path]:
     try:
         names = _write_files(report, aside, png)
         aside.chmod(0o755)
+        plain.sync_all(aside)
         _replace(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -64,9 +66,9 @@ def check_replaceable(folder: Path) -> None:
     if not found:
         return
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = plain.read_object(folder / MANIFEST)
         files = dict(manifest["files"]) if manifest["format"] == FORMAT else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder} is not empty and not a report: choose another folder with --out") from None
     for name in sorted(found - {MANIFEST}):
         if name not in files:
@@ -79,6 +81,7 @@ def _replace(aside: Path, folder: Path) -> None:
     """Put a folder in the place of another, which goes when the new one stands."""
     if not folder.exists():
         aside.rename(folder)
+        plain.sync(folder.parent)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
     folder.rename(old / folder.name)
@@ -88,6 +91,7 @@ def _replace(aside: Path, folder: Path) -> None:
         (old / folder.name).rename(folder)
         old.rmdir()
         raise
+    plain.sync(folder.parent)
     shutil.rmtree(old)
 
 
@@ -122,4 +126,8 @@ def _csv(block: Block) -> str:
 
 
 def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    """SHA-256 of a file; empty if it is no plain file, or too large for a file of a report."""
+    try:
+        return hashlib.sha256(plain.read_bytes(path, plain.TEXT_BYTES)).hexdigest()
+    except (UserError, OSError):
+        return ""

@@ -15,11 +15,12 @@ import csv
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from mcurl import files
 from mcurl.errors import UserError
 from mcurl.report.scores import RunScores
 from mcurl.report.store import file_name
@@ -46,13 +47,19 @@ def write_offline(runs: Iterable[RunScores], folder: Path) -> int:
         projects[run.benchmark].append(run)
     if not projects:
         raise UserError("there are no scores to write")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with files.new_folder(folder) as aside:
+        _write_projects(aside, projects)
+    return sum(map(len, projects.values()))
+
+
+def _write_projects(folder: Path, projects: Mapping[str, Sequence[RunScores]]) -> None:
     for benchmark, members in projects.items():
         project = folder / benchmark
         project.mkdir(parents=True)
         _write_database(project / "offline.sqlite", [_metadata(run) for run in members])
         for run in members:
             _write_run(project, run)
-    return sum(map(len, projects.values()))
 
 
 def check_folder(folder: Path) -> None:

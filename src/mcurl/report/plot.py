@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from mcurl import files
 from mcurl.errors import UserError
 from mcurl.report.axis import beyond, tick_labels, ticks, x_range, y_range
 from mcurl.report.model import Figure, Line, Mark, Panel, Series
@@ -60,7 +62,9 @@ def save(figure: Figure, target: Path) -> None:
         _legend(canvas, figure, single)
         # No date and no version stand in the file: they would make every file another one.
         names = {".svg": ("Date", "Creator"), ".pdf": ("CreationDate", "Producer", "Creator")}
-        canvas.savefig(target, metadata=dict.fromkeys(names.get(target.suffix, ("Software",))))
+        metadata, content = dict.fromkeys(names.get(target.suffix, ("Software",))), io.BytesIO()
+        canvas.savefig(content, format=target.suffix[1:] or None, metadata=metadata)
+    files.write_file(target, content.getvalue())
 
 
 def _legend(canvas: Any, figure: Figure, single: bool) -> None:

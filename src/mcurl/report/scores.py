@@ -6,8 +6,8 @@ A *cell* is one place in a table: the runs of one benchmark, task and name, whic
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
+import math
 import re
 import sys
 from collections import Counter, defaultdict
@@ -18,11 +18,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mcurl import files
 from mcurl.config.tasks import flatten, methods
-from mcurl.errors import UserError
+from mcurl.errors import UserError, printable
 from mcurl.published.scores import BUDGET
 from mcurl.recording import find_recordings
-from mcurl.run.names import append_changes, run_name
+from mcurl.run.evaluations import NAME as EVALUATIONS
+from mcurl.run.evaluations import read_evaluations
+from mcurl.run.names import MAX_STEPS, append_changes, check_form, check_name, check_settings, run_name
 
 SIMULATORS = {"dmc": ("mujoco", "dm_control"), "atari": ("ale-py",)}
 """Suite -> packages whose versions decide what its environments do; other suites: gymnasium."""
@@ -30,20 +33,15 @@ _KEPT_METADATA = (
     *("commit", "dirty", "mcurl", "torch", "python", "packages", "environment", "cpu", "gpu", "cores", "compute"),
     *("started_at",),
 )
-_FORMS: dict[str, Any] = {
-    **dict.fromkeys(("settings", "packages", "environment"), dict),
-    **dict.fromkeys(("label", "note"), str),
-    **dict.fromkeys(("resumed", "evaluated"), list),
-    "budget": int,
-}
-"""What is known of a run -> its type, where it is used."""
-LARGEST = 1e12
-"""Scores and env steps beyond it are errors."""
 _SAME_LEARNING = (
     *("task", "seed", "evaluation", "checkpoint"),
     *("compute.device", "compute.threads", "compute.overlap", "compute.graphs", "compute.native"),
 )
 """Settings and sections in which the runs of a cell may differ: they do not change what is learned."""
+MAX_LABEL = 200
+"""Longest label and note that is shown, in characters."""
+MAX_RETURN = 1e100
+"""Largest return of an episode. A larger one comes from no environment, and its square may be infinite."""
 _WITHOUT_HORIZON = ("sac",)
 """Agents whose schedules do not depend on the budget: runs with different budgets agree until the smaller one."""
 
@@ -115,7 +113,7 @@ class RunScores:
     @property
     def note(self) -> str:
         """What must be known of the run, such as that its seed was chosen; empty if nothing."""
-        return str(self.provenance.get("note") or "")
+        return printable(str(self.provenance.get("note") or ""))
 
     @property
     def simulator(self) -> str:
@@ -126,11 +124,11 @@ class RunScores:
         suite = str(self.settings.get("task", self.benchmark)).partition("/")[0]
         names = SIMULATORS.get(suite, ("gymnasium",))
         versions = []
-        for about in (self.provenance, *self.provenance.get("resumed", ())):
+        for about in (self.provenance, *(self.provenance.get("resumed") or ())):
             packages = {name: number for name, number in (about.get("packages") or {}).items() if name in names}
             packages |= about.get("environment") or self.provenance.get("environment") or {}
             versions.append(", ".join(f"{name} {number}" for name, number in packages.items()) or "unknown")
-        return ", then ".join(dict.fromkeys(versions))
+        return printable(", then ".join(dict.fromkeys(versions)))
 
     def number_of_episodes(self, env_steps: int) -> int:
         """Number of episodes of the evaluation at ``env_steps``."""
@@ -166,75 +164,36 @@ def read_run(folder: Path, name: str | None = None, label: str | None = None, no
     Raises:
         UserError: the folder is not a run folder, is damaged, or has no evaluation yet.
     """
-    episodes: dict[int, list[float]] = defaultdict(list)
     try:
-        settings = json.loads((folder / "settings.json").read_text())
-        metadata = json.loads((folder / "run.json").read_text())
-        for row in csv.DictReader(_whole_lines(folder / "evaluations.csv")):
-            episodes[check_env_steps(row["env_steps"])].append(check_return(row["return"]))
-        task, seed = str(settings["task"]), int(settings["seed"])
-        own_name = str(metadata.get("name") or run_name(settings))
-        budget = int(metadata.get("extended_to") or settings["env_steps"])
+        settings = files.read_object(folder / "settings.json")
+        metadata = files.read_object(folder / "run.json")
+        check_settings(settings)
+        own_name = check_name(str(metadata.get("name") or run_name(settings)))
         provenance = {key: metadata[key] for key in _KEPT_METADATA if key in metadata}
-        provenance |= {"settings": settings, "resumed": _resumed(metadata)}
+        provenance |= {"settings": settings, "resumed": metadata.get("resumed") or []}
         check_provenance(provenance)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"{folder} is not a run folder, or it is damaged: {type(error).__name__} {error}") from error
+        provenance["resumed"] = _resumed(metadata)
+        budget = _budget(metadata.get("extended_to") or settings["env_steps"])
+        episodes = read_evaluations(folder)
+    except UserError as error:
+        raise UserError(f"{folder} is not a run folder, or it is damaged: {error}") from error
     if not episodes:
         raise UserError(f"{folder} has no evaluation yet")
+    check_returns(episodes, folder)
     provenance |= {"hours_per_100k_env_steps": hours_per_100k(folder)} | ({"note": note} if note else {})
     provenance |= {"evaluated": found} if (found := later_evaluations(folder)) else {}
     return RunScores(
         benchmark=benchmark_of(settings),
-        task=task.partition("/")[2],
+        task=settings["task"].partition("/")[2],
         name=name or own_name,
-        label=label or name or str(metadata.get("label") or own_name),
-        seed=seed,
+        label=label or name or printable(str(metadata.get("label") or own_name))[:MAX_LABEL],
+        seed=settings["seed"],
         episodes=dict(sorted(episodes.items())),
         budget=budget,
         provenance=provenance,
         recordings=find_recordings(folder),
         source=folder,
     )
-
-
-def check_return(text: str | float) -> float:
-    """A return from a file. Raises ValueError if it is not a number within ``LARGEST``."""
-    value = float(text)
-    if not abs(value) <= LARGEST:
-        raise ValueError(f"{text} is not a score")
-    return value
-
-
-def check_env_steps(text: str) -> int:
-    """Env steps from a file. Raises ValueError if they are not a number from 0 to ``LARGEST``."""
-    value = int(text)
-    if not 0 <= value <= LARGEST:
-        raise ValueError(f"{text} is not a number of env steps")
-    return value
-
-
-def check_provenance(provenance: Mapping[str, Any]) -> None:
-    """Raise ValueError if what is known of a run has another form than this package writes."""
-    _check_forms(provenance, _FORMS)
-    if (provenance.get("budget") or 0) < 0:
-        raise ValueError(f"budget is {provenance['budget']}")
-    settings = provenance.get("settings") or {}
-    _check_forms(settings, {"task": str, "method": str, "env": dict, "env_steps": int})
-    _check_forms(settings.get("env") or {}, {"action_repeat": int, "frame_skip": int})
-    for resume in provenance.get("resumed") or ():
-        _check_forms(resume, {"packages": dict, "environment": dict})
-    for values in provenance.get("evaluated") or ():
-        _check_forms(values, {"env_steps": int, "seed": int, "episodes": int, "mean": float}, missing=False)
-
-
-def _check_forms(values: Any, forms: Mapping[str, Any], missing: bool = True) -> None:
-    """Raise ValueError if values are no object, one has another type, or, unless ``missing``, is missing."""
-    if not isinstance(values, dict):
-        raise ValueError(f"expected an object, not {values!r}")
-    for key, cls in forms.items():
-        if not isinstance(values.get(key), cls | None if missing else cls):
-            raise ValueError(f"{key} is {values.get(key)!r}")
 
 
 def later_evaluations(folder: Path) -> list[dict[str, Any]]:
@@ -244,17 +203,95 @@ def later_evaluations(folder: Path) -> list[dict[str, Any]]:
     """
     found = []
     for path in sorted((folder / "results").glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            values = json.loads(path.read_text())
-            numbers = {key: int(values[key]) for key in ("env_steps", "seed", "episodes")}
-            found.append({**numbers, "mean": check_return(values["mean"])})
+        with contextlib.suppress(OSError, UserError):
+            result = files.read_object(path)
+            values = {key: result.get(key) for key in ("env_steps", "seed", "episodes", "mean")}
+            _check_evaluated(values)
+            found.append(values)
     return found
+
+
+def _check_evaluated(values: Any) -> None:
+    """Raise UserError if this is no result of ``mcurl evaluate``, as :func:`later_evaluations` returns them."""
+    if not isinstance(values, dict):
+        raise UserError("evaluated is not a list of tables")
+    for key in ("env_steps", "seed", "episodes"):
+        if type(values.get(key)) is not int or values[key] < 0:
+            raise UserError(f"{key} of an evaluation is {str(values.get(key))[:100]!r}, not a whole number from 0")
+    if type(values.get("mean")) not in (int, float) or not abs(values["mean"]) <= MAX_RETURN:
+        raise UserError(f"the mean of an evaluation is {str(values.get('mean'))[:100]!r}, which is no score")
+
+
+def check_returns(episodes: Mapping[int, Sequence[float]], source: object) -> None:
+    """Raise UserError if a return is not a number that means and plots can be made of; ``source`` names the run."""
+    for env_steps, values in episodes.items():
+        for value in values:
+            if not abs(value) <= MAX_RETURN:
+                raise UserError(f"{source} has the return {value} at {env_steps:,} env steps, which is no score")
+
+
+_TEXT = "text"
+_PROVENANCE: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
+    **dict.fromkeys(("commit", "mcurl", "torch", "python", "cpu", "gpu", "started_at", "note", "label"), (str, _TEXT)),
+    **dict.fromkeys(("dirty", "finished"), (bool, "true or false")),
+    **dict.fromkeys(("packages", "environment"), (dict, "versions by name")),
+    **dict.fromkeys(("settings", "compute"), (dict, "a table")),
+    **dict.fromkeys(("resumed", "evaluated"), (list, "a list of tables")),
+    **dict.fromkeys(("cores", "budget"), (int, "a whole number")),
+    "hours_per_100k_env_steps": ((int, float), "a number"),
+}
+"""What is known of a run -> its type, and the type in words. Each may be missing, or None."""
+
+
+def check_provenance(provenance: Mapping[str, Any]) -> None:
+    """Check the types of what a file of unknown origin says about a run.
+
+    Raises:
+        UserError: a value has another type than this package writes.
+    """
+    for key, (kind, words) in _PROVENANCE.items():
+        value = provenance.get(key)
+        if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+            raise UserError(f"{key} is not {words}")
+    for about in (provenance, *(provenance.get("resumed") or ())):
+        if not isinstance(about, dict):
+            raise UserError("resumed is not a list of tables")
+        for key in ("packages", "environment"):
+            versions = about.get(key)
+            if versions is not None and not (
+                isinstance(versions, dict) and all(isinstance(number, str) for number in versions.values())
+            ):
+                raise UserError(f"{key} is not versions by name")
+    for values in provenance.get("evaluated") or ():
+        _check_evaluated(values)
+    _check_sections(provenance.get("settings") or {})
+
+
+def _check_sections(settings: Mapping[str, Any]) -> None:
+    if "task" in settings:
+        check_form("task", settings["task"])
+    for key in ("method", "agent"):
+        if settings.get(key) not in (None, ""):
+            check_form(key, settings[key])
+    for section in ("env", "replay", "evaluation", "checkpoint", "compute"):
+        if not isinstance(settings.get(section, {}), dict):
+            raise UserError(f"{section} is not a table of settings")
+    for key in ("action_repeat", "frame_skip"):
+        value = settings.get("env", {}).get(key)
+        if value is not None and (type(value) is not int or not 0 <= value <= 10**6):
+            raise UserError(f"env.{key} is {str(value)[:100]!r}, not a whole number")
+
+
+def _budget(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= MAX_STEPS:
+        raise UserError(f"the budget is {str(value)[:100]!r}, not a whole number from 1")
+    return value
 
 
 def _resumed(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Commit and versions of those resumes that had others than the start of the run."""
     start = {key: metadata.get(key) for key in ("commit", "packages")}
-    resumes = [{key: resume.get(key) for key in start} for resume in metadata.get("resumed", ())]
+    resumes = [{key: resume.get(key) for key in start} for resume in metadata.get("resumed") or ()]
     return [resume for resume in resumes if resume != start]
 
 
@@ -269,7 +306,7 @@ def read_runs(
 ) -> list[RunScores]:
     """Read the scores of all run folders at or below some paths.
 
-    A run without evaluations is skipped, with a message on standard error.
+    A run without evaluations, or with damaged files, is skipped, with a message on standard error.
 
     Args:
         paths: run folders, or folders that contain run folders.
@@ -285,10 +322,15 @@ def read_runs(
         except UserError as error:
             if len(folders) == 1:
                 raise
-            print(f"mcurl: skipped: {error}", file=sys.stderr)
+            skip(str(error))
     if not runs:
         raise UserError("none of these runs has results to report")
     return runs
+
+
+def skip(reason: str) -> None:
+    """Say on standard error what is left out of tables and plots."""
+    print(f"mcurl: skipped: {printable(reason)}", file=sys.stderr)
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -304,29 +346,34 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 def run_folders(path: Path) -> list[Path]:
     """The run folders at or below a path, with those that have lost their ``run.json``."""
-    found = {file.parent for file in path.glob("**/run.json")}
-    found |= {file.parent for file in path.glob("**/evaluations.csv") if file.with_name("settings.json").exists()}
+    found = set(files.find_folders(path, "run.json"))
+    found |= {folder for folder in files.find_folders(path, EVALUATIONS) if (folder / "settings.json").exists()}
     return sorted(found)
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """The complete lines of a log, which may end in an incomplete one after a kill."""
-    return path.read_text().rpartition("\n")[0].splitlines()
 
 
 def hours_per_100k(folder: Path) -> float | None:
     """Wall-clock hours per 100k env steps of a run, evaluations and checkpoints included.
 
     Returns:
-        Hours; None before the first checkpoint.
+        Hours; None before the first checkpoint, or if the file cannot be read.
     """
-    path = folder / "speed.jsonl"
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):  # an incomplete line after a kill
-            lines.append(json.loads(line))
-    steps = sum(line["seconds"] * line["env_steps_per_second"] for line in lines)
-    return sum(line["seconds"] for line in lines) / steps * 100_000 / 3600 if steps else None
+    try:
+        laps = [_lap(line) for line in files.read_text(folder / "speed.jsonl").splitlines()]
+    except (UserError, OSError):
+        return None
+    seconds, steps = sum(lap[0] for lap in laps), sum(lap[1] for lap in laps)
+    hours = seconds / steps * 100_000 / 3600 if steps else math.inf
+    return hours if math.isfinite(hours) else None
+
+
+def _lap(line: str) -> tuple[float, float]:
+    """Seconds and env steps of a line of ``speed.jsonl``; zeros for a line that is incomplete after a kill."""
+    try:
+        values = json.loads(line)
+        seconds, speed = float(values["seconds"]), float(values["env_steps_per_second"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return 0.0, 0.0
+    return (seconds, seconds * speed) if 0 <= seconds < 1e12 and 0 <= speed < 1e12 else (0.0, 0.0)
 
 
 # Comparisons
@@ -420,7 +467,7 @@ def _rename(runs: Sequence[RunScores]) -> list[RunScores]:
         settings = dict(flatten(_with_defaults(group[0].settings)))
         names = {key: name if short[name := key.rpartition(".")[2]] == 1 else key for key in keys}
         changes = {names[key]: settings[key] for key in keys if key in settings}
-        text = ", ".join(f"{key}={str(value).lower()}" for key, value in changes.items())
+        text = printable(", ".join(f"{key}={str(value).lower()}" for key, value in changes.items()))[:MAX_LABEL]
         name = append_changes(runs[0].name, changes)
         renamed += [replace(run, name=name, label=f"{run.label}, {text}", merged_from=run.first_name) for run in group]
     return renamed
@@ -442,7 +489,7 @@ def one_per_seed(runs: Iterable[RunScores]) -> list[RunScores]:
             )
         else:
             kept[key], dropped = (run, other) if run.finished else (other, run)
-            print(f"mcurl: skipped: {dropped.source} is unfinished; {kept[key].source} is not", file=sys.stderr)
+            skip(f"{dropped.source} is unfinished; {kept[key].source} is not")
     return list(kept.values())
 
 

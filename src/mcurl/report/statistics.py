@@ -8,6 +8,7 @@ that of ``rliable`` 1.2 (``tests/oracles/``).
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mcurl import files
 from mcurl.errors import UserError, suggest
 from mcurl.published import atari_random_and_human
 
@@ -323,10 +325,9 @@ def read_columns(path: Path) -> dict[str, dict[str, float]]:
             not a number.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows, header = list(reader), list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(files.read_text(path, follow=True), newline=""))
+        rows, header = list(reader), list(reader.fieldnames or ())
+    except (OSError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV: {error}") from error
     if "game" not in header:
         raise UserError(f"{path} has no column 'game'; its columns are {', '.join(header) or 'none'}")

@@ -23,23 +23,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import mcurl
+from mcurl import files
 from mcurl.config.tasks import methods
-from mcurl.errors import UserError
+from mcurl.errors import UserError, printable
 from mcurl.published.scores import BUDGET
-from mcurl.recording import SUFFIX
+from mcurl.recording import MAX_FILE_BYTES, SUFFIX
 from mcurl.report.scores import (
+    MAX_LABEL,
     RunScores,
     cells,
     changed_between,
-    check_env_steps,
     check_provenance,
-    check_return,
+    check_returns,
     merge,
     one_per_seed,
     read_runs,
     run_folders,
     same_run,
+    skip,
 )
+from mcurl.run.evaluations import parse_count, parse_number
+from mcurl.run.names import MAX_STEPS
 
 COLUMNS = ("seed", "env_steps", "episode", "return", "episodes")
 MEAN_COLUMNS = ("env_steps", "return", "seed", "episodes")
@@ -63,7 +67,7 @@ class Change:
 
     def __str__(self) -> str:
         reason = f": {self.reason}" if self.reason else ""
-        return f"{self.action} {self.path}, seed {self.run.seed}{reason}"
+        return printable(f"{self.action} {self.path}, seed {self.run.seed}{reason}")
 
 
 def shipped_results() -> Path:
@@ -82,7 +86,7 @@ def read(paths: Iterable[Path]) -> list[RunScores]:
         paths: stores, run folders, or folders that contain run folders.
 
     Raises:
-        UserError: a path has no scores, a file is damaged, or two runs have the same seed and settings.
+        UserError: a path has no scores, or two runs have the same seed and settings.
     """
     runs: list[RunScores] = []
     for path in paths:
@@ -91,24 +95,48 @@ def read(paths: Iterable[Path]) -> list[RunScores]:
 
 
 def load(results: Path) -> list[RunScores]:
-    """Read a store.
+    """Read a store. A damaged file, and a seed with a return that is not a number, are skipped, with a message.
 
     Returns:
         The runs, sorted by benchmark, task, name and seed.
 
     Raises:
-        UserError: there are no scores, or a file is damaged.
+        UserError: there are no scores, or none that can be read.
     """
     paths = sorted(path for path in results.glob("*/*/*.csv") if not path.name.startswith("."))
-    runs = [run for path in paths for run in load_cell(path)]
-    if not runs:
+    if not paths:
         what = "has no scores" if results.is_dir() else "is not a folder" if results.exists() else "does not exist"
         raise UserError(f"{results} {what}: expected run folders, or a folder of scores as `mcurl collect` makes it")
+    runs = []
+    for path in paths:
+        try:
+            cell = load_cell(path, lenient=True)
+        except UserError as error:
+            if len(paths) == 1:
+                raise
+            skip(str(error))
+            continue
+        for run in cell:
+            try:
+                check_returns(run.episodes, f"seed {run.seed} in {path}")
+                runs.append(run)
+            except UserError as error:
+                skip(str(error))
+    if not runs:
+        raise UserError(f"{results} has no scores: expected run folders, or a folder of scores that can be read")
     return [run for group in cells(runs).values() for run in group]
 
 
-def load_cell(path: Path) -> list[RunScores]:
-    """The runs in one CSV file of a store; none if there is no such file. Raises UserError if it is damaged."""
+def load_cell(path: Path, lenient: bool = False) -> list[RunScores]:
+    """The runs in one CSV file of a store; none if there is no such file.
+
+    Args:
+        path: the file.
+        lenient: read the scores even if the provenance beside them is damaged, with a message.
+
+    Raises:
+        UserError: the scores are damaged or, unless ``lenient``, their provenance.
+    """
     if not path.exists():
         return []
     evaluations: dict[int, dict[int, dict[int | None, float]]] = defaultdict(lambda: defaultdict(dict))
@@ -124,7 +152,13 @@ def load_cell(path: Path) -> list[RunScores]:
         evaluation[episode] = value
         if episode is None:
             averaged[seed][env_steps] = count
-    about = _read_provenance(path)
+    try:
+        about = _read_provenance(path)
+    except UserError as error:
+        if not lenient:
+            raise
+        skip(f"what is known of these runs beside their scores: {error}")
+        about = {}
     return [
         _run(path, seed, _returns(path, seed, found), averaged[seed], about.get(f"seed {seed}", {}))
         for seed, found in sorted(evaluations.items())
@@ -139,12 +173,12 @@ def _convert(row: Mapping[str, str]) -> tuple[int, int, float, int, int | None]:
     """
     if None in row or None in row.values():
         raise ValueError(f"expected {len(row) - (None in row)} values")
-    seed, count = int(row["seed"]), int(row["episodes"])
-    if seed < 0 or count < 1:
-        raise ValueError(f"expected a seed from 0 and a number of episodes from 1, not {seed} and {count}")
+    seed, env_steps, count = (parse_count(row[key]) for key in ("seed", "env_steps", "episodes"))
+    if not count:
+        raise ValueError("an evaluation of no episodes")
     number = row.get("episode")
-    episode = int(number) if number and count == 1 else None
-    return seed, check_env_steps(row["env_steps"]), check_return(row["return"]), count, episode
+    episode = parse_count(number) if number and count == 1 else None
+    return seed, env_steps, parse_number(row["return"]), count, episode
 
 
 def _returns(path: Path, seed: int, evaluations: Mapping[int, Mapping[int | None, float]]) -> dict[int, list[float]]:
@@ -161,7 +195,7 @@ def _returns(path: Path, seed: int, evaluations: Mapping[int, Mapping[int | None
 def _run(
     path: Path, seed: int, episodes: dict[int, list[float]], averaged: dict[int, int], provenance: dict[str, Any]
 ) -> RunScores:
-    benchmark, name = path.parts[-3], path.parts[-2]
+    benchmark, name = map(printable, path.parts[-3:-1])
     settings = provenance.get("settings") or {}
     suite, _, task = str(settings.get("task", f"{benchmark.removesuffix('100k')}/{path.stem}")).partition("/")
     about = path.with_suffix(".json")
@@ -170,15 +204,18 @@ def _run(
     if (first := provenance.get("name", name)) != name:
         raise UserError(f"{about} says that seed {seed} is of {first}, but its folder is {name}: was it renamed?")
     label = provenance.get("label") or (methods()[name].label if name in methods() else name)
+    budget = provenance.get("budget") or settings.get("env_steps") or BUDGET.get(benchmark) or max(episodes)
+    if type(budget) is not int or not 0 <= budget <= MAX_STEPS:
+        raise UserError(f"{path.with_suffix('.json')} is damaged: the budget of seed {seed} is not a whole number")
     return RunScores(
         benchmark=benchmark,
-        task=task,
+        task=printable(task),
         name=name,
-        label=str(label),
+        label=printable(str(label))[:MAX_LABEL],
         seed=seed,
         episodes=episodes,
         averaged=averaged,
-        budget=int(provenance.get("budget") or settings.get("env_steps") or BUDGET.get(benchmark) or max(episodes)),
+        budget=budget,
         provenance=provenance,
         recordings=_recordings(path, seed, max(episodes)),
         source=path,
@@ -188,30 +225,31 @@ def _run(
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """The rows of a CSV file, with the numbers of their lines."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = tuple(reader.fieldnames or ())
-            if columns not in (COLUMNS, MEAN_COLUMNS):
-                names = ", ".join(columns) or "none"
-                raise UserError(f"{path} is not a file of scores: its columns are {names}, not {', '.join(COLUMNS)}")
-            return [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        # Links are followed: a package manager may have linked the files of the package.
+        text = files.read_text(path, follow=True).removeprefix("\ufeff")
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        columns = tuple(reader.fieldnames or ())
+        if columns not in (COLUMNS, MEAN_COLUMNS):
+            names = ", ".join(columns) or "none"
+            raise UserError(f"{path} is not a file of scores: its columns are {names}, not {', '.join(COLUMNS)}")
+        return [(reader.line_num, row) for row in reader]
+    except (OSError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _read_provenance(path: Path) -> dict[str, dict[str, Any]]:
     """``"seed <k>"`` -> provenance, from the JSON file beside a CSV file; empty if there is none."""
     path = path.with_suffix(".json")
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
-    try:
-        seeds = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(seeds, dict) or not all(isinstance(about, dict) for about in seeds.values()):
-            raise ValueError("it is not an object with an object for each seed")
-        for about in seeds.values():
+    seeds = files.read_object(path, files.TEXT_BYTES, follow=True)
+    for seed, about in seeds.items():
+        if not isinstance(about, dict):
+            raise UserError(f"{path} is damaged: it is not an object with an object for each seed")
+        try:
             check_provenance(about)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+        except UserError as error:
+            raise UserError(f"{path} is damaged: of {seed}, {error}") from error
     return seeds
 
 
@@ -338,11 +376,11 @@ def _write(path: Path, runs: Sequence[RunScores]) -> None:
     for run in runs:
         if run.source != path:
             _copy_recordings(run, path)
-    _write_file(path.with_suffix(".json"), (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
+    files.write_file(path.with_suffix(".json"), (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerows([COLUMNS, *(row for run in runs for row in _episode_rows(run))])
-    _write_file(path, table.getvalue().encode())
+    files.write_file(path, table.getvalue().encode())
 
 
 def _provenance(run: RunScores) -> dict[str, Any]:
@@ -379,14 +417,7 @@ def _copy_recordings(run: RunScores, table: Path) -> None:
     for env_steps, source in run.recordings.items():
         last = env_steps == run.env_steps
         kept.add(target := _recording_path(table, run.seed, None if last else env_steps))
-        _write_file(target, source.read_bytes())
+        files.write_file(target, files.read_bytes(source, MAX_FILE_BYTES))
     for old in _recordings(table, run.seed, run.env_steps).values():
         if old not in kept:
             old.unlink()
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    """Write a file in one step, so that a reader sees the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)

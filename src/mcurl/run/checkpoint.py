@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 from mcurl.errors import UserError
+from mcurl.files import available_memory, check_depth, read_bytes, sync, sync_all, write_file
 
 FORMAT = "mcurl-tree"
 VERSION = 1
@@ -34,6 +35,14 @@ _PLAIN_INT = 2**53
 """Integers below this are exact in every JSON reader; larger ones are written as text."""
 _ARRAY_KINDS = "biufcSU"
 """NumPy kinds with a fixed layout of bytes: no Python objects, no records."""
+_DTYPE = re.compile(rf"[<>|=][{_ARRAY_KINDS}]\d{{1,9}}")
+_DOCUMENT_BYTES = 256 * 2**20
+"""Largest size of ``state.json``."""
+WRONG_VALUES = (
+    *(KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, RecursionError),
+    *(MemoryError,),
+)
+"""What values of wrong types and sizes raise in Python, NumPy and PyTorch."""
 
 
 def save_tree(folder: Path, tree: Any, name: str = "state") -> None:
@@ -65,8 +74,7 @@ def save_tree(folder: Path, tree: Any, name: str = "state") -> None:
         "tree_crc32": _crc32(node),
         "tree": node,
     }
-    _write_and_sync(folder / f"{name}.json", json.dumps(document, indent=1).encode())
-    sync(folder)
+    write_file(folder / f"{name}.json", json.dumps(document, indent=1))
 
 
 def load_tree(folder: Path, name: str = "state") -> Any:
@@ -83,7 +91,7 @@ def load_tree(folder: Path, name: str = "state") -> Any:
     tensors = _read_tensors(folder / f"{name}.safetensors", document["tensors"])
     try:
         return _value(document["tree"], tensors)
-    except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
+    except WRONG_VALUES as error:
         raise UserError(f"{folder / name}.json is damaged: {_one_line(error)}") from error
 
 
@@ -114,7 +122,7 @@ def write_atomically(final: Path, write: Callable[[Path], None]) -> None:
     new.mkdir(parents=True)
     try:
         write(new)
-        _sync_all(new)
+        sync_all(new)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
@@ -135,23 +143,6 @@ def recover(final: Path) -> None:
         shutil.rmtree(old)
     else:
         old.rename(final)
-
-
-def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file atomically: if the process is killed, either the old or the new file exists."""
-    new = _sibling(path, "new")
-    _write_and_sync(new, content.encode() if isinstance(content, str) else content)
-    os.replace(new, path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Sync a file's content, or a folder's entries, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _Writer:
@@ -240,20 +231,21 @@ def _value(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
         case "tensor":
             return tensors[rest[0]]
         case "array" | "scalar":
-            return _load_array(kind, tensors[rest[0]], np.dtype(rest[1]), rest[2])
+            return _load_array(kind, tensors[rest[0]], rest[1], rest[2])
     raise ValueError(f"unknown kind {kind!r}")
 
 
-def _load_array(kind: str, data: torch.Tensor, dtype: np.dtype[Any], shape: list[int]) -> Any:
-    if dtype.kind not in _ARRAY_KINDS:
+def _load_array(kind: str, data: torch.Tensor, dtype: str, shape: list[int]) -> Any:
+    if not _DTYPE.fullmatch(dtype):
         raise ValueError(f"unknown dtype {dtype}")
-    array = np.frombuffer(data.numpy().tobytes(), dtype).reshape(shape).copy()
+    array = np.frombuffer(data.numpy().tobytes(), np.dtype(dtype)).reshape(shape).copy()
     return array if kind == "array" else array[()]
 
 
 def _read_document(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_bytes(path, _DOCUMENT_BYTES))
+        check_depth(document, path)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -273,14 +265,14 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 def _read_tensors(path: Path, expected: dict[str, Any]) -> dict[str, torch.Tensor]:
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, available_memory() // 2)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if len(data) != expected.get("bytes") or zlib.crc32(data) != expected.get("crc32"):
         raise UserError(f"{path} is damaged or belongs to another state.json: its checksum does not match")
     try:
         tensors: dict[str, torch.Tensor] = load_tensors(data)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, *WRONG_VALUES) as error:
         raise UserError(f"{path} is damaged: {_one_line(error)}") from error
     return tensors
 
@@ -298,22 +290,14 @@ def _crc32(node: Any) -> int:
     return zlib.crc32(json.dumps(node).encode())
 
 
+def first_line(error: BaseException) -> str:
+    """The type of an exception, and the first line of its message."""
+    return f"{type(error).__name__} {error}".partition("\n")[0][:300]
+
+
 def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__} {error}".split())
+    return " ".join(f"{type(error).__name__} {error}".split())[:300]
 
 
 def _sibling(path: Path, word: str) -> Path:
     return path.with_name(f".{path.name}.{word}")
-
-
-def _write_and_sync(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_all(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        sync(path)
-    sync(folder)

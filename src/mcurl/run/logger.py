@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
 
-from mcurl.errors import UserError, suggest
+from mcurl.errors import UserError, printable, suggest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -318,7 +318,7 @@ class Logger:
 
     def message(self, text: str) -> None:
         for sink in self.sinks:
-            sink.message(text)
+            sink.message(printable(text))
 
     def rewind(self, env_steps: int) -> None:
         """Must be called after ``Run.rewind``."""

@@ -5,9 +5,11 @@ The name of a run stands in its folder, in the results and in plots. Runs with d
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from mcurl.errors import UserError
@@ -22,6 +24,19 @@ NOT_IN_NAMES = (
 change what is learned (``compute.native`` and ``compute.device``: up to rounding)."""
 MAX_LENGTH = 100
 """Longest default name, in characters."""
+_CLASS = r"\w[\w.-]*(:[\w.]+)?"
+"""A registered name, or ``module:Class``."""
+_FORMS = {
+    "task": (r"\w+/\w[\w.-]*([:/][\w-][\w.-]*)*", "suite/name, such as dmc/cartpole-swingup"),
+    "method": (_CLASS, "the name of a method, or MODULE:CLASS"),
+    "agent": (_CLASS, "the name of an agent, or MODULE:CLASS"),
+}
+"""Setting -> what it may be, as a pattern and in words."""
+_LONGEST_FORM = 200
+_MODULE_ID = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):[\w/-]")
+MAX_SEED = 2**62 - 1
+MAX_STEPS = 10**15 - 1
+"""Largest seed, and largest number of simulator steps."""
 
 
 def run_name(settings: Mapping[str, Any]) -> str:
@@ -39,6 +54,71 @@ def check_name(name: str) -> str:
     if not re.fullmatch(r"\w[\w.=+-]*", name) or len(name) > MAX_LENGTH:
         raise UserError(f"a name has letters, digits and . _ = + -, at most {MAX_LENGTH}, not {name!r}")
     return name
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Check what the paths and titles of a run are made from: its task, method, agent, seed and budget.
+
+    Args:
+        settings: of a run, as JSON values, from a file of unknown origin.
+
+    Raises:
+        UserError: one of them is missing, or is nothing that this could be; an agent may be missing.
+    """
+    if missing := {"task", "method", "seed", "env_steps"} - settings.keys():
+        raise UserError(f"{min(missing)} is missing")
+    for key in _FORMS:
+        if key != "agent" or settings.get(key) not in (None, ""):
+            check_form(key, settings[key])
+    for key, low, limit in (("seed", 0, MAX_SEED), ("env_steps", 1, MAX_STEPS)):
+        if type(settings[key]) is not int or not low <= settings[key] <= limit:
+            raise UserError(f"{key} is {_short(settings[key])}, not a whole number from {low}")
+
+
+def check_form(key: str, value: Any) -> None:
+    """Raise UserError if a value can be no ``"task"``, ``"method"`` or ``"agent"``, which paths are made from."""
+    pattern, expected = _FORMS[key]
+    if not isinstance(value, str) or not re.fullmatch(pattern, value) or len(value) > _LONGEST_FORM:
+        raise UserError(f"{key} is {_short(value)}, not {expected}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def user_modules(settings: Mapping[str, Any]) -> list[str]:
+    """The modules whose code a run needs beside this package: of its method, agent and task, and in ``env.kwargs``.
+
+    Args:
+        settings: of a run, as JSON values, of unknown origin.
+
+    >>> user_modules({"task": "gym/envs.mine:Maze-v0", "method": "losses:Mine", "agent": "sac"})
+    ['losses', 'envs.mine']
+    """
+    env, names = settings.get("env"), [settings.get("method"), settings.get("agent")]
+    modules = [name.partition(":")[0] for name in names if isinstance(name, str) and ":" in name]
+    suite, _, task = str(settings.get("task")).partition("/")
+    modules += [task.rpartition(":")[0]] if suite == "gym" and ":" in task else []
+    # Such as the id of another environment, which Gymnasium imports a module for.
+    texts = _texts(env.get("kwargs")) if isinstance(env, Mapping) else ()
+    modules += [match[1] for match in map(_MODULE_ID.match, texts) if match and _exists(match[1])]
+    return list(dict.fromkeys(modules))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
+
+
+def _exists(module: str) -> bool:
+    """Whether there is a module of this name. Nothing is imported."""
+    with contextlib.suppress(ValueError, ImportError):
+        return find_spec(module.partition(".")[0]) is not None
+    return True
 
 
 def changed_settings(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

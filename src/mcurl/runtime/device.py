@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import random
 import sys
@@ -22,6 +23,8 @@ from mcurl.runtime.threads import available_cores
 
 FLAGS = ("amx_tile", "amx_bf16", "amx_int8", "avx512f", "avx512_bf16", "avx2")
 """Instruction sets of CPUs that matter here, as /proc/cpuinfo names them."""
+MAX_THREADS = 256
+"""So many threads may be asked for on any machine; on one with more cores, four for each."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def prepare(settings: ComputeSettings) -> Compute:
     Call it before the first environment is made, see :func:`load_compiler`.
 
     Raises:
-        UserError: the settings need a GPU, and there is none.
+        UserError: the settings need a GPU, and there is none, or far more threads than there are cores.
     """
     cuda = torch.cuda.is_available()
     if settings.device == "cuda" and not cuda:
@@ -83,6 +86,9 @@ def prepare(settings: ComputeSettings) -> Compute:
     device = torch.device("cuda" if cuda and settings.device != "cpu" else "cpu")
     if settings.precision == "tf32" and device.type != "cuda":
         raise UserError("compute.precision=tf32 needs a GPU: on a CPU, use auto, fp32 or bf16")
+    if settings.threads > max(MAX_THREADS, 4 * (os.cpu_count() or 1)):
+        count = f"{os.cpu_count()} cores"
+        raise UserError(f"compute.threads={settings.threads:,} are too many for this machine, which has {count}")
     torch.set_num_threads(settings.threads or available_cores())
     keep_freed_memory()
     load_compiler()

@@ -15,7 +15,7 @@ from typing import Any
 from mcurl import __version__
 from mcurl.config.tasks import flatten
 from mcurl.errors import UserError
-from mcurl.run.checkpoint import write_file
+from mcurl.files import read_text, write_file
 from mcurl.run.folder import Run
 from mcurl.run.provenance import machine_metadata
 from mcurl.runtime.threads import available_cores
@@ -91,12 +91,13 @@ def _seconds_of_run(folder: Path, jobs: int) -> float | None:
     """Seconds per simulator step of a run on this machine with as many threads, the median of its intervals."""
     try:
         metadata = Run(folder).metadata
-        lines = [json.loads(line) for line in (folder / "speed.jsonl").read_text().splitlines()]
-        laps = [1 / line["env_steps_per_second"] for line in lines]
-    except (UserError, OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        lines = [json.loads(line) for line in read_text(folder / "speed.jsonl").splitlines()]
+        laps = [1 / float(line["env_steps_per_second"]) for line in lines]
+        used = metadata.get("compute", {}).get("threads")
+    except (UserError, OSError, ValueError, KeyError, TypeError, ArithmeticError, AttributeError, RecursionError):
         return None
     machine = {key: metadata.get(key) for key in _this_machine()}
-    same = machine == _this_machine() and metadata.get("compute", {}).get("threads") == threads(jobs)
+    same = machine == _this_machine() and used == threads(jobs)
     return statistics.median(laps) if same and laps else None
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from mcurl.config.tasks import flatten
 from mcurl.errors import UserError
+from mcurl.files import open_plain
 from mcurl.run.folder import Run
+from mcurl.run.names import MAX_STEPS
 from mcurl.suites.suite import SuiteRun
 
 _TAIL_BYTES = 16_384
@@ -116,26 +118,27 @@ def _progress(path: Path) -> tuple[int, float | None]:
     """The env steps of the last line of a log, and the return of the last training episode in its last lines."""
     env_steps = 0
     for values in _last_lines(path):
-        env_steps = max(env_steps, int(values.get("env_steps", 0)))
+        steps = values.get("env_steps", 0)
+        env_steps = max(env_steps, steps if type(steps) is int and 0 <= steps <= MAX_STEPS else 0)
         value = values.get("episode/return")
-        if isinstance(value, int | float) and math.isfinite(value):
-            return env_steps, float(value)
+        if isinstance(value, float) and math.isfinite(value):
+            return env_steps, value
     return env_steps, None
 
 
 def _last_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The last lines of a file of JSON objects, the newest first. A line that is not complete is left out."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             size = file.seek(0, 2)
             file.seek(max(size - _TAIL_BYTES, 0))
             lines = file.read().rpartition(b"\n")[0].split(b"\n")
-    except OSError:
+    except (OSError, UserError):
         return
     for line in reversed(lines if size <= _TAIL_BYTES else lines[1:]):
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(values, dict):
             yield values

@@ -16,7 +16,7 @@ from mcurl import envs
 from mcurl.config.fields import read_value
 from mcurl.config.tasks import flatten, methods, read_toml, task_names
 from mcurl.errors import UserError, suggest
-from mcurl.run.names import check_name
+from mcurl.run.names import check_name, user_modules
 
 if TYPE_CHECKING:
     from mcurl.config.resolve import TrainSettings
@@ -224,7 +224,8 @@ class SuiteRun:
 
     def resume_arguments(self, out: Path) -> list[str]:
         """The arguments of ``mcurl`` that continue the run from its latest checkpoint."""
-        return ["resume", str(self.folder(out))]
+        modules = user_modules({"task": self.task, "method": self.arm.method, "agent": self.arm.agent})
+        return ["resume", str(self.folder(out)), *(word for name in modules for word in ("--import", name))]
 
 
 def check_runs(runs: Iterable[SuiteRun]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcurl.errors import UserError
+from mcurl.errors import UserError, printable
 from mcurl.pictures import pyav
 from mcurl.recording import Recording
 from mcurl.verify import scores
@@ -75,7 +75,7 @@ def verify(
                 verified += 1
                 _print_success(task, outcome)
     for title in missing:
-        print(f"{title}: not recorded")
+        print(f"{printable(title)}: not recorded")
     total = f"{verified} of {len(recorded)} recorded scores verified"
     print(f"{total}, {failures} failed" if failures else total)
     return 1 if failures else 0
@@ -110,13 +110,16 @@ def _check_files(
 
 
 def _print_failure(score: Score, mismatch: Mismatch) -> None:
-    print(f"mcurl: {score.title} does not come out: {mismatch}", file=sys.stderr, flush=True)
+    print(f"mcurl: {printable(score.title)} does not come out: {printable(str(mismatch))}", file=sys.stderr, flush=True)
 
 
 def _print_success(task: Task, deviation: float) -> None:
-    accuracy = "exactly" if deviation == 0 else f"within {deviation:.0e}"
+    title, accuracy = printable(task.score.title), "exactly" if deviation == 0 else f"within {deviation:.0e}"
     recording = task.recording
-    print(f"{task.score.title}: {recording.score:.2f} over {recording.episodes} episodes, {accuracy}", flush=True)
+    print(
+        f"{title}: {recording.score:.2f} over {recording.episodes} episodes, {accuracy}",
+        flush=True,
+    )
     for episode, paths in task.shown.items():
         for path in paths:
             print(f"  {path}: episode {episode}, return {recording.returns[episode]:.2f}", flush=True)

@@ -12,7 +12,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ import gymnasium
 from mcurl.errors import UserError
 from mcurl.pictures import ContactSheet, Video
 from mcurl.recording import Recording, read
+from mcurl.registry import import_user_module
 from mcurl.verify.replay import Camera, Mismatch, Outcome, play
 from mcurl.verify.scores import Score
 
@@ -68,10 +68,7 @@ def play_all(tasks: Sequence[Task], jobs: int, modules: Sequence[str]) -> Iterat
 def import_modules(modules: Iterable[str]) -> None:
     """Import the user's modules. Raises UserError if one cannot be imported."""
     for module in modules:
-        try:
-            import_module(module)
-        except ImportError as error:
-            raise UserError(f"cannot import {module}: {error}; is its folder in PYTHONPATH?") from error
+        import_user_module(module)
 
 
 class Shared(NamedTuple):

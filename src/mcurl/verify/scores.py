@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +9,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mcurl import files
 from mcurl.errors import UserError
 from mcurl.recording import SUFFIX, DamagedError, Recording, episode_seed, find_recordings, read
 from mcurl.report.scores import RunScores
 from mcurl.report.store import COLUMNS, MEAN_COLUMNS, load_cell
+from mcurl.run.evaluations import read_evaluations
+from mcurl.run.names import check_settings
 from mcurl.verify.replay import Mismatch
 
 
@@ -82,7 +83,7 @@ def _find(path: Path) -> Iterator[Score]:
         return
     if not path.is_dir():
         raise UserError(f"{path} does not exist")
-    runs = sorted(file.parent for file in path.glob("**/run.json"))
+    runs = files.find_folders(path, "run.json")
     for run in runs:
         yield from _run(run)
     tables = sorted(
@@ -113,16 +114,15 @@ def _file(path: Path) -> Iterator[Score]:
 
 def _run(folder: Path) -> Iterator[Score]:
     try:
-        settings = json.loads((folder / "settings.json").read_text())
-        returns: dict[int, list[float]] = {}
-        # A killed process may leave an incomplete last line.
-        lines = (folder / "evaluations.csv").read_text().rpartition("\n")[0].splitlines()
-        for row in csv.DictReader(lines):
-            returns.setdefault(int(row["env_steps"]), []).append(float(row["return"]))
-        task, seed, env = str(settings["task"]), int(settings["seed"]), dict(settings["env"])
-        method, budget = str(settings["method"]), int(settings["env_steps"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        yield Score(str(folder), folder, damage=f"the run folder is damaged: {type(error).__name__} {error}")
+        settings = files.read_object(folder / "settings.json")
+        check_settings(settings)
+        returns = read_evaluations(folder)
+        task, seed, env = settings["task"], settings["seed"], settings.get("env")
+        method, budget = settings["method"], settings["env_steps"]
+        if not isinstance(env, dict):
+            raise UserError("env is not a table of settings")
+    except UserError as error:
+        yield Score(str(folder), folder, damage=f"the run folder is damaged: {error}")
         return
     recordings = find_recordings(folder)
     for env_steps, path in recordings.items():
@@ -148,8 +148,11 @@ def _recordings_beside(table: Path) -> dict[Path, int]:
 
 def _is_table(path: Path) -> bool:
     """Whether a CSV file is one of a results folder: by its columns, or by the files beside it."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        columns = tuple(file.readline(1000).strip().split(","))
+    try:
+        with files.open_plain(path, follow=True) as file:
+            columns = tuple(file.readline(1000).decode("utf-8", "replace").strip().split(","))
+    except (OSError, UserError):
+        return False
     return columns in (COLUMNS, MEAN_COLUMNS) or path.with_suffix(".json").exists() or bool(_recordings_beside(path))
 
 

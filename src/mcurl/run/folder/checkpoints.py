@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from mcurl.errors import UserError
-from mcurl.run.checkpoint import load_tree, recover, save_tree, write_atomically, write_file
+from mcurl.files import TEXT_BYTES, own_folder, read_bytes, read_object, real_folder, write_file
+from mcurl.run.checkpoint import load_tree, recover, save_tree, write_atomically
 from mcurl.run.folder.documents import Span, read_sealed, seal
-from mcurl.run.folder.paths import read_object
 
 RECENT_CHECKPOINTS = 2
 """Number of latest checkpoints to keep, in addition to final ones. The latest may be damaged by a disk failure."""
@@ -110,7 +110,7 @@ class Checkpoint:
             return
         try:
             span = Span.from_json(files[name]) if isinstance(files, dict) and name in files else None
-            whole = span is not None and span.holds(path.read_bytes())
+            whole = span is not None and span.holds(read_bytes(path, TEXT_BYTES))
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -192,7 +192,7 @@ class Checkpoints:
             write_file(folder / _MANIFEST, seal(manifest))
             check()
 
-        checkpoint = Checkpoint(self.folder / f"{env_steps:09d}")
+        checkpoint = Checkpoint(own_folder(self.folder) / f"{env_steps:09d}")
         name = checkpoint.folder.name
         for path in (checkpoint.folder, *(self.folder / f".{name}.{word}" for word in ("new", "old"))):
             if path.exists() and not _is_ours(path):
@@ -215,7 +215,9 @@ class Checkpoints:
         return sorted(file.parent for file in self.folder.glob(f"*/{_STATE}") if file.parent not in known)
 
     def _folders(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("*") if re.fullmatch(r"[0-9]{9,}", path.name) and path.is_dir())
+        return sorted(
+            path for path in self.folder.glob("*") if re.fullmatch(r"[0-9]{9,15}", path.name) and real_folder(path)
+        )
 
     def _remove_older(self) -> None:
         newest = {checkpoint.folder for checkpoint in self.complete()[-RECENT_CHECKPOINTS:]}
@@ -229,7 +231,7 @@ class Checkpoints:
 def _is_ours(folder: Path) -> bool:
     """Whether there is nothing in a folder but the files of a checkpoint."""
     known = {_STATE, "state.safetensors", "policy", _SETTINGS, _MANIFEST, _OLD_LOGS}
-    if not folder.is_dir() or folder.is_symlink():
+    if not real_folder(folder):
         return False
     # A kill while a checkpoint is written leaves temporary files with hidden names.
     return all(path.name in known or path.name.startswith(".") for path in folder.iterdir())

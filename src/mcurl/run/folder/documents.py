@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mcurl.errors import UserError
-from mcurl.run.folder.paths import as_json, read_object
+from mcurl.files import read_object
+from mcurl.run.folder.paths import as_json
 
 _CRC = "crc32"
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mcurl.errors import UserError
+from mcurl.files import open_plain, read_bytes, write_all
 
 _ATTEMPTS = 4
+_MAX_BYTES = 1000
 
 
 class Lock:
@@ -30,7 +32,7 @@ class Lock:
 
     def acquire(self) -> None:
         """Lock the folder for training. Raises UserError if another process holds the lock."""
-        self._file = (self.folder / "lock").open("a+")
+        self._file = open_plain(self.folder / "lock", "a+b")
         try:
             self._try()
         except OSError as error:
@@ -38,8 +40,7 @@ class Lock:
             raise UserError(f"{self.folder} is being trained by {_another(self._holder())}") from error
         self._owner = f"process {os.getpid()} on {platform.node()}, {secrets.token_hex(8)}"
         self._file.truncate(0)
-        self._file.write(self._owner)
-        self._file.flush()
+        write_all(self._file, self._owner.encode())
         os.fsync(self._file.fileno())
 
     def release(self) -> None:
@@ -52,7 +53,7 @@ class Lock:
     def held_by_another(self) -> bool:
         """Whether another process, or another object of this one, trains the run. Nothing is changed."""
         try:
-            with (self.folder / "lock").open() as file:
+            with open_plain(self.folder / "lock") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -84,7 +85,7 @@ class Lock:
         """What the last process that locked the folder wrote into ``lock``."""
         # Opened anew: NFS compares a file with the server's when it is opened.
         with contextlib.suppress(OSError):
-            return (self.folder / "lock").read_text()
+            return read_bytes(self.folder / "lock", _MAX_BYTES).decode("utf-8", "replace")
         return ""
 
     def _try(self) -> None:

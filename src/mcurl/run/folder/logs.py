@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mcurl.errors import UserError
+from mcurl.files import TEXT_BYTES, open_plain, read_bytes, sync, write_all, write_file
 from mcurl.recording import find_recordings
-from mcurl.run.checkpoint import sync, write_file
+from mcurl.run.evaluations import HEADER, NAME, parse_row
 from mcurl.run.folder.documents import Span
 
 T = TypeVar("T")
-METRICS, EVALUATIONS, SPEED = "metrics.jsonl", "evaluations.csv", "speed.jsonl"
-EVALUATIONS_HEADER = "env_steps,episode,return\n"
+METRICS, EVALUATIONS, SPEED = "metrics.jsonl", NAME, "speed.jsonl"
+EVALUATIONS_HEADER = f"{HEADER}\n"
 DETERMINISTIC = (METRICS, EVALUATIONS)
 """Logs that :meth:`Logs.rewind` truncates; a resumed run writes the same lines again."""
 
@@ -41,12 +43,11 @@ class Logs:
         if name not in self._files:
             self._check_owner()
             span = self._span(name)
-            # Line buffering, so that readers of the log see complete lines.
-            self._files[name] = (self.folder / name).open("a", buffering=1, encoding="utf-8", newline="")
+            self._files[name] = open_plain(self.folder / name, "ab")
             self._spans[name] = span
-        for line in lines:
-            self._files[name].write(line + "\n")
-            self._spans[name] = self._spans[name].extended(f"{line}\n".encode())
+        for line in lines:  # each in one piece, so that readers of the log see complete lines
+            write_all(self._files[name], data := f"{line}\n".encode())
+            self._spans[name] = self._spans[name].extended(data)
 
     def close(self) -> None:
         """Close the files."""
@@ -75,7 +76,7 @@ class Logs:
             UserError: a line is damaged.
         """
         evaluations: dict[int, list[float]] = {}
-        for env_steps, value in self._parse(EVALUATIONS, _evaluations_line, first=1):
+        for env_steps, value in self._parse(EVALUATIONS, parse_row, first=1):
             if until is None or env_steps <= until:
                 evaluations.setdefault(env_steps, []).append(value)
         return evaluations
@@ -87,14 +88,14 @@ class Logs:
         vouches for the line. Raises UserError then.
         """
         path, values, end = self.folder / name, list[T](), 0
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        lines = read_bytes(path, TEXT_BYTES).split(b"\n")[:-1] if os.path.lexists(path) else []
         for number, line in enumerate(lines):
             end += len(line) + 1
             if number < first:
                 continue
             try:
                 values.append(parse(line.decode()))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 if end > self._vouched_bytes(name):
                     break
                 raise UserError(f"{path} is damaged in line {number + 1}: {error}") from error
@@ -113,6 +114,8 @@ class Logs:
         Raises:
             UserError: a log is not as at the checkpoint. No log is changed.
         """
+        if unknown := {*spans} - {*DETERMINISTIC}:
+            raise UserError(f"the checkpoint of {env_steps:,} env steps is damaged: {min(unknown)} is none of its logs")
         contents = {name: self._vouched(name, span, env_steps) for name, span in spans.items()}
         self.close()
         for name, content in contents.items():
@@ -134,8 +137,8 @@ class Logs:
         """The bytes of a log at a checkpoint. Raises UserError if they are not there any more."""
         path, place = self.folder / name, f"at the checkpoint of {env_steps:,} env steps"
         try:
-            with path.open("rb") as log:
-                content = log.read(span.length)
+            with open_plain(path) as log:
+                content = log.read(min(span.length, TEXT_BYTES))
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
         if len(content) < span.length:
@@ -148,7 +151,7 @@ class Logs:
         """The span of what this process knows of a log; the first time, of the whole file."""
         if name not in self._spans:
             with contextlib.suppress(FileNotFoundError):
-                return Span.of((self.folder / name).read_bytes())
+                return Span.of(read_bytes(self.folder / name, TEXT_BYTES))
         return self._spans.get(name, Span())
 
     def _sync(self, name: str) -> Span:
@@ -169,9 +172,7 @@ class Logs:
 
 def _metrics_line(line: str) -> tuple[int, dict[str, float]]:
     values = json.loads(line)
-    return int(values.pop("env_steps")), values
-
-
-def _evaluations_line(line: str) -> tuple[int, float]:
-    env_steps, _, value = line.split(",")
-    return int(env_steps), float(value)
+    env_steps = values.pop("env_steps")
+    if type(env_steps) is not int or not all(type(value) in (int, float) for value in values.values()):
+        raise ValueError("a value is not a number")
+    return env_steps, {name: float(value) for name, value in values.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mcurl.errors import UserError, suggest
+from mcurl.files import read_object
 from mcurl.run.names import check_name, run_name
 
 FORMAT = "mcurl-run"
@@ -48,19 +49,6 @@ def suggest_runs(path: Path) -> str:
         if runs:
             return suggest(str(path), [str(run) for run in runs], max_choices=4)
     return "there are no runs nearby"
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises UserError if the file cannot be read, or is damaged."""
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: it is not a JSON object")
-    return value
 
 
 def as_json(value: Any) -> str:

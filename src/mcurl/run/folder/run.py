@@ -12,15 +12,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from mcurl.errors import UserError
+from mcurl.errors import UserError, printable
+from mcurl.files import JSON_BYTES, own_folder, read_bytes, read_object, read_text, write_file, write_new
 from mcurl.recording import recording_path
-from mcurl.run.checkpoint import write_file
 from mcurl.run.folder.checkpoints import Checkpoint, Checkpoints
 from mcurl.run.folder.documents import Span, check_seal, check_version, differences, seal, values_crc32
 from mcurl.run.folder.lock import Lock
 from mcurl.run.folder.logs import EVALUATIONS, EVALUATIONS_HEADER, METRICS, SPEED, Logs
-from mcurl.run.folder.paths import FORMAT, VERSION, as_json, is_run, read_object, run_folder, suggest_runs
-from mcurl.run.names import run_name
+from mcurl.run.folder.own import check_own
+from mcurl.run.folder.paths import FORMAT, VERSION, as_json, is_run, run_folder, suggest_runs
+from mcurl.run.names import MAX_STEPS, check_name, check_settings, run_name, user_modules
 from mcurl.run.provenance import environment_packages, run_metadata
 from mcurl.runtime.program import command_line
 
@@ -117,7 +118,8 @@ class Run:
                 is changed.
 
         Raises:
-            UserError: ``path`` is not a run folder, was written by a newer version, or another process trains this run.
+            UserError: ``path`` is not a run folder, or was written by a newer version; or, to train, another process
+                trains this run, or a link is in the place of what it writes.
         """
         run = cls(path)
         if not is_run(path):
@@ -125,10 +127,11 @@ class Run:
             raise UserError(f"{path} is not a run folder: {suggest_runs(path)}")
         check_version(path / "run.json", run.metadata, FORMAT, VERSION)
         if train:
+            check_own(path)
             check_seal(path / "run.json", run.metadata)
             run._lock.acquire()
             run._checkpoints.recover()
-            run._settings = (path / "settings.json").read_bytes()
+            run._settings = read_bytes(path / "settings.json", JSON_BYTES)
         return run
 
     def _check_parts(self) -> None:
@@ -148,10 +151,19 @@ class Run:
         if is_run(folder) and (run := Run(folder)).resumable:
             if not run.checkpoints() and run.settings == json.loads(as_json(settings)) and not run.locked:
                 return
-            again = command_line("resume", folder)
+            again = run.command("resume")
             raise UserError(f"{folder} exists already: use `{again}`, or another --seed, --name or --out")
         message = "without a checkpoint: move it away, or use another --seed, --name or --out"
         raise UserError(f"{folder} exists already, {message}")
+
+    def command(self, name: str, *words: object) -> str:
+        """The command line that a user can type to resume or evaluate the run, with the modules that it needs."""
+        try:
+            modules = user_modules(self.settings)
+        except UserError:  # the command itself says what is wrong
+            modules = []
+        options = [word for module in modules for word in ("--import", module)]
+        return printable(command_line(name, self.folder, *words, *options))
 
     def __enter__(self) -> Self:
         return self
@@ -180,9 +192,10 @@ class Run:
         path = self.folder / "settings.json"
         try:
             settings = read_object(path)
-            if missing := {"task", "method", "seed", "env_steps"} - settings.keys():
-                raise UserError(f"{path} is damaged: {min(missing)} is missing")
+            check_settings(settings)
         except UserError as error:
+            text = str(error)
+            error = error if str(path) in text else UserError(f"{path} is damaged: {text}")
             copies = [checkpoint.settings_path for checkpoint in self.checkpoints()]
             hint = next((f"; a copy is in {copy}" for copy in reversed(copies) if copy.is_file()), "")
             raise UserError(f"{error}{hint}") from error
@@ -216,7 +229,7 @@ class Run:
     @property
     def name(self) -> str:
         """The name of the run, which its folder, results and plots contain."""
-        return str(self.metadata.get("name") or run_name(self.settings))
+        return check_name(str(self.metadata.get("name") or run_name(self.settings)))
 
     @property
     def env_steps(self) -> int:
@@ -224,7 +237,10 @@ class Run:
 
         Schedules do not use it. Their horizon is the budget of the settings.
         """
-        return int(self.metadata.get("extended_to") or self.settings["env_steps"])
+        budget = self.metadata.get("extended_to") or self.settings["env_steps"]
+        if type(budget) is not int or not 1 <= budget <= MAX_STEPS:
+            raise UserError(f"{self.folder / 'run.json'} is damaged: extended_to is not a whole number from 1")
+        return budget
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -242,7 +258,8 @@ class Run:
         Args:
             extend_to: new budget in simulator steps; None: the budget is not changed.
         """
-        resumed = [*self.metadata.get("resumed", []), run_metadata()]
+        before = self.metadata.get("resumed")
+        resumed = [*(before if isinstance(before, list) else []), run_metadata()]
         self._record({"resumed": resumed} | ({} if extend_to is None else {"extended_to": extend_to}))
 
     def record_compute(self, values: Mapping[str, Any]) -> None:
@@ -268,7 +285,10 @@ class Run:
     @property
     def sinks(self) -> list[str]:
         """Names of the run's additional sinks, for :func:`mcurl.run.logger.make_sinks`."""
-        return list(self.metadata.get("log", []))
+        names = self.metadata.get("log", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{self.folder / 'run.json'} is damaged: log is not a list of names")
+        return names
 
     def add_sinks(self, names: Iterable[str]) -> None:
         """Add sinks to ``run.json``, so that the run uses them now and after each resume."""
@@ -301,7 +321,7 @@ class Run:
     def save_recording(self, env_steps: int, data: bytes) -> None:
         """Write the recorded episodes of an evaluation, see :meth:`mcurl.recording.Recording.to_bytes`."""
         path = recording_path(self.folder, env_steps)
-        path.parent.mkdir(exist_ok=True)
+        own_folder(path.parent)
         write_file(path, data)
 
     def keep_result(self, env_steps: int, seed: int, values: Mapping[str, Any]) -> Path:
@@ -315,16 +335,16 @@ class Run:
         Returns:
             The new file, or the one that holds the same result already.
         """
-        folder = self.folder / "results"
-        folder.mkdir(exist_ok=True)
+        folder = own_folder(self.folder / "results")
         stem, text = f"{env_steps:09d}-seed{seed}-{len(values['returns'])}episodes", as_json(values)
         for number in itertools.count(1):
             path = folder / f"{stem}{f'-{number}' if number > 1 else ''}.json"
-            with contextlib.suppress(FileExistsError), path.open("x") as file:
-                file.write(text)
+            try:
+                write_new(path, text)
                 return path
-            if path.read_text() == text:
-                return path
+            except FileExistsError:
+                if path.is_file() and read_text(path) == text:
+                    return path
         raise AssertionError
 
     def results(self) -> list[dict[str, Any]]:
@@ -383,7 +403,7 @@ class Run:
         checkpoints = self.checkpoints()
         if not checkpoints:
             if self.resumable:
-                again = command_line("resume", self.folder)
+                again = self.command("resume")
                 hint = f"wait for the first one or, if the run was stopped before it, use `{again}`"
             elif renamed := self._checkpoints.renamed():
                 hint = (
@@ -474,7 +494,9 @@ class Run:
         """Whether there was a checkpoint, although its files may be gone."""
         if self._checkpoints.has_remains():
             return True
-        every = self.settings.get("checkpoint", {}).get("every", 0)
+        schedule = self.settings.get("checkpoint", {})
+        every = schedule.get("every", 0) if isinstance(schedule, dict) else 0
+        every = every if type(every) is int else 0
         # Runs of older versions do not record what they compute with.
         return "compute" in self.metadata or 0 < every < max(self.evaluations(), default=0)
 

@@ -1,0 +1,350 @@
+"""Plain files in folders that anyone may have made or changed.
+
+A file is opened without following a link in its place, and checked before it is read: it is a plain file (a FIFO would
+block, a device never ends), it is not too large, and a file that is changed in place has no second name elsewhere.
+Files are replaced in one step: written beside their place, synced, renamed.
+
+This module imports neither PyTorch nor NumPy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from mcurl.errors import UserError
+
+JSON_BYTES = 16 * 2**20
+"""Largest size of a JSON file that people or programs describe something in: settings, metadata, provenance."""
+TEXT_BYTES = 256 * 2**20
+"""Largest size of a log or a table."""
+MAX_DEPTH = 100
+"""Deepest nesting of a JSON file."""
+_FLAGS = {
+    "rb": os.O_RDONLY,
+    "r+b": os.O_RDWR | os.O_CREAT,
+    "ab": os.O_WRONLY | os.O_APPEND | os.O_CREAT,
+    "a+b": os.O_RDWR | os.O_APPEND | os.O_CREAT,
+    "xb": os.O_WRONLY | os.O_CREAT | os.O_EXCL,
+}
+# Without O_NONBLOCK, opening a FIFO waits for its other end.
+_SAFE = os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0)
+
+
+def available_memory() -> int:
+    """Bytes of memory of this machine; 2**62 where that is unknown."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**62
+
+
+def open_plain(path: Path, mode: str = "rb", *, limit: int | None = None, follow: bool = False) -> IO[bytes]:
+    """Open a plain file, unbuffered for the modes that write.
+
+    Args:
+        path: the file. Links in the path of its folder are followed, one in its own place is not.
+        mode: rb; r+b, ab or a+b, which make a missing file; or xb, a new file.
+        limit: largest size in bytes; None: any.
+        follow: follow a link in the file's place, too. Only for reading.
+
+    Raises:
+        UserError: it is a link, no plain file or too large; or it would be changed, and has other names (hard links).
+        OSError: it cannot be opened, for example because it does not exist.
+    """
+    flags = _FLAGS[mode] | _SAFE | (0 if follow and mode == "rb" else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK) and path.is_symlink():
+            raise UserError(f"{path} is a link, not a plain file: nothing is read or written through it") from error
+        if error.errno in (errno.ENXIO, errno.EISDIR, errno.EOPNOTSUPP, errno.ENODEV):
+            raise UserError(f"{path} is {kind(path)}, not a plain file") from error
+        raise
+    try:
+        status = os.fstat(descriptor)
+        _check(path, status, limit, changes=mode != "rb")
+        return os.fdopen(descriptor, mode, buffering=-1 if mode == "rb" else 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _check(path: Path, status: os.stat_result, limit: int | None, changes: bool) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is {_kind(status.st_mode)}, not a plain file")
+    if changes and status.st_nlink > 1:
+        raise UserError(f"{path} is the same file as another one (hard link): replace it with a copy of itself")
+    if limit is not None and status.st_size > limit:
+        raise UserError(f"{path} has {status.st_size:,} bytes; at most {limit:,} are read")
+
+
+def kind(path: Path) -> str:
+    """What is at a path, in words, without following a link."""
+    try:
+        return _kind(path.lstat().st_mode)
+    except OSError:
+        return "missing"
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFREG: "a plain file",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFLNK: "a link",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something else")
+
+
+def read_bytes(path: Path, limit: int, *, follow: bool = False) -> bytes:
+    """The contents of a plain file. Raises UserError and OSError as :func:`open_plain`, and if it grows meanwhile."""
+    with open_plain(path, limit=limit, follow=follow) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise UserError(f"{path} has more than {limit:,} bytes, which is the most that is read")
+    return data
+
+
+def read_text(path: Path, limit: int = TEXT_BYTES, *, follow: bool = False) -> str:
+    """The text of a plain UTF-8 file.
+
+    Raises:
+        UserError: as :func:`read_bytes`, or the file is not UTF-8.
+        OSError: it cannot be opened.
+    """
+    try:
+        return read_bytes(path, limit, follow=follow).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is damaged: it is not text in UTF-8 from byte {error.start} on") from error
+
+
+def whole_lines(path: Path, *, follow: bool = False) -> list[str]:
+    """The complete lines of a log, which may end in an incomplete one after a kill. Raises as :func:`read_text`."""
+    text, newline, _ = read_text(path, follow=follow).rpartition("\n")
+    return text.split("\n") if newline else []
+
+
+def read_json(path: Path, limit: int = JSON_BYTES, *, follow: bool = False) -> Any:
+    """The value in a plain JSON file.
+
+    Raises:
+        UserError: as :func:`read_text`, or the file is not JSON, or too deep.
+        OSError: it cannot be opened.
+    """
+    return parse_json(read_text(path, limit, follow=follow), path)
+
+
+def read_object(path: Path, limit: int = JSON_BYTES, *, follow: bool = False) -> dict[str, Any]:
+    """The object in a plain JSON file. Raises UserError as :func:`read_json`, also if the file cannot be opened."""
+    try:
+        value = read_json(path, limit, follow=follow)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it is not a JSON object")
+    return value
+
+
+def parse_json(text: str, path: Path) -> Any:
+    """The value of a JSON text; ``path`` stands in messages. Raises UserError if it is damaged or too deep."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise UserError(f"{path} is damaged: it is nested more than {MAX_DEPTH} levels deep") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    check_depth(value, path)
+    return value
+
+
+def check_depth(value: Any, path: Path) -> None:
+    """Raise UserError if a JSON value is nested deeper than :data:`MAX_DEPTH`; functions that recurse may read it."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for node in level for item in _children(node)]
+        if not level:
+            return
+    raise UserError(f"{path} is damaged: it is nested more than {MAX_DEPTH} levels deep")
+
+
+def _children(node: Any) -> Iterator[Any]:
+    items = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return (item for item in items if isinstance(item, dict | list))
+
+
+# Writing
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file atomically: if the process is killed, either the old or the new file exists.
+
+    A link in its place is replaced, not followed.
+    """
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)  # of a killed process, or a link
+    with open_plain(new, "xb") as file:
+        write_all(file, content.encode() if isinstance(content, str) else content)
+        os.fsync(file.fileno())
+    os.replace(new, path)
+    sync(path.parent)
+
+
+def write_new(path: Path, content: str | bytes) -> None:
+    """Write a new file atomically: if the process is killed, the whole file exists, or none.
+
+    Raises:
+        FileExistsError: there is something at this path.
+    """
+    with new_file(path) as aside, open_plain(aside, "xb") as file:
+        write_all(file, content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A context manager with the path of a file that does not exist yet. At exit it is synced, and gets its name.
+
+    Args:
+        path: the name. The file aside has the same ending, so that other libraries write the same format.
+
+    Raises:
+        FileExistsError: there is something at this path.
+    """
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
+    aside.unlink(missing_ok=True)
+    try:
+        yield aside
+        sync(aside)
+        claim(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A context manager with an empty folder. At exit it is synced, and gets its name.
+
+    Raises:
+        OSError: there is something else than an empty folder at this path.
+    """
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)
+        sync_all(aside)
+        aside.rename(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    sync(path.parent)
+
+
+def claim(aside: Path, path: Path) -> None:
+    """Give a file that was written aside its name. Raises FileExistsError if that is in use."""
+    try:
+        os.link(aside, path, follow_symlinks=False)  # in one step; a rename would replace what is there
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        aside.rename(path)
+
+
+def write_all(file: IO[bytes], data: bytes | memoryview) -> None:
+    """Write all bytes to an unbuffered file, which may take fewer at a time."""
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[file.write(view) :]
+
+
+def sync(path: Path) -> None:
+    """Sync a file's content, or a folder's entries, to disk."""
+    descriptor = os.open(path, os.O_RDONLY | _SAFE)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_all(folder: Path) -> None:
+    """Sync a folder with all files and folders in it. Links are left alone."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if not (path := Path(parent, name)).is_symlink():
+                sync(path)
+        sync(Path(parent))
+
+
+# Folders
+
+
+def real_folder(path: Path) -> bool:
+    """Whether a path is a folder, and not a link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def own_folder(path: Path) -> Path:
+    """Make a folder, unless it exists, for files that are to be written there.
+
+    Raises:
+        UserError: a link or something else is in its place.
+        OSError: it cannot be made.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(parents=True)
+    if not real_folder(path):
+        raise UserError(f"{path} is {kind(path)}, not a folder of its own: nothing is written or deleted there")
+    return path
+
+
+def check_changeable(path: Path) -> None:
+    """Check that a file, if there is one, may be changed in place. Nothing is changed, and a FIFO is not opened.
+
+    Raises:
+        UserError: it is no plain file, or has other names (hard links).
+    """
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    _check(path, status, None, changes=True)
+
+
+def find_folders(root: Path, name: str) -> list[Path]:
+    """The folders at or below ``root`` that contain a file of this name, sorted.
+
+    A linked folder is found where it is linked, but folders below it are not, so that no link leads round in circles.
+    """
+    found, pending = [], [root]
+    while pending:
+        folder = pending.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            continue
+        for entry in entries:
+            try:
+                if entry.name == name and not entry.is_dir():
+                    found.append(folder)
+                elif entry.is_dir(follow_symlinks=False):
+                    pending.append(folder / entry.name)
+                elif entry.is_symlink() and entry.is_dir() and os.path.lexists(Path(entry.path, name)):
+                    found.append(folder / entry.name)
+            except OSError:
+                continue
+    return sorted(found)
