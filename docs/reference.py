@@ -8,12 +8,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from mcurl import cli, envs
+from mcurl import envs
 from mcurl.agents.registry import AGENTS
 from mcurl.config.fields import describe_type, field_defaults, field_help, field_hints, field_meta
 from mcurl.config.resolve import BUDGET_HELP, ENV_STEPS, FIXED_SECTIONS, _load
 from mcurl.config.tasks import flatten, methods, read_experiments
 from mcurl.objectives.registry import OBJECTIVES
+from mcurl.parsers import build_parsers
 
 API = {
     "The face": ["mcurl"],
@@ -49,7 +50,7 @@ def pages() -> Iterator[tuple[str, str]]:
 def commands() -> str:
     """The command line, from its parsers."""
     os.environ["COLUMNS"] = "88"  # the width that argparse wraps usages to
-    parser, parsers = cli._build_parsers()
+    parser, parsers = build_parsers()
     lines = ["# Command line", "", f"```text\n{parser.epilog}```", ""]
     lines += ["`mcurl --version` prints the version, `mcurl COMMAND --help` what is below.", ""]
     for name, command in parsers.items():

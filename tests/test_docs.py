@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mcurl import cli, envs
+from mcurl import envs
 from mcurl.agents.registry import AGENTS
 from mcurl.config.resolve import Parts, known_settings
 from mcurl.config.tasks import methods
+from mcurl.parsers import build_parsers
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -75,7 +76,7 @@ def test_ranges_units_and_defaults_are_in_the_reference(reference: dict[str, str
 
 
 def test_every_command_and_option_is_in_the_reference(reference: dict[str, str]) -> None:
-    _, parsers = cli._build_parsers()
+    _, parsers = build_parsers()
     pattern = re.compile(r"^## mcurl ([\w ]+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
     sections = dict(pattern.findall(reference["reference/commands.md"]))
     assert set(sections) == set(parsers)

@@ -121,7 +121,8 @@ RULES: dict[str, set[str]] = {
     "integrations.sb3": {"integrations", "networks.encoders", "objectives.base"},
     "sb3": {"integrations.sb3"},
     "torchrl": {"integrations.torchrl"},
-    "cli": {"commands", "run.names", "runtime.threads"},
+    "parsers": {"commands", "run.names"},
+    "cli": {"parsers", "runtime.threads"},
     "__main__": {"cli"},
 }
 """Room -> what it may import beside itself and EVERYWHERE: a room, or one module of it. A module belongs to the room
@@ -133,6 +134,7 @@ NO_TORCH = {
         "api",
         "callbacks",
         "cli",
+        "parsers",
         "commands",
         "gymnasium",
         "policy",

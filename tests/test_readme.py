@@ -14,6 +14,7 @@ import torch
 
 from mcurl import cli, envs
 from mcurl.config.resolve import TrainSettings, resolve
+from mcurl.parsers import build_parsers
 from mcurl.run.folder import Run
 from mcurl.suites.suite import Suite, check_runs, suite_names
 
@@ -86,7 +87,7 @@ def test_the_loss_in_an_agent_of_ones_own_learns() -> None:
 @pytest.mark.usefixtures("modules")
 @pytest.mark.parametrize("line", LINES)
 def test_commands_are_known(line: str) -> None:
-    parser, _ = cli._build_parsers()
+    parser, _ = build_parsers()
     options = parser.parse_args(shlex.split(line)[1:])
     if options.run.__name__ in ("train", "settings"):
         resolve(

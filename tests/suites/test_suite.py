@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcurl import cli
 from mcurl.config.resolve import resolve
 from mcurl.config.tasks import task_names
 from mcurl.errors import UserError
+from mcurl.parsers import build_parsers
 from mcurl.replay import Replay
 from mcurl.suites.suite import DATA, Suite, check_runs, suite_names
 
@@ -244,7 +244,7 @@ def test_a_mistake_in_a_setting_is_found_before_anything_runs(tmp_path: Path) ->
 
 def test_the_arguments_train_this_run(tmp_path: Path) -> None:
     for run in (*Suite.load(own(tmp_path)).runs(), *Suite.load("figure5a").runs(seeds=[3])):
-        options = cli._build_parsers()[0].parse_args(run.arguments(Path("out"), ["compute.threads=1"]))
+        options = build_parsers()[0].parse_args(run.arguments(Path("out"), ["compute.threads=1"]))
         settings = resolve(
             options.task,
             options.method,
@@ -256,5 +256,5 @@ def test_the_arguments_train_this_run(tmp_path: Path) -> None:
         assert settings.compute.threads == 1
         assert settings.to_json() | {"compute": {}} == run.settings.to_json() | {"compute": {}}
         assert (options.name, options.out) == (run.arm.name, Path("out"))
-        resumed = cli._build_parsers()[0].parse_args(run.resume_arguments(Path("out")))
+        resumed = build_parsers()[0].parse_args(run.resume_arguments(Path("out")))
         assert resumed.path == run.folder(Path("out"))

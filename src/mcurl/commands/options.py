@@ -1,0 +1,57 @@
+"""What several commands read from their options."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mcurl.config.resolve import TrainSettings
+    from mcurl.run.folder import Checkpoint, Run
+
+
+def chosen_checkpoint(run: Run, env_steps: str | None) -> Checkpoint:
+    """The checkpoint of --checkpoint; the latest one without it."""
+    from mcurl.config.fields import read_value
+
+    if env_steps is None:
+        return run.latest_checkpoint()
+    return run.checkpoint_at(read_value("--checkpoint", int, env_steps))
+
+
+def import_from_current_folder() -> None:
+    """Let modules that the user names on the command line lie in the current folder.
+
+    Modules in the settings of a run are not searched there, because a run folder of unknown origin must not execute its
+    code.
+    """
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+
+
+def import_modules(modules: Sequence[str]) -> None:
+    """Import the modules of --import, which may lie in the current folder. Raises UserError if one cannot be."""
+    if modules:
+        from mcurl.registry import import_user_module
+
+        import_from_current_folder()
+        for module in modules:
+            import_user_module(module)
+
+
+def resolve_settings(options: argparse.Namespace, seed: int = 1) -> TrainSettings:
+    from mcurl.config.resolve import resolve
+
+    import_from_current_folder()
+    threads = [f"compute.threads={options.threads}"] if options.threads else []
+    return resolve(
+        options.task,
+        options.method,
+        agent=options.agent,
+        seed=seed,
+        env_steps=options.env_steps,
+        preset=options.preset,
+        overrides=[*options.overrides, *threads],
+    )
