@@ -577,7 +577,7 @@ def test_a_module_is_looked_for_here_where_the_user_names_it_not_where_a_run_doe
     (folder / "run.json").write_text(json.dumps({"format": "mcurl-run"}))
     settings = config.resolve("gym/CartPole-v1", "rl-only").to_json()
     (folder / "settings.json").write_text(json.dumps(settings | {"task": "gym/here_envs:Here-v0"}))
-    assert "cannot import here_envs" in said("evaluate", "stranger")
+    assert "this run needs the module here_envs, whose code would run" in said("evaluate", "stranger")
     assert not Path("ran").exists()
 
 

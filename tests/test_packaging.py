@@ -34,6 +34,7 @@ EXTRAS = {
     "report/export.py": "parquet",
     "bench/profile.py": "report",
     "suites/ray.py": "ray",
+    "export/hub.py": "hub",
     "integrations/sb3.py": "sb3",
     "integrations/torchrl.py": "torchrl",
 }

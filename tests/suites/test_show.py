@@ -97,7 +97,7 @@ def test_a_run_that_was_extended_is_finished_with_its_first_score(runs: list[Sui
         ({"evaluation": {"episodes": 1}}, "is another run: its evaluation.episodes is 1, not 10"),
         ({"sac": {"no_such": 7}}, "there is no setting sac.no_such"),
         ({"compute": {"threads": 3}, "checkpoint": {"every": 7}}, ""),
-        (None, "is not a run folder"),
+        (None, "settings.json cannot be read: No such file or directory; a copy is in"),
     ],
 )
 def test_a_folder_of_another_run(runs: list[SuiteRun], change: dict[str, object] | None, expected: str) -> None:
@@ -121,7 +121,6 @@ def test_a_folder_of_another_run(runs: list[SuiteRun], change: dict[str, object]
         ("evaluations.csv", "env_steps,episode,return\n100,0\n"),
         ("evaluations.csv", "env_steps,episode,return\nmuch,0,1\n"),
         ("evaluations.csv", b"\xff\xfe\n\n"),
-        ("metrics.jsonl", '{"env_steps": null}\n'),
         ("run.json", "[1]"),
         ("settings.json", "{"),
     ],
@@ -134,6 +133,14 @@ def test_a_damaged_folder_is_reported_and_stops_nothing(runs: list[SuiteRun], na
     assert status.state is State.FAILED
     assert str(run.folder) in status.reason
     assert "\n" not in status.reason
+
+
+@pytest.mark.parametrize("text", ['{"env_steps": null}\n', "[1]\n", "{", "[" * 10_000 + "\n"])
+def test_progress_that_cannot_be_read_is_that_of_the_checkpoint(runs: list[SuiteRun], text: str) -> None:
+    with make(runs[0], 500) as run:
+        (run.folder / "metrics.jsonl").write_text(text)
+    status = read_status(runs[0], Path("runs"))
+    assert (status.state, status.env_steps) == (State.STOPPED, 500)
 
 
 def test_list_counts_the_suites(capsys: Capture) -> None:
