@@ -16,7 +16,7 @@ DEVELOPERS := $(VENV)/.installed-dev
 WRITERS := $(VENV)/.installed-docs
 PIP = $(BIN)/python -m pip install --constraint $(CONSTRAINTS)
 
-.PHONY: train about test test-slow test-lowest attacks fuzz lint docs system clean
+.PHONY: train about test test-slow test-lowest attacks kills endurance fuzz lint docs system clean
 
 train: about $(USERS)
 	$(BIN)/mcurl train $(TASK) --method $(METHOD)
@@ -48,6 +48,17 @@ N ?= 1000
 attacks: $(DEVELOPERS)
 	$(BIN)/python tests/attacks/damage.py $(N)
 	$(BIN)/python tests/attacks/faults.py $(N)
+
+# N kills at random times, by one process, by suites and by Ray: minutes per ten. Another SEED: other times and victims.
+SEED ?= 0
+kills: N = 100
+kills: $(DEVELOPERS)
+	$(BIN)/python tests/attacks/kills.py $(N) $(SEED)
+
+# Memory, open files, threads, disk and speed of a run that trains for so many minutes.
+MINUTES ?= 60
+endurance: $(DEVELOPERS)
+	$(BIN)/python tests/attacks/endurance.py $(MINUTES)
 
 lint: $(DEVELOPERS)
 	$(BIN)/ruff check .

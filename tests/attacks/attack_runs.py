@@ -68,22 +68,22 @@ class End:
         return self.output.rstrip().rpartition("\n")[2]
 
 
-def fork(work: Callable[[], int | None], timeout: float = TIMEOUT) -> End:
-    """Do something in a fork of this process; return how it ended."""
+def fork(work: Callable[[], int | None], timeout: float = TIMEOUT, kill: Callable[[], bool] = lambda: False) -> End:
+    """Do something in a fork of this process, which is killed once ``kill`` says so; return how it ended."""
     with tempfile.TemporaryFile() as file:
         pid = os.fork()
         if pid == 0:
             _child(work, file.fileno())
-        status, end = -1, time.monotonic() + timeout
+        end, hung = time.monotonic() + timeout, False
         while (done := os.waitpid(pid, os.WNOHANG)) == (0, 0):
-            if time.monotonic() > end:
+            hung = time.monotonic() > end
+            if hung or kill():
                 os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+                done = os.waitpid(pid, 0)
                 break
-            time.sleep(0.01)
-        else:
-            code = os.waitstatus_to_exitcode(done[1])
-            status = code if code >= 0 else 128 - code
+            time.sleep(0.002)
+        code = os.waitstatus_to_exitcode(done[1])
+        status = -1 if hung else code if code >= 0 else 128 - code
         file.seek(0)
         return End(status, file.read().decode(errors="replace"))
 
