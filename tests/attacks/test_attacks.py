@@ -75,8 +75,8 @@ def test_training_leaves_no_file_and_no_thread_open_and_takes_no_more_memory() -
 
 def samples(**per_sample: float) -> list[Sample]:
     """30 measurements, of which some values grow by so much each time."""
-    first = Sample(seconds=0, env_steps=0, memory=300 * 2**20, files=10, threads=3, disk=2**20)
-    growth = {"seconds": 1.0, "env_steps": 100, **per_sample}
+    first = Sample(seconds=0, cpu=0, env_steps=0, memory=300 * 2**20, files=10, threads=3, disk=2**20)
+    growth = {"cpu": 1.0, "env_steps": 100, **per_sample}
     return [
         replace(first, **{name: getattr(first, name) + int(number * step) for name, step in growth.items()})
         for number in range(30)
@@ -90,7 +90,7 @@ def test_endurance_says_what_is_not_flat() -> None:
     assert judge(samples(threads=0.1)) == ["threads: between 3 and 5"]
     assert judge(samples(memory=2 * 2**20))[0].startswith("memory: 320.0 MB in the first third")
     assert judge(samples(disk=2 * 2**20))[0].startswith("disk: ")
-    slower = [replace(sample, seconds=sample.seconds**2) for sample in samples()]
+    slower = [replace(sample, cpu=sample.cpu**2) for sample in samples()]
     assert judge(slower)[0].startswith("speed: ")
     assert judge(slower, check_speed=False) == []
     assert judge(samples()[:5]) == ["only 5 measurements: too few to judge"]
