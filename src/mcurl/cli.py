@@ -6,6 +6,7 @@ modules are imported when a command needs them, so that ``mcurl --help`` is fast
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import sys
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0; 2 after a user error; 128 + the signal's number if a signal stopped training.
     """
     limit_openmp_spinning()
+    _replace_unknown_characters()
     status = 0
     words = sys.argv[1:] if arguments is None else list(arguments)
     if DEBUG_OPTION in words:
@@ -47,6 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # for example a full disk or a folder that is not writable
         status = _fail(printable(str(error)))
     return status
+
+
+def _replace_unknown_characters() -> None:
+    """Let standard output replace the characters that its encoding does not have. Standard error escapes them."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _fail(message: str) -> int:

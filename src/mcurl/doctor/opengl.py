@@ -59,7 +59,9 @@ def _try(task: str) -> dict[str, Any]:
     # -P: modules of the current folder are not imported.
     command = [sys.executable, "-P", "-m", "mcurl.doctor.opengl", task]
     try:
-        process = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        process = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT, check=False
+        )
     except subprocess.TimeoutExpired:
         return {"error": f"OpenGL renders nothing within {TIMEOUT} s: {_other('egl')}"}
     if process.returncode < 0:

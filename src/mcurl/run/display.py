@@ -32,14 +32,20 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class IgnoreBrokenPipe:
-    """A text file that ignores errors of a closed pipe or terminal. The text is lost then."""
+    """A text file that ignores errors of a closed pipe or terminal. The text is lost then.
+
+    Characters that the file's encoding does not have are replaced.
+    """
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError):
-            self._file.write(text)
+            try:
+                self._file.write(text)
+            except UnicodeEncodeError as error:
+                self._file.write(text.encode(error.encoding, "replace").decode(error.encoding))
         return len(text)
 
     def flush(self) -> None:
