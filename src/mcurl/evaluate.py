@@ -357,7 +357,7 @@ def evaluate(
             return counts.
         callback: called after every step with the number of finished episodes; it may raise an exception to stop.
         recorder: collects the actions.
-        message: receives a line if episodes were truncated after ``max_episode_steps``.
+        message: receives a line if episodes were truncated after ``max_episode_steps``, or the simulator diverged.
         camera: sees each step of each episode.
 
     Returns:
@@ -393,6 +393,8 @@ def evaluate(
                 callback(finished)
     if message is not None and (cut := sum(slot.cut for slot in slots)):
         message(f"{cut} of {episodes} episodes had not ended, and were cut off after {max_episode_steps:,} agent steps")
+    if message is not None and (diverged := sum(slot.diverged for slot in slots)):
+        message(f"{diverged} of {episodes} episodes ended because the simulator diverged; returns up to there count")
     return returns
 
 
@@ -415,7 +417,7 @@ class _Slot:
         self.env: gymnasium.Env[Any, Any] | None = None
         self.observation: Any = None
         self.total, self.steps = 0.0, 0
-        self.cut = 0
+        self.cut = self.diverged = 0
 
     def begin(self, episode: int, episodes: int) -> None:
         """Reset for an episode, unless its number is beyond the last of ``episodes``."""
@@ -438,7 +440,7 @@ class _Slot:
         if self.random.random() < self.epsilon:
             self.env.action_space.seed(int(self.random.integers(2**31)))
             action = self.env.action_space.sample()
-        self.observation, reward, terminated, truncated, _ = self.env.step(action)
+        self.observation, reward, terminated, truncated, info = self.env.step(action)
         if not math.isfinite(reward):
             where = f"step {self.steps + 1:,} of episode {self.episode} of an evaluation"
             raise EnvironmentFailure(
@@ -449,6 +451,7 @@ class _Slot:
         ended = bool(terminated or truncated)
         over = ended or self.steps >= self.max_episode_steps
         self.cut += over and not ended
+        self.diverged += bool(info.get("diverged"))
         if self.recorder is not None:
             self.recorder.step(self.episode, action, self.env, over)
         if self.camera is not None:

@@ -236,8 +236,15 @@ class Trainer:
         return rng.uniform(-1, 1, space.shape or ()).astype(np.float32)
 
     def _store(self, action: Any, outcome: Outcome) -> bool:
-        """Add the transition to the replay; return whether the episode ended."""
+        """Add the transition to the replay; return whether the episode ended.
+
+        A step in which the simulator diverged is counted, but there is nothing to store.
+        """
         observation, reward, terminated, truncated, info = outcome
+        if info.get("diverged"):
+            self.replay.close_as_truncated()
+            self.agent_steps += 1
+            return True
         self._check_outcome(observation, reward)
         self.observation = observation
         clip = self.agent.batch_spec.reward_clip

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcurl.envs import CannotSave
+from mcurl.envs.foreign import call
 from mcurl.envs.opengl import choose_backend
 from mcurl.envs.stack import Rescaling, StackedEnv, check_settings
 from mcurl.errors import UserError, suggest
@@ -127,8 +128,8 @@ class DmcEnv(StackedEnv):
     """One task of the suite.
 
     Observations: pixels ``uint8 [3 * frame_stack, image_size, image_size]`` or states ``float32 [D]``. Actions:
-    ``float32 [A]`` in [-1, 1]. The time limit truncates an episode; only `lqr` terminates. dm_control raises
-    PhysicsError if a simulation diverges.
+    ``float32 [A]`` in [-1, 1]. The time limit truncates an episode; only `lqr` terminates. A simulation that diverges
+    (dm_control's PhysicsError) truncates it too.
     """
 
     def __init__(self, settings: DmcSettings, seed: int) -> None:
@@ -182,13 +183,13 @@ class DmcEnv(StackedEnv):
     def _begin(self, seed: int | None) -> None:
         if seed is not None:
             self._env.task.random.seed(seed)
-        self._last = self._env.reset()
+        self._last = call(f"dmc/{self.task}", "reset()", self._env.reset)
 
     def _translate(self, action: Any) -> NDArray[np.float64]:
         return self._to_bounds(action)
 
     def _advance(self, action: Any) -> tuple[float, bool, bool]:
-        self._last = self._env.step(action)
+        self._last = call(f"dmc/{self.task}", "step()", self._env.step, action)
         terminated = self._last.last() and self._last.discount == 0.0
         return float(self._last.reward), terminated, self._last.last() and not terminated
 

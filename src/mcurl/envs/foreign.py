@@ -20,10 +20,16 @@ SHIMMY = (
     "--set env.kwargs.env_id=MODULE:ID (GymV21Environment-v0 before gym 0.26)"
 )
 _MAX_MESSAGE = 300
+_DIVERGENCES = {"PhysicsError"}
+"""Exceptions of simulators whose state diverged, and that go on after a reset: dm_control's."""
 
 
 class EnvironmentFailure(UserError):  # noqa: N818 - of the environment
     """An environment raised an exception, or returned what its spaces do not declare."""
+
+
+class Diverged(EnvironmentFailure):
+    """The state of the simulator diverged in a step or a reset. After another reset it goes on."""
 
 
 def call(
@@ -38,7 +44,8 @@ def call(
         hint: the advice at the end of the error message, from the exception; may be empty.
 
     Raises:
-        EnvironmentFailure: the function raised an exception, or SystemExit.
+        Diverged: the function raised a simulator's exception after which a reset helps.
+        EnvironmentFailure: it raised another exception, or SystemExit.
     """
     try:
         return function(*arguments, **options)
@@ -47,7 +54,9 @@ def call(
     except (Exception, SystemExit) as error:
         advice = hint(error) if hint is not None else ""
         text = f"{name}: {where} raised {describe(error)}"
-        raise EnvironmentFailure(f"{text}; {advice}" if advice else text) from error
+        recoverable = any(cls.__name__ in _DIVERGENCES for cls in type(error).__mro__)
+        failure = Diverged if recoverable else EnvironmentFailure
+        raise failure(f"{text}; {advice}" if advice else text) from error
 
 
 def describe(error: BaseException) -> str:

@@ -245,11 +245,11 @@ class GymEnv(StackedEnv):
 
     def _begin(self, seed: int | None) -> None:
         number = self._seed if seed is None else seed
+        self._seed = None
         result = self._call("reset()", self._env.reset, seed=number, hint=_interface_hint)
         if not isinstance(result, tuple) or len(result) != 2:
             found = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
             raise EnvironmentFailure(f"{self.name}: reset() returned {found}, not 2; {INTERFACE}; {SHIMMY}")
-        self._seed = None
         self._steps = 0
         self._see(result[0], "reset()")
 

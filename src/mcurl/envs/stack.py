@@ -9,10 +9,13 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from mcurl.envs.foreign import Diverged
 from mcurl.errors import UserError
 from mcurl.files import available_memory
 
 StackStart = Literal["repeat", "blank"]
+MAX_DIVERGED = 5
+"""Most episodes in a row that end because the simulator diverged."""
 MAX_REPEAT = 1_000_000
 """Most simulator steps of an agent step."""
 _REPEATS = ("action_repeat", "frame_skip")
@@ -46,6 +49,10 @@ class FrameStack:
         older[:] = self._stack[-channels:] if self._start == "repeat" else 0
         return self._stack.copy()
 
+    def newest(self) -> NDArray[np.uint8]:
+        """The stack as it is."""
+        return self._stack.copy()
+
     def push(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Add a frame, ``uint8 [C, H, W]`` of any strides, and return the stack."""
         self._stack[: -self._channels] = self._stack[self._channels :]
@@ -70,6 +77,10 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
     ``step`` repeats the action up to ``action_repeat`` times, until the episode ends, sums the rewards, and observes
     once. A subclass implements ``_begin``, ``_advance``, ``_look``, ``_save`` and ``_load``. Pixels, with a
     three-dimensional ``frame_shape``, are stacked; states, with a one-dimensional one, are not.
+
+    A step in which the simulator diverges truncates the episode, with ``info["diverged"]``. There is no observation of
+    it: the one before is returned again, with the rewards up to there. The transition is not to be learned from. After
+    ``MAX_DIVERGED`` such episodes in a row, :class:`mcurl.envs.foreign.Diverged` is raised.
     """
 
     frame_shape: tuple[int, ...]
@@ -101,6 +112,8 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
         else:
             self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, frame_shape, np.float32)
         self._over = True
+        self._newest_state: NDArray[Any] = np.zeros(0 if self._stack is not None else frame_shape, np.float32)
+        self._diverged = self._diverged_in_a_row = 0
         self.notes: list[str] = []
 
     @abstractmethod
@@ -109,7 +122,7 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
 
     @abstractmethod
     def _advance(self, action: Any) -> tuple[float, bool, bool]:
-        """Take one simulator step; return reward, terminated and truncated."""
+        """Take one simulator step; return reward, terminated and truncated. Raises Diverged, see the class."""
 
     @abstractmethod
     def _look(self) -> NDArray[Any]:
@@ -138,10 +151,13 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
         Without ``seed``, the random generators continue, at first from the constructor's seed.
         """
         super().reset(seed=seed)
-        self._begin(seed)
+        try:
+            self._begin(seed)
+        except Diverged as error:
+            self._count_divergence(error)
+            return self.reset()
         self._over = False
-        frame = self._look()
-        return (frame if self._stack is None else self._stack.begin(frame)), self._info()
+        return self._observe(self._look(), first=True), self._info()
 
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """Take an agent step: observation, sum of rewards, terminated, truncated, info.
@@ -153,14 +169,36 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
             raise gymnasium.error.ResetNeeded("the episode is over: call reset() before step()")
         translated = self._translate(action)
         total, terminated, truncated = 0.0, False, False
-        for _ in range(self.action_repeat):
-            reward, terminated, truncated = self._advance(translated)
-            total += reward
-            if terminated or truncated:
-                break
+        try:
+            for _ in range(self.action_repeat):
+                reward, terminated, truncated = self._advance(translated)
+                total += reward
+                if terminated or truncated:
+                    break
+        except Diverged as error:
+            self._over = True
+            self._count_divergence(error)
+            observation = self._newest_state.copy() if self._stack is None else self._stack.newest()
+            return observation, total, False, True, {**self._info(), "diverged": True}
         self._over = terminated or truncated
-        frame = self._look()
-        return (frame if self._stack is None else self._stack.push(frame)), total, terminated, truncated, self._info()
+        if self._over:
+            self._diverged_in_a_row = 0
+        return self._observe(self._look()), total, terminated, truncated, self._info()
+
+    def _observe(self, frame: NDArray[Any], *, first: bool = False) -> NDArray[Any]:
+        """The observation with this frame as its newest."""
+        if self._stack is not None:
+            return self._stack.begin(frame) if first else self._stack.push(frame)
+        self._newest_state[...] = frame
+        return frame
+
+    def _count_divergence(self, error: Diverged) -> None:
+        """Note it. Raises Diverged after too many in a row."""
+        self._diverged += 1
+        self._diverged_in_a_row += 1
+        if self._diverged_in_a_row >= MAX_DIVERGED:
+            raise Diverged(f"{error}; so ended {self._diverged_in_a_row} episodes in a row") from error
+        self.notes.append(f"{error}; the episode is truncated before that step ({self._diverged:,} so far)")
 
     def state_dict(self) -> dict[str, Any]:
         """The full state, random generators included, as a tree of plain values and NumPy arrays.
@@ -170,9 +208,12 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
         Raises:
             mcurl.envs.CannotSave: the state of the simulator cannot be saved.
         """
-        state: dict[str, Any] = {"over": self._over, "simulator": self._save()}
+        diverged = [self._diverged, self._diverged_in_a_row]
+        state: dict[str, Any] = {"over": self._over, "simulator": self._save(), "diverged": diverged}
         if self._stack is not None:
             state["frames"] = self._stack.state_dict()
+        else:
+            state["state"] = self._newest_state.copy()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -187,6 +228,10 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
             self._stack.load_state_dict(state["frames"])
         self._load(state["simulator"])
         self._over = bool(state["over"])
+        # States of older versions have neither.
+        self._diverged, self._diverged_in_a_row = state.get("diverged", (0, 0))
+        if "state" in state:
+            self._newest_state[...] = state["state"]
 
 
 def check_settings(settings: Any, minima: dict[str, int], choices: dict[str, tuple[str, ...]]) -> None:
