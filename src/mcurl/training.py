@@ -164,6 +164,8 @@ class Trainer:
         with stop_on_signal(self._stop):
             title = f"{self.settings.task}, {self.settings.method}, seed {self.settings.seed}"
             self.logger.message(f"{title}: {self.compute.name}; {self.run.folder}")
+            if self.run.lock_note:
+                self.logger.message(self.run.lock_note)
             self._describe_environment()
             if self.observation is None:
                 self._begin_episode()

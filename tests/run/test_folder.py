@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -542,6 +543,53 @@ def test_one_process_trains(tmp_path: Path) -> None:
         one_line(error)
         Run.open(run.folder).close()
     Run.open(run.folder, train=True).close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_without_locks_is_said_and_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    from mcurl.cli import main
+
+    refuse_locks(monkeypatch, number)
+    words = ["train", "toy/reach", "--method", "sac-state", "--env-steps", "20", "--out", str(tmp_path), "--name", "x"]
+    assert main([*words, "--set", "evaluation.episodes=1"]) == 0
+    note = f"the file system of the run folder has no locks ({os.strerror(number)}): do not train this run twice"
+    assert capsys.readouterr().out.count(note) == 1
+    folder = tmp_path / "toy-reach" / "x-seed1"
+    assert not Run(folder).locked
+    assert main(["resume", str(folder), "--env-steps", "30"]) == 0
+    assert capsys.readouterr().out.count(note) == 1
+    # The file still tells a process that another one has taken over.
+    taken_over = pytest.raises(UserError, match=r"is trained by another process .* now")
+    with Run.open(folder, train=True) as given_up, Run.open(folder, train=True), taken_over:
+        given_up.check_owner()
+
+
+@pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
+def test_a_lock_that_is_held_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    with make(tmp_path) as run:
+        pass
+    refuse_locks(monkeypatch, number)
+    with pytest.raises(UserError, match="is being trained by another process"):
+        Run.open(run.folder, train=True)
+    assert run.locked
+
+
+def test_a_folder_that_cannot_be_locked_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_locks(monkeypatch, errno.EACCES)
+    with pytest.raises(UserError, match="is being trained"):
+        make(tmp_path)
+    monkeypatch.undo()
+    make(tmp_path).close()
+    assert not list(tmp_path.rglob(".*"))
+
+
+def refuse_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
 
 
 @pytest.fixture

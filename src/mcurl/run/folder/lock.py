@@ -16,6 +16,8 @@ from mcurl.files import open_plain, read_bytes, write_all
 
 _ATTEMPTS = 4
 _MAX_BYTES = 1000
+_HELD = (BlockingIOError, PermissionError)
+"""What flock raises if another process holds the lock: EWOULDBLOCK, or EACCES. Anything else: there are no locks."""
 
 
 class Lock:
@@ -23,21 +25,33 @@ class Lock:
 
     Args:
         folder: the run folder.
+
+    Attributes:
+        note: what to tell the user; not empty if the file system has no locks, so that the folder is not locked.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.note = ""
         self._file: Any = None
         self._owner = ""
 
     def acquire(self) -> None:
-        """Lock the folder for training. Raises UserError if another process holds the lock."""
+        """Lock the folder for training, if its file system has locks; else :attr:`note` says so.
+
+        Raises UserError if another process holds the lock.
+        """
         self._file = open_plain(self.folder / "lock", "a+b")
         try:
             self._try()
-        except OSError as error:
+        except _HELD as error:
             self.release()
             raise UserError(f"{self.folder} is being trained by {_another(self._holder())}") from error
+        except OSError as error:
+            reason = f"{error.strerror or error}"
+            self.note = (
+                f"the file system of the run folder has no locks ({reason}): do not train this run twice at once"
+            )
         self._owner = f"process {os.getpid()} on {platform.node()}, {secrets.token_hex(8)}"
         self._file.truncate(0)
         write_all(self._file, self._owner.encode())
@@ -53,12 +67,16 @@ class Lock:
     def held_by_another(self) -> bool:
         """Whether another process, or another object of this one, trains the run. Nothing is changed."""
         try:
-            with open_plain(self.folder / "lock") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+            file = open_plain(self.folder / "lock")
         except FileNotFoundError:
             return False
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except _HELD:
+                return True
+            except OSError:  # the file system has no locks
+                return False
         return False
 
     @property
@@ -94,7 +112,7 @@ class Lock:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
-            except BlockingIOError:
+            except _HELD:
                 if attempt == _ATTEMPTS - 1:
                     raise
                 time.sleep(0.05)

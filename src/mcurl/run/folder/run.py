@@ -87,8 +87,10 @@ class Run:
             run = cls(draft)
             run._lock.acquire()
             draft.rename(folder)
-        except OSError as error:
+        except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
+            if not isinstance(error, OSError):
+                raise
             cls.refuse_existing(folder, settings)
             raise UserError(f"cannot create {folder}: {error.strerror}") from error
         run._use(folder, run._lock)
@@ -175,6 +177,11 @@ class Run:
         """Close the logs and release the lock."""
         self._logs.close()
         self._lock.release()
+
+    @property
+    def lock_note(self) -> str:
+        """What to tell the user of the lock; empty if this object holds it as it should."""
+        return self._lock.note
 
     @property
     def locked(self) -> bool:
