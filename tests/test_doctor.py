@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,6 +14,7 @@ from mcurl.doctor import machine, opengl, packages, report
 from mcurl.doctor.findings import Finding, Section
 from mcurl.envs import dmc
 from mcurl.envs.opengl import egl_works, osmesa_works
+from mcurl.runtime.limits import Memory
 
 Capture = pytest.CaptureFixture[str]
 GB = 10**9
@@ -134,26 +134,11 @@ class Usage(NamedTuple):
     [(32, 16, 90, []), (32, 1, 90, ["warning"]), (1, 1, 90, ["error"]), (32, 16, 1, ["error"])],
 )
 def test_memory_and_disk(monkeypatch: Any, total: int, free: int, disk: int, levels: list[str]) -> None:
-    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(total * GB, free * GB))
+    monkeypatch.setattr(machine, "machine_memory", lambda: Memory(total * GB, free * GB))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(disk * GB))
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     section = machine.machine(machine.Need(2 * GB, 2 * GB))
     assert [finding.level for finding in section.findings] == levels
-
-
-def test_the_limit_of_a_container(monkeypatch: Any, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
-    before = machine.memory()
-    if before is None:
-        pytest.skip("no /proc/meminfo")
-    (tmp_path / "memory.max").write_text("1000000\n")
-    (tmp_path / "memory.current").write_text("400000\n")
-    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 100000\n")
-    assert machine.memory() == (1_000_000, 700_000)
-    (tmp_path / "memory.max").write_text("max\n")
-    after = machine.memory()
-    assert after is not None
-    assert after.total == before.total
 
 
 def required(monkeypatch: Any, lines: list[str], installed: dict[str, str]) -> Section:

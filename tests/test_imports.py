@@ -20,7 +20,7 @@ RULES: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "registry": set(),
-    "envs": set(),
+    "envs": {"runtime.limits"},
     "pictures": set(),
     "published": set(),
     "native": set(),
@@ -51,7 +51,8 @@ RULES: dict[str, set[str]] = {
     "runtime.parallel": {"runtime.signals"},
     "runtime.program": set(),
     "runtime.cuda_graphs": {"replay.batch"},
-    "runtime.memory": set(),
+    "runtime.limits": set(),
+    "runtime.memory": {"runtime.limits"},
     "runtime.device": {"runtime.threads", "config.fields", "native"},
     "recording": {"run.provenance", "runtime.seeding"},
     "run": set(),
@@ -60,7 +61,7 @@ RULES: dict[str, set[str]] = {
     "run.display": {"run.eta"},
     "run.provenance": set(),
     "run.evaluations": set(),
-    "run.checkpoint": set(),
+    "run.checkpoint": {"runtime.limits"},
     "run.folder": {
         *("recording", "run.checkpoint", "run.evaluations", "run.names", "run.provenance", "runtime.program"),
     },
@@ -81,7 +82,7 @@ RULES: dict[str, set[str]] = {
     "export": {
         *("config", "evaluate", "export.folder", "run.checkpoint", "run.folder", "runtime.program", "watch"),
     },
-    "doctor": {"config", "envs", "native", "run.provenance", "runtime.device", "runtime.threads"},
+    "doctor": {"config", "envs", "native", "run.provenance", "runtime.device", "runtime.limits", "runtime.threads"},
     "report": {"config", "config.tasks", "published", "recording", "run.evaluations", "run.names"},
     "verify": {
         *("config.fields", "envs", "pictures", "recording", "registry", "report", "run.checkpoint"),
@@ -99,7 +100,7 @@ RULES: dict[str, set[str]] = {
     },
     "suites.ray": {"runtime.parallel", "runtime.signals", "runtime.threads", "suites.suite"},
     "commands": {
-        *("doctor", "export", "export.folder", "pictures", "registry", "watch"),
+        *("build", "doctor", "export", "export.folder", "pictures", "registry", "runtime.memory", "watch"),
         *("bench", "config", "config.fields", "config.tasks", "evaluate", "recording", "report", "training", "verify"),
         *("run.display", "run.eta", "run.folder", "run.logger", "runtime.parallel", "runtime.program"),
         *("runtime.signals", "runtime.threads", "envs", "suites", "suites.ray", "suites.suite"),
@@ -149,6 +150,7 @@ NO_TORCH = {
     *("config", "config.fields", "config.sections", "config.tasks", "agents.registry", "objectives.registry"),
     *("run.names", "run.evaluations", "run.display", "run.eta", "run.logger", "run.provenance"),
     *("runtime.seeding", "runtime.signals", "runtime.parallel", "runtime.program", "runtime.threads"),
+    "runtime.limits",
     *("suites.ray", "suites.suite"),
 }
 """Rooms that must not import torch when they are imported."""

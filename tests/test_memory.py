@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,8 @@ import torch
 
 from mcurl.cli import main
 from mcurl.errors import UserError
-from mcurl.runtime.memory import check_memory, limited_allocations
+from mcurl.runtime import limits
+from mcurl.runtime.memory import check_memory, check_memory_of_runs, limited_allocations
 
 
 @pytest.mark.parametrize(
@@ -83,3 +88,88 @@ def test_what_fits_is_allocated_and_what_does_not_is_never_touched() -> None:
         torch.ones(2, 3) @ torch.ones(2, 3)  # another mistake keeps its own message
     with pytest.raises(UserError, match=r"it would take 1,000,000\.0 GB"):
         check_memory(10**15, "it", cpu, "choose")
+
+
+SMALL = ["evaluation.episodes=1", "compute.device=cpu", "compute.threads=1"]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_limit_of_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: int) -> None:
+    monkeypatch.setattr(limits, "_CGROUPS", tmp_path)
+    groups = Path("/proc/self/cgroup").read_text() if Path("/proc/self/cgroup").exists() else ""
+    before = limits.machine_memory()
+    if before is None or ("memory" not in groups if version == 1 else "0::" not in groups):
+        pytest.skip("no /proc/meminfo, or no such control groups")
+    folder = tmp_path if version == 2 else tmp_path / "memory"
+    folder.mkdir(exist_ok=True)
+    names = ("max", "current") if version == 2 else ("limit_in_bytes", "usage_in_bytes")
+    (folder / f"memory.{names[0]}").write_text("1000000\n")
+    (folder / f"memory.{names[1]}").write_text("400000\n")
+    (folder / "memory.stat").write_text("anon 5\ninactive_file 100000\ntotal_inactive_file 100000\n")
+    assert limits.machine_memory() == (1_000_000, 700_000)
+    assert limits.process_memory() == limits.total_memory() == 1_000_000
+    (folder / f"memory.{names[0]}").write_text("max\n" if version == 2 else "9223372036854771712\n")
+    after = limits.machine_memory()
+    assert after is not None
+    assert after.total == before.total
+
+
+def test_several_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcurl.runtime.memory.total_memory", lambda: 10 * 10**9)
+    sizes = [2 * 10**9, 6 * 10**9, 4 * 10**9]
+    check_memory_of_runs(sizes, 2, "--jobs")
+    with pytest.raises(UserError, match=r"3 runs at once would take 12.0 GB.*10.0 GB of memory here: use --jobs 2"):
+        check_memory_of_runs(sizes, 3, "--jobs")
+    check_memory_of_runs([10**9] * 100, 10, "--jobs")
+    with pytest.raises(UserError, match=r"a run would take 11.0 GB.*: choose a smaller replay.capacity"):
+        check_memory_of_runs([11 * 10**9], 1, "--jobs")
+
+
+def test_seeds_and_suites_that_fit_alone_but_not_together_are_refused_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mcurl.runtime.memory.total_memory", lambda: 2 * 10**9)
+    Path("two.toml").write_text(
+        'title = "two"\ntasks = ["toy/reach"]\nseeds = [1, 2]\nenv_steps = 100_000\n'
+        'settings = {"replay.capacity" = 100_000, "env.image_size" = 100}\n[arm.rl]\nmethod = "rl-only"\n'
+    )
+    large = ["env.image_size=100", "replay.capacity=100000", "compute.device=cpu"]
+    seeds = ["train", "toy/reach", "--seed", "1,2", "--env-steps", "100k", "--max-parallel", "2", "--set", *large]
+    for words, option in ((seeds, "--max-parallel 1"), (["suite", "run", "two.toml", "--jobs", "2"], "--jobs 1")):
+        assert main(words) == 2
+        assert capsys.readouterr().err == (
+            f"mcurl: 2 runs at once would take 2.5 GB, more than the 2.0 GB of memory here: use {option}\n"
+        )
+        assert not Path("runs").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the size of the process is unknown")
+def test_a_limit_of_the_address_space_is_one_line(tmp_path: Path) -> None:
+    words = ["train", "toy/reach", "--env-steps", "30", "--set", *SMALL, "replay.capacity=10M", "env.image_size=32"]
+    process = subprocess.run(
+        [sys.executable, "-m", "mcurl", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (12 * 10**9, 12 * 10**9)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 2
+    assert "a replay of 10,000,000 rows would take 31.2 GB, more than the" in process.stderr
+    assert process.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_no_memory_left_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("mcurl.training.build_replay", fail)
+    words = ["train", "toy/reach", "--env-steps", "30", "--out", str(tmp_path / "runs"), "--set", *SMALL]
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith("mcurl: there is not enough memory: choose")
+    assert not (tmp_path / "runs").exists()

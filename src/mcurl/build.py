@@ -20,6 +20,8 @@ from mcurl.runtime.memory import check_memory, limited_allocations
 
 ENVIRONMENT_BYTES = 100_000
 """What an environment takes at least, beside its observation."""
+PROCESS_BYTES = 250_000_000
+"""What the process of a run takes at least: Python and PyTorch."""
 EPISODE_BYTES = 1000
 """What the results of an episode take at least: its seed, length, return and actions."""
 
@@ -111,6 +113,21 @@ def check_episodes(episodes: int, name: str) -> None:
     """Raise UserError if the results of so many episodes do not fit into memory."""
     size = episodes * EPISODE_BYTES
     check_memory(size, f"{name}={episodes:,}", torch.device("cpu"), "choose a smaller number")
+
+
+def memory_needed(settings: TrainSettings) -> int:
+    """Bytes of the machine's memory that a run takes at least, as far as its settings say it.
+
+    The replay counts with the rows that are written within the budget, unless it is on a GPU.
+    """
+    env = settings.env
+    on_gpu = settings.compute.device != "cpu" and torch.cuda.is_available()
+    if on_gpu or getattr(env, "observation", "pixels") == "state":
+        return PROCESS_BYTES
+    repeat = getattr(env, "action_repeat", 0) or getattr(env, "frame_skip", 1)
+    rows = min(settings.replay.capacity, settings.env_steps // repeat)
+    channels = 3 if settings.task.startswith("dmc/") else 1  # of the other suites it is not known yet
+    return PROCESS_BYTES + int(rows * channels * env.image_size**2)
 
 
 def build_replay(settings: TrainSettings, env: gymnasium.Env[Any, Any], spec: BatchSpec, compute: Compute) -> Replay:

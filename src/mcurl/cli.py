@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -46,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader closed the pipe, as in `mcurl tasks dmc | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search(r"out of memory|can't allocate", str(error)):
+            raise
+        status = _fail("there is not enough memory: choose a smaller replay.capacity, batch_size or network")
     except OSError as error:  # for example a full disk or a folder that is not writable
         status = _fail(printable(str(error)))
     return status

@@ -39,14 +39,6 @@ _FLAGS = {
 _SAFE = os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0)
 
 
-def available_memory() -> int:
-    """Bytes of memory of this machine; 2**62 where that is unknown."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 2**62
-
-
 def open_plain(path: Path, mode: str = "rb", *, limit: int | None = None, follow: bool = False) -> IO[bytes]:
     """Open a plain file, unbuffered for the modes that write.
 

@@ -62,6 +62,8 @@ def suite_show(options: argparse.Namespace) -> int:
 
 def suite_run(options: argparse.Namespace) -> int:
     """Train the runs of a suite."""
+    from mcurl.build import memory_needed
+    from mcurl.runtime.memory import check_memory_of_runs
     from mcurl.suites.display import PoolDisplay
     from mcurl.suites.hours import threads
     from mcurl.suites.pool import Pool
@@ -87,6 +89,9 @@ def suite_run(options: argparse.Namespace) -> int:
             overrides=[f"compute.threads={cpus}"],
             retries=options.retries,
         )
+        if cluster is None:
+            open_runs = [entry.run for entry in pool.entries.values() if entry.open]
+            check_memory_of_runs([memory_needed(run.settings) for run in open_runs], jobs, "--jobs")
         status = pool.run()
     failed = [entry for entry in pool.entries.values() if entry.failure]
     for entry in failed:

@@ -36,16 +36,21 @@ def train(options: argparse.Namespace) -> int:
 def _train_parallel(options: argparse.Namespace) -> int:
     """Train several seeds in parallel. All settings and folders are checked before the first seed starts."""
     from mcurl import envs
+    from mcurl.build import memory_needed
     from mcurl.run.folder import Run, run_folder
+    from mcurl.runtime.memory import check_memory_of_runs
     from mcurl.runtime.parallel import run_parallel
     from mcurl.runtime.threads import available_cores
 
+    sizes = []
     for seed in options.seed:
         settings = resolve_settings(options, seed)
+        sizes.append(memory_needed(settings))
         values = settings.to_json()
         Run.refuse_existing(run_folder(options.out, values, options.name or settings.name), values)
     envs.release()
     max_parallel = min(options.max_parallel or available_cores(), len(options.seed))
+    check_memory_of_runs(sizes, max_parallel, "--max-parallel")
     threads = options.threads or max(available_cores() // max_parallel, 1)
     arguments = [options.task]
     for name in ("method", "agent", "env_steps", "preset", "out", "name"):

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from mcurl.doctor.findings import Finding, Section
 from mcurl.run.provenance import processor
+from mcurl.runtime.limits import Memory, machine_memory
 from mcurl.runtime.threads import available_cores
 
 RUNS = Path("runs")
 """Folder of the runs, as the default of `mcurl train`."""
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Need(NamedTuple):
@@ -24,20 +24,13 @@ class Need(NamedTuple):
     disk: int
 
 
-class Memory(NamedTuple):
-    """Memory that this process may use, in bytes."""
-
-    total: int
-    free: int
-
-
 def machine(need: Need | None) -> Section:
     """System, processor, memory and disk.
 
     Args:
         need: what the default task takes; None: unknown.
     """
-    found, disk = memory(), shutil.disk_usage(existing(RUNS)).free
+    found, disk = machine_memory(), shutil.disk_usage(existing(RUNS)).free
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     values = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -83,43 +76,6 @@ def _findings(need: Need | None, found: Memory | None, disk: int) -> list[Findin
         text = f"only {gigabytes(disk)} are free for {RUNS.absolute()}: free more, or use --out on another disk"
         findings.append(Finding("error", text))
     return findings
-
-
-def memory() -> Memory | None:
-    """The memory of the machine or, if that is less, of the control group (container, cluster job); None: unknown."""
-    whole = _machine_memory()
-    if whole is None:
-        return None
-    limits = [whole, *_group_limits()]
-    return Memory(min(limit.total for limit in limits), min(limit.free for limit in limits))
-
-
-def _machine_memory() -> Memory | None:
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
-        total, free = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-    except (OSError, KeyError, ValueError):
-        return None
-    return Memory(total, free)
-
-
-def _group_limits() -> list[Memory]:
-    """The limits of this process's control group and of its parents (version 2)."""
-    try:
-        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
-    except OSError:
-        return []
-    found = []
-    for folder in (_CGROUPS / group, *(_CGROUPS / group).parents):
-        try:
-            limit = int((folder / "memory.max").read_text())  # ValueError if it is "max"
-            used = int((folder / "memory.current").read_text())
-            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):
-            continue
-        # The system drops the cache of files when memory is needed.
-        found.append(Memory(limit, max(limit - used + int(statistics.get("inactive_file", 0)), 0)))
-    return found
 
 
 def existing(path: Path) -> Path:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mcurl.envs.foreign import Diverged
 from mcurl.errors import UserError
-from mcurl.files import available_memory
+from mcurl.runtime.limits import process_memory
 
 StackStart = Literal["repeat", "blank"]
 MAX_DIVERGED = 5
@@ -253,7 +253,7 @@ def _check_size(settings: Any) -> None:
     if not hasattr(settings, "image_size"):
         return
     size, stack = settings.image_size, settings.frame_stack
-    needed, memory = 3 * stack * size**2, available_memory() // 4
+    needed, memory = 3 * stack * size**2, process_memory() // 4
     if needed > memory:
         name = "frame_stack" if stack > size else "image_size"
         raise UserError(

@@ -27,7 +27,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 from mcurl.errors import UserError
-from mcurl.files import available_memory, check_depth, read_bytes, sync, sync_all, write_file
+from mcurl.files import check_depth, read_bytes, sync, sync_all, write_file
+from mcurl.runtime.limits import process_memory
 
 FORMAT = "mcurl-tree"
 VERSION = 1
@@ -265,7 +266,7 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 def _read_tensors(path: Path, expected: dict[str, Any]) -> dict[str, torch.Tensor]:
     try:
-        data = read_bytes(path, available_memory() // 2)
+        data = read_bytes(path, process_memory() // 2)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if len(data) != expected.get("bytes") or zlib.crc32(data) != expected.get("crc32"):

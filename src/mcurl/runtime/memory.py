@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,14 +12,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcurl.errors import UserError
-from mcurl.files import available_memory
+from mcurl.runtime.limits import process_memory, total_memory
 
 
 def device_memory(device: torch.device) -> int:
     """Bytes of memory of a device: of the GPU, or of the machine."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return available_memory()
+    return process_memory()
 
 
 def check_memory(size: int, name: str, device: torch.device, advice: str) -> None:
@@ -32,9 +32,29 @@ def check_memory(size: int, name: str, device: torch.device, advice: str) -> Non
         advice: what to do instead, such as ``"choose a smaller capacity"``.
     """
     if size > (memory := device_memory(device)):
-        gigabytes = f"{size / 1e9:,.1f}" if size < 1e300 else "infinitely many"
-        here = f"more than the {memory / 1e9:.1f} GB of memory here"
-        raise UserError(f"{name} would take {gigabytes} GB, {here}: {advice}")
+        raise _too_large(size, name, memory, advice)
+
+
+def _too_large(size: int, name: str, memory: int, advice: str) -> UserError:
+    gigabytes = f"{size / 1e9:,.1f}" if size < 1e300 else "infinitely many"
+    return UserError(f"{name} would take {gigabytes} GB, more than the {memory / 1e9:.1f} GB of memory here: {advice}")
+
+
+def check_memory_of_runs(sizes: Iterable[int], at_once: int, option: str) -> None:
+    """Raise UserError if several runs at once take more than the memory that all processes here may have.
+
+    Args:
+        sizes: bytes that each run takes at least.
+        at_once: so many run at once, at least 1.
+        option: the option of the command that sets ``at_once``.
+    """
+    largest = sorted(sizes, reverse=True)[:at_once]
+    memory = total_memory()
+    if sum(largest) <= memory:
+        return
+    fitting = next(count for count in range(len(largest), -1, -1) if sum(largest[:count]) <= memory)
+    advice = f"use {option} {fitting}" if fitting else "choose a smaller replay.capacity"
+    raise _too_large(sum(largest), f"{len(largest):,} runs at once" if len(largest) > 1 else "a run", memory, advice)
 
 
 COPIES = 4
