@@ -13,6 +13,7 @@ from mcurl import evaluate, training
 from mcurl.agents.base import Clock
 from mcurl.agents.rainbow import RANDOM_START, Rainbow
 from mcurl.agents.sac import SAC
+from mcurl.cli import main
 from mcurl.config import resolve as config
 from mcurl.envs.stack import StackedEnv
 from mcurl.errors import UserError
@@ -232,3 +233,35 @@ def test_what_is_not_finite_stops_in_one_line(
     ) as raised:
         Watched(tmp_path, task, overrides, monkeypatch, every=10)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "repeat", "steps", "updates"),
+    [
+        ("toy/reach", "sac-state", 1, 20, 0),
+        ("toy/reach", "sac-state", 1, 21, 1),
+        ("toy/reach", "sac-state", 2, 40, 0),
+        ("toy/reach", "sac-state", 2, 41, 1),
+        ("toy/catch", "rl-only", 1, 19, 0),
+        ("toy/catch", "rl-only", 1, 20, 1),
+    ],
+)
+def test_a_budget_below_the_first_update_is_said_before_and_after(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    task: str,
+    method: str,
+    repeat: int,
+    steps: int,
+    updates: int,
+) -> None:
+    agent = "sac" if task == "toy/reach" else "rainbow"
+    small = [f"{agent}.learning_starts=20", f"{agent}.batch_size=8", f"env.action_repeat={repeat}"]
+    line = ["train", task, "--method", method, "--out", str(tmp_path), "--name", "x", "--env-steps", str(steps)]
+    assert main([*line, "--set", *small, "evaluation.episodes=1", "compute.device=cpu"]) == 0
+    printed = capsys.readouterr().out
+    first = 20 * repeat + (repeat if agent == "sac" else 0)
+    before = f"no update will be made: the first one takes {first} env steps ({agent}.learning_starts=20 agent steps)"
+    assert (before in printed, "no update was made" in printed) == (not updates, not updates)
+    with Run.open(tmp_path / task.replace("/", "-") / "x-seed1") as run:
+        assert run.latest_checkpoint().load()["clock"]["updates"] == updates

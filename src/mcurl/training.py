@@ -167,6 +167,7 @@ class Trainer:
             if self.run.lock_note:
                 self.logger.message(self.run.lock_note)
             self._describe_environment()
+            self._warn_without_updates(budget)
             if self.observation is None:
                 self._begin_episode()
             self._speed.start(self.clock.env_steps)
@@ -196,6 +197,16 @@ class Trainer:
             self.logger.message("the environment works only in the main thread: no step overlaps with an update")
         if clip := self.agent.batch_spec.reward_clip:
             self.logger.message(f"rewards are clipped to ±{clip:g} for learning; returns are sums of unclipped rewards")
+
+    def _warn_without_updates(self, budget: int) -> None:
+        """Say that a budget is too small for the first update."""
+        schedule = self.agent.schedule
+        last_step = -(-budget // self.action_repeat) - self.agent.update_before_step
+        if not self.updates and last_step < schedule.learning_starts:
+            section = self.settings.parts.agent.section
+            needed = (schedule.learning_starts + self.agent.update_before_step) * self.action_repeat
+            name = f"{section}.learning_starts={schedule.learning_starts:,} agent steps"
+            self.logger.message(f"no update will be made: the first one takes {needed:,} env steps ({name})")
 
     def _say_notes(self) -> None:
         """Say what the environment has noticed since the last time."""
@@ -397,6 +408,8 @@ class Trainer:
         if schedule.final_episodes or self._evaluated_at != self.clock.env_steps:
             returns = self._evaluate(schedule.final_episodes or schedule.episodes)
             self.logger.message(score_line(self.settings.task, returns))
+        if not self.updates:
+            self.logger.message("no update was made: the policy is as it was initialised")
         self._save(final=True)
 
     def _save(self, *, final: bool = False) -> None:
