@@ -52,7 +52,30 @@ class Global(Square):
         self.level = int(np.random.randint(100)) + random.randrange(100)
         return self.see(), {}
 
-for cls in (Square, Crash, Exits, Signals, Global):
+class SignalsLater(Square):
+    def reset(self, **kwargs):
+        signal.signal(signal.SIGUSR1, lambda *arguments: None)
+        return super().reset(**kwargs)
+
+class SignalsInSteps(Square):
+    def step(self, action):
+        signal.signal(signal.SIGUSR1, lambda *arguments: None)
+        return super().step(action)
+
+class OldStep(Square):
+    def step(self, action):
+        seen, reward, over, cut, info = super().step(action)
+        return seen, reward, over or cut, info
+
+class OldReset(Square):
+    def reset(self):
+        return super().reset()[0]
+
+class OldResult(Square):
+    def reset(self, **kwargs):
+        return super().reset(**kwargs)[0]
+
+for cls in (Square, Crash, Exits, Signals, SignalsLater, SignalsInSteps, Global, OldStep, OldReset, OldResult):
     gymnasium.register(cls.__name__ + "-v0", cls, max_episode_steps=100)
 class Endless(Square):
     length = -1
@@ -112,10 +135,41 @@ def test_before_the_first_step_nothing_is_left_and_debug_shows_the_traceback(run
     assert "raise SystemExit(3)" in printed
 
 
-def test_an_environment_of_the_main_thread(run: Any) -> None:
-    status, printed = run("Signals", steps=50)
+@pytest.mark.parametrize("name", ["Signals", "SignalsLater"])
+def test_an_environment_of_the_main_thread(run: Any, name: str) -> None:
+    status, printed = run(name, steps=50)
     assert status == 0
     assert printed.count("works only in the main thread") == 1
+
+
+def test_steps_of_the_main_thread_need_a_setting_which_is_named(run: Any) -> None:
+    status, printed = run("SignalsInSteps", steps=50)
+    assert status == 2
+    assert "; compute.overlap=false runs it in the main thread" in printed
+    status, printed = run("SignalsInSteps", "compute.overlap=false", steps=50, out="main")
+    assert status == 0
+    assert "works only in the main thread" not in printed
+    words = ["train", "gym/failing_envs:SignalsInSteps-v0", "--method", "rl-only", "--env-steps", "20", "--name", "y"]
+    discrete = ["env.kwargs.discrete=true", "env.image_size=28", "evaluation.episodes=1"]
+    assert run.call(*words, "--set", *discrete, "compute.overlap=false")[0] == 0  # Rainbow
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("OldStep", "step() returned 4 values, not 5"),
+        ("OldReset", "reset() raised TypeError: OldReset.reset() got an unexpected keyword argument"),
+        ("OldResult", "reset() returned ndarray, not 2"),
+    ],
+)
+def test_the_interface_of_old_gym_is_one_line(run: Any, name: str, what: str) -> None:
+    status, printed = run(name)
+    last = printed.strip().splitlines()[-1]
+    assert status == 2
+    assert last.startswith(f"mcurl: gym/failing_envs:{name}-v0: {what}")
+    assert "Gymnasium's are reset(*, seed=None, options=None) -> (observation, info)" in last
+    assert "pip install shimmy" in last
+    assert "Traceback" not in printed
 
 
 def test_global_generators_are_seeded_and_evaluation_leaves_them(run: Any) -> None:

@@ -16,7 +16,7 @@ from mcurl.agents.base import Clock, nonfinite
 from mcurl.batches import sample_batch
 from mcurl.build import build_agent, build_env, build_replay, newest_frame
 from mcurl.config.resolve import TrainSettings
-from mcurl.envs import CannotSave
+from mcurl.envs import CannotSave, release
 from mcurl.envs.foreign import EnvironmentFailure
 from mcurl.envs.threaded import Outcome, ThreadedEnv
 from mcurl.errors import UserError
@@ -125,7 +125,10 @@ class Trainer:
         torch.manual_seed(seeding.integer(settings.seed, "torch"))
         seeding.seed_globals(settings.seed)
         self.generators = seeding.Generators(settings.seed)
-        self.env = ThreadedEnv(lambda: build_env(settings, seeding.integer(settings.seed, "env")))
+        overlap = settings.compute.overlap
+        if not overlap:
+            release()  # what was made in a thread, to look at its actions
+        self.env = ThreadedEnv(lambda: build_env(settings, seeding.integer(settings.seed, "env")), in_thread=overlap)
         if spec := self.env.env.get_wrapper_attr("spec"):
             run.record_environment(spec.entry_point)
         self.action_repeat = int(self.env.env.get_wrapper_attr("action_repeat"))
@@ -166,10 +169,10 @@ class Trainer:
             self.logger.message(f"{title}: {self.compute.name}; {self.run.folder}")
             if self.run.lock_note:
                 self.logger.message(self.run.lock_note)
-            self._describe_environment()
-            self._warn_without_updates(budget)
             if self.observation is None:
                 self._begin_episode()
+            self._describe_environment()
+            self._warn_without_updates(budget)
             self._speed.start(self.clock.env_steps)
             try:
                 self._evaluate_if_due(budget)
@@ -193,7 +196,7 @@ class Trainer:
     def _describe_environment(self) -> None:
         """Say what a user should know of the environment at the start."""
         self._say_notes()
-        if self.env.in_main_thread:
+        if self.env.in_main_thread and self.settings.compute.overlap:
             self.logger.message("the environment works only in the main thread: no step overlaps with an update")
         if clip := self.agent.batch_spec.reward_clip:
             self.logger.message(f"rewards are clipped to ±{clip:g} for learning; returns are sums of unclipped rewards")

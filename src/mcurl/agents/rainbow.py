@@ -6,9 +6,8 @@ one step of one Adam on the weighted sum of both losses, L_rl + λ·L_ct.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -135,9 +134,6 @@ class Rainbow(Agent):
     Settings = RainbowSettings
     section = "rainbow"
     label = "Rainbow"
-    unused_settings: ClassVar[Mapping[str, str]] = {
-        "compute.overlap": "Rainbow's update uses the transition of the step before it"
-    }
 
     @classmethod
     def feature_dim(cls, settings: RainbowSettings, observation_shape: tuple[int, ...]) -> int:

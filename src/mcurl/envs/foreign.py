@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,8 @@ def call(
         raise
     except (Exception, SystemExit) as error:
         advice = hint(error) if hint is not None else ""
+        if "main thread" in str(error) and threading.current_thread() is not threading.main_thread():
+            advice = "compute.overlap=false runs it in the main thread"
         text = f"{name}: {where} raised {describe(error)}"
         recoverable = any(cls.__name__ in _DIVERGENCES for cls in type(error).__mro__)
         failure = Diverged if recoverable else EnvironmentFailure

@@ -22,21 +22,28 @@ _CLOSE_SECONDS = 5.0
 class ThreadedEnv:
     """Runs all calls of an environment in one thread, because an OpenGL context belongs to one thread.
 
-    An environment that works only in the main thread runs there. Exceptions of the environment are raised in the
-    calling thread. A call that hangs does not keep the process from ending.
+    An environment that works only in the main thread runs there: it is made again, if its constructor or its first
+    reset asks for that thread. Exceptions of the environment are raised in the calling thread. A call that hangs does
+    not keep the process from ending.
 
     Args:
         make: makes the environment; called in that thread.
+        in_thread: False: run it in the calling thread.
 
     Attributes:
         env: the environment.
         failed: whether a reset or a step raised an exception, so that the environment's state cannot be trusted.
     """
 
-    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]]) -> None:
-        self.env = call_ahead(make)
-        self._worker = _take_worker()
+    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], *, in_thread: bool = True) -> None:
+        self._make, self._used = make, not in_thread
         self.failed = False
+        self._worker: _Worker | _MainThread
+        if in_thread:
+            self.env = call_ahead(make)
+            self._worker = _take_worker()
+        else:
+            self.env, self._worker = make(), _MainThread()
 
     @property
     def in_main_thread(self) -> bool:
@@ -44,7 +51,16 @@ class ThreadedEnv:
         return isinstance(self._worker, _MainThread)
 
     def reset(self, seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        return self._submit(lambda: self.env.reset(seed=seed)).result()
+        try:
+            return self._submit(lambda: self.env.reset(seed=seed)).result()
+        except Exception as error:
+            if self._used or self.in_main_thread or not _needs_main_thread(error):
+                raise
+            self._worker.close(self.env.close)
+            self.env, self._worker, self.failed = self._make(), _MainThread(), False
+            return self.env.reset(seed=seed)
+        finally:
+            self._used = True
 
     def step_async(self, action: Any) -> Future[Outcome]:
         """Start a step. ``result()`` of the returned future waits for its outcome."""
@@ -58,6 +74,7 @@ class ThreadedEnv:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         load = self.env.get_wrapper_attr("load_state_dict")
         self._worker.submit(lambda: load(state)).result()
+        self._used = True
 
     def _submit(self, function: Callable[[], T]) -> Future[T]:
         def call() -> T:
@@ -136,13 +153,18 @@ def call_ahead(function: Callable[[], T]) -> T:
     try:
         return worker.submit(function).result()
     except Exception as error:
-        if threading.current_thread() is threading.main_thread() and "main thread" in str(error).lower():
+        if _needs_main_thread(error):
             worker.close(lambda: None)
             _next = _MainThread()
             return function()
         _next = None
         worker.close(lambda: None)
         raise
+
+
+def _needs_main_thread(error: Exception) -> bool:
+    """Whether an exception asks for the main thread, and this is it."""
+    return threading.current_thread() is threading.main_thread() and "main thread" in str(error).lower()
 
 
 def release(function: Callable[[], object]) -> None:

@@ -39,7 +39,8 @@ class ComputeSettings:
     threads: int = setting(0, low=0)
     """CPU threads; 0: all cores."""
     overlap: bool = True
-    """Step the environment while the update runs (SAC only). The results are the same, bit for bit."""
+    """Step the environment in a thread of its own, with SAC and DrQ-v2 while the update runs; false: in the main
+    thread. The results are the same, bit for bit."""
     graphs: bool = True
     """Replay each update as a CUDA graph (GPU only)."""
     native: Literal["auto", "off"] = "auto"
