@@ -230,7 +230,8 @@ class Framing:
         if height == width:
             return None
         words = {"squeeze": "squeezed", "pad": "padded", "crop": "cropped"}[self.fit]
-        return f"images of {height} × {width} are {words} to a square (env.fit={self.fit}; or squeeze, pad, crop)"
+        others = " or ".join(fit for fit in ("squeeze", "pad", "crop") if fit != self.fit)
+        return f"images of {height} × {width} are {words} to a square (env.fit={self.fit}; or {others})"
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A frame of an image ``uint8 [H, W, C]``."""

@@ -69,7 +69,9 @@ class Compute:
     @property
     def name(self) -> str:
         """Description for the user, such as ``"2 threads, bf16"``."""
-        device = torch.cuda.get_device_name() if self.device.type == "cuda" else f"{torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        cpu = f"{threads} thread{'s' if threads > 1 else ''}"
+        device = torch.cuda.get_device_name() if self.device.type == "cuda" else cpu
         return f"{device}, {self.precision}"
 
 
