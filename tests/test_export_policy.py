@@ -269,7 +269,7 @@ def test_arguments_of_environments_are_code_of_a_stranger() -> None:
         (lambda folder: change_config(folder, clock={"agent_steps": 1}), "is damaged"),
         (lambda folder: change_config(folder, action={"shape": [3]}), "do not fit the agent"),
         (lambda folder: change_config(folder, sac__hidden=17), "do not fit the agent"),
-        (lambda folder: change_config(folder, sac__hidden=10**13), "do not fit the agent"),
+        (lambda folder: change_config(folder, sac__hidden=10**13), "is sac.hidden=10,000,000,000,000 too large"),
         (lambda folder: change_config(folder, sac__widht=17), "there is no setting sac.widht"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "is damaged"),
         (lambda folder: (folder / "model.json").unlink(), "does not exist"),

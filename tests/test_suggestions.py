@@ -106,9 +106,9 @@ def test_what_gymnasium_knows_is_used() -> None:
 
 
 def test_the_former_name_of_an_option_still_counts_and_is_not_shown(capsys: Capture) -> None:
-    from mcurl.cli import _build_parsers
+    from mcurl.parsers import build_parsers
 
-    parser, _ = _build_parsers()
+    parser, _ = build_parsers()
     for option in ("--at-once", "--max-parallel"):
         assert parser.parse_args(["train", "toy/reach", option, "3"]).max_parallel == 3
     with pytest.raises(SystemExit):

@@ -240,7 +240,7 @@ class ExportLoader:
         exported = read(folder)
         shape, actions = exported.observation_shape, exported.action_space
         with process_state_restored():
-            settings = TrainSettings.from_json(exported.config["settings"])
+            settings = TrainSettings.from_json(exported.config["settings"], environment=False)
             # The machine is another one: only float32 and plain operations are kept, which fit every machine.
             exact = settings.compute.precision == "fp32"
             compute = ComputeSettings(device, "fp32" if exact else "auto", native=settings.compute.native)

@@ -11,7 +11,7 @@ from mcurl.replay import Replay, bytes_needed
 
 
 def test_more_memory_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 250_000}.__getitem__)
+    monkeypatch.setattr("mcurl.runtime.memory.process_memory", lambda: 10**9)
     needed = bytes_needed(100_000, (3, 100, 100), "uint8", (6,), "float32")
     assert needed == 100_000 * (30_000 + 4 + 1 + 4 + 24 + 32)
     with pytest.raises(UserError, match=r"100,000 rows would take 3\.0 GB, more than the 1\.0 GB"):

@@ -135,10 +135,14 @@ class TrainSettings:
         return dict(json.loads(json.dumps(top | sections, default=str)))
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
+    def from_json(cls, values: Mapping[str, Any], *, environment: bool = True) -> Self:
         """Inverse of :meth:`to_json`. Settings that are missing, as in files of older versions, have their defaults.
 
         No module is imported because a file names it: one with a user's class or environment must be imported already.
+
+        Args:
+            values: the JSON values.
+            environment: whether the environment will be made. If not, its module need not be imported.
 
         Raises:
             UserError: a setting is unknown, or its value is invalid, or a module is not imported.
@@ -150,7 +154,7 @@ class TrainSettings:
         except (KeyError, UserError) as error:
             reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
             raise UserError(f"these are not the settings of a run: {reason}") from error
-        for module in user_modules(values):
+        for module in user_modules(values, environment=environment):
             if module not in sys.modules:
                 raise UserError(
                     f"this run needs the module {module}, whose code would run: if you trust it, add "

@@ -87,17 +87,20 @@ def _short(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
-def user_modules(settings: Mapping[str, Any]) -> list[str]:
+def user_modules(settings: Mapping[str, Any], *, environment: bool = True) -> list[str]:
     """The modules whose code a run needs beside this package: of its method, agent and task, and in ``env.kwargs``.
 
     Args:
         settings: of a run, as JSON values, of unknown origin.
+        environment: whether those of the task and in ``env.kwargs`` count.
 
     >>> user_modules({"task": "gym/envs.mine:Maze-v0", "method": "losses:Mine", "agent": "sac"})
     ['losses', 'envs.mine']
     """
     env, names = settings.get("env"), [settings.get("method"), settings.get("agent")]
     modules = [name.partition(":")[0] for name in names if isinstance(name, str) and ":" in name]
+    if not environment:
+        return list(dict.fromkeys(modules))
     suite, _, task = str(settings.get("task")).partition("/")
     modules += [task.rpartition(":")[0]] if suite == "gym" and ":" in task else []
     # Such as the id of another environment, which Gymnasium imports a module for.
