@@ -119,41 +119,20 @@ class Mp4:
         self._new.unlink(missing_ok=True)
 
 
-class Video:
-    """An MP4 file of an episode, one frame for each agent step. A context manager as :class:`Mp4`.
+class Video(Mp4):
+    """An MP4 file of an episode, one frame for each agent step, at the speed of its environment.
 
     Args:
         path: the file.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: Mp4 | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.discard()
+        super().__init__(path, 30)
 
     def step(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Add the current frame."""
-        if self._file is None:
-            self._file = Mp4(self.path, frames_per_second(env))
-        self._file.add(render(env, WIDTH))
-
-    def close(self) -> None:
-        """Write the end of the file."""
-        if self._file is not None:
-            self._file.close()
-
-    def discard(self) -> None:
-        """Leave no file."""
-        if self._file is not None:
-            self._file.discard()
+        """Add the current frame. The first one decides on the speed."""
+        self.rate = frames_per_second(env)
+        self.add(render(env, WIDTH))
 
 
 def frames_per_second(env: gymnasium.Env[Any, Any]) -> float:

@@ -11,6 +11,7 @@ the actor has an encoder of its own that the contrastive loss does not see. So S
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -210,9 +211,9 @@ class _Contrastive:
     def _options(**options: Any) -> ContrastOptions:
         return ContrastOptions(**options)
 
+    @abstractmethod
     def _encoding_network(self: Any) -> Any:
         """The network whose features extractor is trained."""
-        raise NotImplementedError
 
     def _setup_model(self: Any) -> None:
         _check_observations(self.observation_space, self._vec_normalize_env)
