@@ -404,6 +404,20 @@ def test_a_seed_beside_scores_of_older_versions(tmp_path: Path) -> None:
     ]
 
 
+def test_scores_of_a_newer_version_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^\S+run.json was written by a newer version of mcurl .format 3, this one"):
+        read_runs([make_run(tmp_path / "newer", about={"version": 3})])
+    with pytest.raises(UserError, match=r"run.json is damaged: its format is not mcurl-run"):
+        read_runs([make_run(tmp_path / "other", about={"format": "other"})])
+    store(tmp_path, make_run(tmp_path / "runs"))
+    path = tmp_path / "scores" / "dmc" / "mcurl" / "cartpole-swingup.json"
+    about = json.loads(path.read_text())
+    about["seed 1"]["format"] += 1
+    path.write_text(json.dumps(about))
+    with pytest.raises(UserError, match=r"^\S+swingup.json was written by a newer version of mcurl .format 2, this"):
+        store(tmp_path, tmp_path / "runs")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -439,6 +453,7 @@ def test_a_seed_beside_scores_of_older_versions(tmp_path: Path) -> None:
         ("json", '{"seed 1": {"settings": {"env": {"action_repeat": "x"}}}}', "env.action_repeat is 'x'"),
         ("json", '{"seed 1": {"settings": {"task": "dmc/hopper-hop"}}}', "its seed 1 is of dmc/hopper-hop"),
         ("json", '{"seed 1": {"name": "curl"}}', "seed 1 is of curl, but its folder is mcurl: was it renamed?"),
+        ("json", '{"seed 1": {"format": "x"}}', "of seed 1, format is not a whole number"),
         ("json", "{", "is damaged"),
         ("json", "[1]", "is damaged: it is not a JSON object"),
     ],

@@ -132,7 +132,7 @@ def make_killed(out: Path) -> Path:
 
 def result(folder: Path) -> dict[str, bytes]:
     """What must repeat bit for bit: the logs, the settings, and the last checkpoint with its part of the replay."""
-    last = max(path for path in (folder / "checkpoints").iterdir() if re.fullmatch("[0-9]+", path.name))
+    last = max(path for path in (folder / "checkpoints").iterdir() if re.fullmatch("[0-9]{9}", path.name))
     files = [folder / name for name in ("metrics.jsonl", "evaluations.csv", "settings.json")]
     files += [path for path in sorted(last.rglob("*")) if path.is_file()]
     files += sorted((folder / "replay").glob("*.bin"))

@@ -125,6 +125,7 @@ TAMPERED: dict[str, tuple[str, Callable[[], object]]] = {
     "a line of a run": ("runs", lambda: (RUN / "evaluations.csv").write_text("env_steps,episode,return\nx,0,1\n")),
     "a return of a run": ("runs", lambda: better(RUN / "evaluations.csv")),
     "the settings of a run": ("runs", lambda: edit(RUN / "settings.json", '"frame_stack": 3', '"frame_stack": 4')),
+    "the version of a run": ("runs", lambda: edit(RUN / "run.json", '"version": 2', '"version": 3')),
     "the weights of a run": (
         "runs",
         lambda: (

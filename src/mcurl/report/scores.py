@@ -25,6 +25,7 @@ from mcurl.published.scores import BUDGET
 from mcurl.recording import find_recordings
 from mcurl.run.evaluations import NAME as EVALUATIONS
 from mcurl.run.evaluations import read_evaluations
+from mcurl.run.format import NewerError, check_run
 from mcurl.run.names import MAX_STEPS, append_changes, check_form, check_name, check_settings, run_name
 
 SIMULATORS = {"dmc": ("mujoco", "dm_control"), "atari": ("ale-py",)}
@@ -167,6 +168,7 @@ def read_run(folder: Path, name: str | None = None, label: str | None = None, no
     try:
         settings = files.read_object(folder / "settings.json")
         metadata = files.read_object(folder / "run.json")
+        check_run(folder, metadata)
         check_settings(settings)
         own_name = check_name(str(metadata.get("name") or run_name(settings)))
         provenance = {key: metadata[key] for key in _KEPT_METADATA if key in metadata}
@@ -175,6 +177,8 @@ def read_run(folder: Path, name: str | None = None, label: str | None = None, no
         provenance["resumed"] = _resumed(metadata)
         budget = _budget(metadata.get("extended_to") or settings["env_steps"])
         episodes = read_evaluations(folder)
+    except NewerError:
+        raise
     except UserError as error:
         raise UserError(f"{folder} is not a run folder, or it is damaged: {error}") from error
     if not episodes:

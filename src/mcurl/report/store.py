@@ -43,11 +43,14 @@ from mcurl.report.scores import (
     skip,
 )
 from mcurl.run.evaluations import parse_count, parse_number
+from mcurl.run.format import check_not_newer
 from mcurl.run.names import MAX_STEPS
 
 COLUMNS = ("seed", "env_steps", "episode", "return", "episodes")
 MEAN_COLUMNS = ("env_steps", "return", "seed", "episodes")
 """Columns of older versions: a row for each evaluation."""
+FORMAT = 1
+"""Version of what stands beside the scores; entries of older versions have none."""
 
 
 @dataclass(frozen=True)
@@ -246,10 +249,14 @@ def _read_provenance(path: Path) -> dict[str, dict[str, Any]]:
     for seed, about in seeds.items():
         if not isinstance(about, dict):
             raise UserError(f"{path} is damaged: it is not an object with an object for each seed")
+        version = about.get("format", FORMAT)
         try:
+            if type(version) is not int:
+                raise UserError("format is not a whole number")
             check_provenance(about)
         except UserError as error:
             raise UserError(f"{path} is damaged: of {seed}, {error}") from error
+        check_not_newer(path, version, FORMAT)
     return seeds
 
 
@@ -384,7 +391,7 @@ def _write(path: Path, runs: Sequence[RunScores]) -> None:
 
 
 def _provenance(run: RunScores) -> dict[str, Any]:
-    known = {"name": run.name, "label": run.label, "budget": run.budget, "finished": run.finished}
+    known = {"format": FORMAT, "name": run.name, "label": run.label, "budget": run.budget, "finished": run.finished}
     return {key: value for key, value in (run.provenance | known).items() if value is not None}
 
 

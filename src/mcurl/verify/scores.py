@@ -15,6 +15,7 @@ from mcurl.recording import SUFFIX, DamagedError, Recording, episode_seed, find_
 from mcurl.report.scores import RunScores
 from mcurl.report.store import COLUMNS, MEAN_COLUMNS, load_cell
 from mcurl.run.evaluations import read_evaluations
+from mcurl.run.format import NewerError, check_run
 from mcurl.run.names import check_settings
 from mcurl.verify.replay import Mismatch
 
@@ -115,6 +116,7 @@ def _file(path: Path) -> Iterator[Score]:
 def _run(folder: Path) -> Iterator[Score]:
     try:
         settings = files.read_object(folder / "settings.json")
+        check_run(folder, files.read_object(folder / "run.json"))
         check_settings(settings)
         returns = read_evaluations(folder)
         task, seed, env = settings["task"], settings["seed"], settings.get("env")
@@ -122,7 +124,8 @@ def _run(folder: Path) -> Iterator[Score]:
         if not isinstance(env, dict):
             raise UserError("env is not a table of settings")
     except UserError as error:
-        yield Score(str(folder), folder, damage=f"the run folder is damaged: {error}")
+        reason = str(error) if isinstance(error, NewerError) else f"the run folder is damaged: {error}"
+        yield Score(str(folder), folder, damage=reason)
         return
     recordings = find_recordings(folder)
     for env_steps, path in recordings.items():

@@ -12,6 +12,7 @@ from typing import Any
 from mcurl.errors import UserError
 from mcurl.files import read_object
 from mcurl.run.folder.paths import as_json
+from mcurl.run.format import check_version
 
 _CRC = "crc32"
 
@@ -67,17 +68,6 @@ def read_sealed(path: Path, format_name: str, version: int) -> dict[str, Any]:
     check_version(path, values, format_name, version)
     check_seal(path, values)
     return values
-
-
-def check_version(path: Path, values: Mapping[str, Any], format_name: str, version: int) -> None:
-    """Raise UserError if a file is of another format or of a newer version. Version 1 did not name itself."""
-    found = values.get("version", 1)
-    if values.get("format") != format_name or type(found) is not int:
-        raise UserError(f"{path} is damaged: its format is not {format_name}")
-    if found > version:
-        raise UserError(
-            f"{path} was written by a newer version of mcurl (format {found}, this one reads up to {version})"
-        )
 
 
 def check_seal(path: Path, values: Mapping[str, Any]) -> None:

@@ -10,11 +10,8 @@ from typing import Any
 
 from mcurl.errors import UserError, suggest
 from mcurl.files import read_object
+from mcurl.run.format import FORMAT
 from mcurl.run.names import check_name, run_name
-
-FORMAT = "mcurl-run"
-VERSION = 2
-"""Format of a run folder's files, in ``run.json``. Checkpoints, the replay and recordings have their own."""
 
 
 def run_folder(out: Path, settings: Mapping[str, Any], name: str | None = None) -> Path:

@@ -16,11 +16,12 @@ from mcurl.errors import UserError, printable
 from mcurl.files import JSON_BYTES, own_folder, read_bytes, read_object, read_text, write_file, write_new
 from mcurl.recording import recording_path
 from mcurl.run.folder.checkpoints import Checkpoint, Checkpoints
-from mcurl.run.folder.documents import Span, check_seal, check_version, differences, seal, values_crc32
+from mcurl.run.folder.documents import Span, check_seal, differences, seal, values_crc32
 from mcurl.run.folder.lock import Lock
 from mcurl.run.folder.logs import EVALUATIONS, EVALUATIONS_HEADER, METRICS, SPEED, Logs
 from mcurl.run.folder.own import check_own
-from mcurl.run.folder.paths import FORMAT, VERSION, as_json, is_run, run_folder, suggest_runs
+from mcurl.run.folder.paths import as_json, is_run, run_folder, suggest_runs
+from mcurl.run.format import FORMAT, VERSION, check_run
 from mcurl.run.names import MAX_STEPS, check_name, check_settings, run_name, user_modules
 from mcurl.run.provenance import environment_packages, run_metadata
 from mcurl.runtime.program import command_line
@@ -127,7 +128,7 @@ class Run:
         if not is_run(path):
             run._check_parts()
             raise UserError(f"{path} is not a run folder: {suggest_runs(path)}")
-        check_version(path / "run.json", run.metadata, FORMAT, VERSION)
+        check_run(path, run.metadata)
         if train:
             check_own(path)
             check_seal(path / "run.json", run.metadata)
