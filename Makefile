@@ -16,7 +16,7 @@ DEVELOPERS := $(VENV)/.installed-dev
 WRITERS := $(VENV)/.installed-docs
 PIP = $(BIN)/python -m pip install --constraint $(CONSTRAINTS)
 
-.PHONY: train about test test-slow test-lowest attacks kills endurance fuzz lint docs system clean
+.PHONY: train about test test-slow test-lowest extras attacks kills endurance fuzz lint docs system clean
 
 train: about $(USERS)
 	$(BIN)/mcurl train $(TASK) --method $(METHOD)
@@ -42,6 +42,10 @@ about:
 test-lowest:
 	$(MAKE) VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt TOOLS=dev .venv-lowest/.installed-dev
 	.venv-lowest/bin/python -m pytest
+
+# Each extra alone, at its oldest and its newest versions, in environments of their own: a minute or two each.
+extras: $(DEVELOPERS)
+	$(BIN)/python tests/extras.py
 
 # Run folders under attack, N times each (about two seconds per attack): damaged files, and file operations that fail.
 N ?= 1000
