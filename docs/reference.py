@@ -11,7 +11,7 @@ from typing import Any
 from mcurl import envs
 from mcurl.agents.registry import AGENTS
 from mcurl.config.fields import describe_type, field_defaults, field_help, field_hints, field_meta
-from mcurl.config.resolve import BUDGET_HELP, ENV_STEPS, FIXED_SECTIONS, _load
+from mcurl.config.settings import BUDGET_HELP, ENV_STEPS, FIXED_SECTIONS, load_class
 from mcurl.config.tasks import flatten, methods, read_experiments
 from mcurl.objectives.registry import OBJECTIVES
 from mcurl.parsers import build_parsers
@@ -111,7 +111,7 @@ def _sections() -> Iterator[tuple[str, str, type[Any]]]:
             yield objective.section, objective.section, objective.Settings
         seen.add(objective.section)
     for name, path in FIXED_SECTIONS.items():
-        yield name, name, _load(path)
+        yield name, name, load_class(path)
 
 
 def _settings(section: str, cls: type[Any]) -> Iterator[tuple[str, str]]:

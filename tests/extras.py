@@ -26,8 +26,8 @@ SMALL = (
 )
 SAC = (*SMALL, "sac.learning_starts=200", "sac.batch_size=4", "sac.hidden=16", "sac.filters=4")
 RAINBOW = (*SMALL, "rainbow.learning_starts=200", "rainbow.batch_size=4", "rainbow.hidden=16", "evaluation.parallel=1")
-TOY = ("train", "toy/reach", *SAC, "env.image_size=24", "sac.crop=20", "sac.layers=2")
-RUN = "runs/toy-reach/mcurl-seed1"
+TOY = ("train", "toy/reach", "--name", "x", *SAC, "env.image_size=24", "sac.crop=20", "sac.layers=2")
+RUN = "runs/toy-reach/x-seed1"
 SUITE = """
 title = "One run"
 tasks = ["toy/reach"]

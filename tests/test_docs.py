@@ -12,7 +12,7 @@ import pytest
 
 from mcurl import envs
 from mcurl.agents.registry import AGENTS
-from mcurl.config.resolve import Parts, known_settings
+from mcurl.config.settings import Parts, known_settings
 from mcurl.config.tasks import methods
 from mcurl.parsers import build_parsers
 

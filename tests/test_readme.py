@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from mcurl import cli, envs
-from mcurl.config.resolve import TrainSettings, resolve
+from mcurl.config.resolve import resolve
+from mcurl.config.settings import TrainSettings
 from mcurl.parsers import build_parsers
 from mcurl.run.folder import Run
 from mcurl.suites.suite import Suite, check_runs, suite_names

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
-from mcurl.config.resolve import TrainSettings, resolve
+from mcurl.config.resolve import resolve
+from mcurl.config.settings import TrainSettings
 from mcurl.errors import UserError
 from mcurl.published.scores import Score, sources
 from mcurl.report import plot
 from mcurl.report.curves import task_figure
 from mcurl.report.palette import STYLES
-from mcurl.report.scores import RunScores, cells, changed_between, hours_per_100k, merge, notes, read_run, read_runs
+from mcurl.report.runs import hours_per_100k, read_run, read_runs
+from mcurl.report.scores import RunScores, cells, changed_between, merge, notes
 from mcurl.report.store import add, load, read, shipped_results
 from mcurl.report.table import markdown, overview
 

@@ -191,7 +191,7 @@ def resume(
         UserError: it is not a run folder, nothing remains to train, or as for :func:`train`.
     """
     from mcurl.config.fields import read_value
-    from mcurl.config.resolve import TrainSettings
+    from mcurl.config.settings import TrainSettings
     from mcurl.run.logger import check_sinks
 
     _check_callbacks(callbacks)

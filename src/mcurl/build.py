@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mcurl.agents.base import Agent, BatchSpec
-from mcurl.config.resolve import TrainSettings, describe
+from mcurl.config.settings import TrainSettings, describe
 from mcurl.envs import make_env
 from mcurl.errors import UserError
 from mcurl.objectives.base import ContrastSpec, Objective

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mcurl.agents.base import Agent, Clock
 from mcurl.build import build_agent, build_env, check_episodes, observation_shape
-from mcurl.config.resolve import TrainSettings
+from mcurl.config.settings import TrainSettings
 from mcurl.envs.foreign import EnvironmentFailure
 from mcurl.errors import UserError
 from mcurl.published import atari_random_and_human, human_normalised

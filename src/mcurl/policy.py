@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import gymnasium
 
     from mcurl.agents.base import Agent, Clock
-    from mcurl.config.resolve import TrainSettings
+    from mcurl.config.settings import TrainSettings
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -207,7 +207,7 @@ class RunFolderLoader:
         return is_run(folder)
 
     def load(self, folder: Path, device: Device) -> Policy:
-        from mcurl.config.resolve import TrainSettings
+        from mcurl.config.settings import TrainSettings
         from mcurl.evaluate import load_agent
         from mcurl.run.folder import Run
         from mcurl.runtime.device import process_state_restored
@@ -233,7 +233,7 @@ class ExportLoader:
 
     def load(self, folder: Path, device: Device) -> Policy:
         from mcurl.build import build_agent_for
-        from mcurl.config.resolve import TrainSettings
+        from mcurl.config.settings import TrainSettings
         from mcurl.export.folder import read
         from mcurl.runtime.device import ComputeSettings, prepare, process_state_restored
 

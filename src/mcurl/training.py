@@ -15,7 +15,7 @@ from torch import Tensor
 from mcurl.agents.base import Clock, nonfinite
 from mcurl.batches import sample_batch
 from mcurl.build import build_agent, build_env, build_replay, newest_frame
-from mcurl.config.resolve import TrainSettings
+from mcurl.config.settings import TrainSettings
 from mcurl.envs import CannotSave, release
 from mcurl.envs.foreign import EnvironmentFailure
 from mcurl.envs.threaded import Outcome, ThreadedEnv

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcurl.build import newest_frame
-from mcurl.config.resolve import TrainSettings
+from mcurl.config.settings import TrainSettings
 from mcurl.evaluate import Moment, load_agent, play_episode
 from mcurl.pictures import Mp4, check_video, draw_text, enlarge, frames_per_second, render, text_width
 from mcurl.run.folder import Checkpoint, Run

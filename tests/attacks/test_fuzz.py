@@ -22,12 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcurl import cli
-from mcurl.config.resolve import TrainSettings, known_settings, resolve
+from mcurl.config.resolve import resolve
+from mcurl.config.settings import TrainSettings, known_settings
 from mcurl.config.tasks import read_toml
 from mcurl.errors import UserError
 from mcurl.recording import read as read_recording
 from mcurl.report import contents, store
-from mcurl.report.scores import read_run, read_runs
+from mcurl.report.runs import read_run, read_runs
 from mcurl.report.table import overview
 from mcurl.report.text import report_markdown
 from mcurl.run.checkpoint import load_tree, save_tree

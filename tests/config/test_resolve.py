@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from mcurl import envs
 from mcurl.agents.registry import AGENTS
 from mcurl.config.fields import as_toml, field_help, read_value
-from mcurl.config.resolve import Parts, Setting, TrainSettings, describe, known_settings, resolve
+from mcurl.config.resolve import resolve
+from mcurl.config.settings import Parts, Setting, TrainSettings, describe, known_settings
 from mcurl.config.tasks import EXPERIMENTS, flatten, methods, read_experiments, read_toml, task_names, task_overview
 from mcurl.errors import UserError
 from mcurl.objectives.registry import OBJECTIVES

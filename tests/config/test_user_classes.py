@@ -13,7 +13,8 @@ import torch
 from mcurl.agents.rainbow import Rainbow
 from mcurl.build import build_agent, build_env
 from mcurl.cli import main
-from mcurl.config.resolve import TrainSettings, resolve
+from mcurl.config.resolve import resolve
+from mcurl.config.settings import TrainSettings
 from mcurl.config.tasks import task_names
 from mcurl.errors import UserError
 from mcurl.objectives.contrast import Curl

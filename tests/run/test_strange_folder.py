@@ -14,7 +14,7 @@ import pytest
 
 from mcurl.cli import main
 from mcurl.errors import UserError
-from mcurl.report.scores import read_run
+from mcurl.report.runs import read_run
 from mcurl.report.store import add
 from mcurl.run.folder import Run
 from mcurl.run.folder.documents import Span, seal

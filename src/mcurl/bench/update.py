@@ -22,7 +22,7 @@ from mcurl.batches import sample_batch
 from mcurl.bench.timing import Timing, measure, measure_interleaved
 from mcurl.build import build_agent, build_replay
 from mcurl.config import resolve as config
-from mcurl.config.resolve import TrainSettings
+from mcurl.config.settings import TrainSettings
 from mcurl.errors import UserError, suggest
 from mcurl.networks import encoders
 from mcurl.objectives.masked import MCurl

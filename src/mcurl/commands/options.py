@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mcurl.config.resolve import TrainSettings
+    from mcurl.config.settings import TrainSettings
     from mcurl.run.folder import Checkpoint, Run
 
 

@@ -27,7 +27,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def collect(options: argparse.Namespace) -> int:
     """Add the scores of run folders to a store."""
-    from mcurl.report.scores import read_runs
+    from mcurl.report.runs import read_runs
     from mcurl.report.store import add
 
     runs = read_runs(options.paths, options.name, options.label, options.note)

@@ -66,7 +66,7 @@ def _train_parallel(options: argparse.Namespace) -> int:
 def resume(options: argparse.Namespace) -> int:
     """Resume a run, from its latest checkpoint or an earlier one, or extend it."""
     from mcurl.config.fields import read_value
-    from mcurl.config.resolve import TrainSettings
+    from mcurl.config.settings import TrainSettings
     from mcurl.run.folder import Run
     from mcurl.run.logger import check_sinks
 
@@ -147,7 +147,7 @@ def settings(options: argparse.Namespace) -> int:
     """Print all settings of a run as TOML."""
     resolved = resolve_settings(options)
     from mcurl.config.fields import as_toml
-    from mcurl.config.resolve import describe
+    from mcurl.config.settings import describe
 
     command = f"mcurl train {resolved.task} --method {resolved.method} --set KEY=VALUE"
     title = f"{resolved.method} on {resolved.task}. Change settings with: {command}"

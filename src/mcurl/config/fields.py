@@ -207,7 +207,7 @@ def as_toml(title: str, settings: Iterable[Any]) -> str:
 
     Args:
         title: comment at the top of the file.
-        settings: in the order of the file, each a :class:`mcurl.config.resolve.Setting`.
+        settings: in the order of the file, each a :class:`mcurl.config.settings.Setting`.
     """
     lines, section = [f"# {line}" for line in title.splitlines()], ""
     for setting in settings:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mcurl.config.resolve import TrainSettings
+from mcurl.config.settings import TrainSettings
 from mcurl.errors import UserError
 from mcurl.evaluate import load_agent
 from mcurl.export.card import Score, model_card

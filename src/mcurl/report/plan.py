@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from mcurl.errors import UserError
 from mcurl.published import atari_random_and_human
 from mcurl.published.scores import BUDGETS
-from mcurl.report.scores import RunScores, benchmark_of, changed_from, distinct_labels, sort_names
+from mcurl.report.runs import benchmark_of
+from mcurl.report.scores import RunScores, changed_from, distinct_labels, sort_names
 from mcurl.run.names import run_name
 
 TITLES = {"atari100k": "Atari 100k", "dmc": "DMControl", "atari": "Atari"}

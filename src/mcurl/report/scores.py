@@ -5,9 +5,6 @@ A *cell* is one place in a table: the runs of one benchmark, task and name, whic
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 import re
 import sys
 from collections import Counter, defaultdict
@@ -18,22 +15,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mcurl import files
 from mcurl.config.tasks import flatten, methods
 from mcurl.errors import UserError, printable
-from mcurl.published.scores import BUDGET
-from mcurl.recording import find_recordings
-from mcurl.run.evaluations import NAME as EVALUATIONS
-from mcurl.run.evaluations import read_evaluations
-from mcurl.run.format import NewerError, check_run
-from mcurl.run.names import MAX_STEPS, append_changes, check_form, check_name, check_settings, run_name
+from mcurl.run.names import append_changes, run_name
 
 SIMULATORS = {"dmc": ("mujoco", "dm_control"), "atari": ("ale-py",)}
 """Suite -> packages whose versions decide what its environments do; other suites: gymnasium."""
-_KEPT_METADATA = (
-    *("commit", "dirty", "mcurl", "torch", "python", "packages", "environment", "cpu", "gpu", "cores", "compute"),
-    *("started_at",),
-)
 _SAME_LEARNING = (
     *("task", "seed", "evaluation", "checkpoint"),
     *("compute.device", "compute.threads", "compute.overlap", "compute.graphs", "compute.native"),
@@ -41,8 +28,6 @@ _SAME_LEARNING = (
 """Settings and sections in which the runs of a cell may differ: they do not change what is learned."""
 MAX_LABEL = 200
 """Longest label and note that is shown, in characters."""
-MAX_RETURN = 1e100
-"""Largest return of an episode. A larger one comes from no environment, and its square may be infinite."""
 _WITHOUT_HORIZON = ("sac",)
 """Agents whose schedules do not depend on the budget: runs with different budgets agree until the smaller one."""
 
@@ -153,231 +138,9 @@ class RunScores:
         return f"{self.benchmark}/{self.task}, {self.name}, seed {self.seed}"
 
 
-def read_run(folder: Path, name: str | None = None, label: str | None = None, note: str = "") -> RunScores:
-    """Read the scores of a run folder.
-
-    Args:
-        folder: a run folder.
-        name: replaces the name of the run; None: no change.
-        label: replaces its label; None: no change, or ``name`` where that is set.
-        note: what a reader must know of the run.
-
-    Raises:
-        UserError: the folder is not a run folder, is damaged, or has no evaluation yet.
-    """
-    try:
-        settings = files.read_object(folder / "settings.json")
-        metadata = files.read_object(folder / "run.json")
-        check_run(folder, metadata)
-        check_settings(settings)
-        own_name = check_name(str(metadata.get("name") or run_name(settings)))
-        provenance = {key: metadata[key] for key in _KEPT_METADATA if key in metadata}
-        provenance |= {"settings": settings, "resumed": metadata.get("resumed") or []}
-        check_provenance(provenance)
-        provenance["resumed"] = _resumed(metadata)
-        budget = _budget(metadata.get("extended_to") or settings["env_steps"])
-        episodes = read_evaluations(folder)
-    except NewerError:
-        raise
-    except UserError as error:
-        raise UserError(f"{folder} is not a run folder, or it is damaged: {error}") from error
-    if not episodes:
-        raise UserError(f"{folder} has no evaluation yet")
-    check_returns(episodes, folder)
-    provenance |= {"hours_per_100k_env_steps": hours_per_100k(folder)} | ({"note": note} if note else {})
-    provenance |= {"evaluated": found} if (found := later_evaluations(folder)) else {}
-    return RunScores(
-        benchmark=benchmark_of(settings),
-        task=settings["task"].partition("/")[2],
-        name=name or own_name,
-        label=label or name or printable(str(metadata.get("label") or own_name))[:MAX_LABEL],
-        seed=settings["seed"],
-        episodes=dict(sorted(episodes.items())),
-        budget=budget,
-        provenance=provenance,
-        recordings=find_recordings(folder),
-        source=folder,
-    )
-
-
-def later_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """What ``mcurl evaluate`` kept in a run folder: ``env_steps``, ``seed``, ``episodes`` and ``mean`` of each result.
-
-    They are no scores: the user chose their checkpoint, seed and number of episodes. A damaged file is left out.
-    """
-    found = []
-    for path in sorted((folder / "results").glob("*.json")):
-        with contextlib.suppress(OSError, UserError):
-            result = files.read_object(path)
-            values = {key: result.get(key) for key in ("env_steps", "seed", "episodes", "mean")}
-            _check_evaluated(values)
-            found.append(values)
-    return found
-
-
-def _check_evaluated(values: Any) -> None:
-    """Raise UserError if this is no result of ``mcurl evaluate``, as :func:`later_evaluations` returns them."""
-    if not isinstance(values, dict):
-        raise UserError("evaluated is not a list of tables")
-    for key in ("env_steps", "seed", "episodes"):
-        if type(values.get(key)) is not int or values[key] < 0:
-            raise UserError(f"{key} of an evaluation is {str(values.get(key))[:100]!r}, not a whole number from 0")
-    if type(values.get("mean")) not in (int, float) or not abs(values["mean"]) <= MAX_RETURN:
-        raise UserError(f"the mean of an evaluation is {str(values.get('mean'))[:100]!r}, which is no score")
-
-
-def check_returns(episodes: Mapping[int, Sequence[float]], source: object) -> None:
-    """Raise UserError if a return is not a number that means and plots can be made of; ``source`` names the run."""
-    for env_steps, values in episodes.items():
-        for value in values:
-            if not abs(value) <= MAX_RETURN:
-                raise UserError(f"{source} has the return {value} at {env_steps:,} env steps, which is no score")
-
-
-_TEXT = "text"
-_PROVENANCE: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
-    **dict.fromkeys(("commit", "mcurl", "torch", "python", "cpu", "gpu", "started_at", "note", "label"), (str, _TEXT)),
-    **dict.fromkeys(("dirty", "finished"), (bool, "true or false")),
-    **dict.fromkeys(("packages", "environment"), (dict, "versions by name")),
-    **dict.fromkeys(("settings", "compute"), (dict, "a table")),
-    **dict.fromkeys(("resumed", "evaluated"), (list, "a list of tables")),
-    **dict.fromkeys(("cores", "budget"), (int, "a whole number")),
-    "hours_per_100k_env_steps": ((int, float), "a number"),
-}
-"""What is known of a run -> its type, and the type in words. Each may be missing, or None."""
-
-
-def check_provenance(provenance: Mapping[str, Any]) -> None:
-    """Check the types of what a file of unknown origin says about a run.
-
-    Raises:
-        UserError: a value has another type than this package writes.
-    """
-    for key, (kind, words) in _PROVENANCE.items():
-        value = provenance.get(key)
-        if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-            raise UserError(f"{key} is not {words}")
-    for about in (provenance, *(provenance.get("resumed") or ())):
-        if not isinstance(about, dict):
-            raise UserError("resumed is not a list of tables")
-        for key in ("packages", "environment"):
-            versions = about.get(key)
-            if versions is not None and not (
-                isinstance(versions, dict) and all(isinstance(number, str) for number in versions.values())
-            ):
-                raise UserError(f"{key} is not versions by name")
-    for values in provenance.get("evaluated") or ():
-        _check_evaluated(values)
-    _check_sections(provenance.get("settings") or {})
-
-
-def _check_sections(settings: Mapping[str, Any]) -> None:
-    if "task" in settings:
-        check_form("task", settings["task"])
-    for key in ("method", "agent"):
-        if settings.get(key) not in (None, ""):
-            check_form(key, settings[key])
-    for section in ("env", "replay", "evaluation", "checkpoint", "compute"):
-        if not isinstance(settings.get(section, {}), dict):
-            raise UserError(f"{section} is not a table of settings")
-    for key in ("action_repeat", "frame_skip"):
-        value = settings.get("env", {}).get(key)
-        if value is not None and (type(value) is not int or not 0 <= value <= 10**6):
-            raise UserError(f"env.{key} is {str(value)[:100]!r}, not a whole number")
-
-
-def _budget(value: Any) -> int:
-    if type(value) is not int or not 1 <= value <= MAX_STEPS:
-        raise UserError(f"the budget is {str(value)[:100]!r}, not a whole number from 1")
-    return value
-
-
-def _resumed(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Commit and versions of those resumes that had others than the start of the run."""
-    start = {key: metadata.get(key) for key in ("commit", "packages")}
-    resumes = [{key: resume.get(key) for key in start} for resume in metadata.get("resumed") or ()]
-    return [resume for resume in resumes if resume != start]
-
-
-def benchmark_of(settings: Mapping[str, Any]) -> str:
-    """The suite of a run, or ``atari100k`` for Atari with a budget of 400k frames."""
-    suite = str(settings["task"]).partition("/")[0]
-    return "atari100k" if suite == "atari" and settings.get("env_steps") == BUDGET["atari100k"] else suite
-
-
-def read_runs(
-    paths: Iterable[Path], name: str | None = None, label: str | None = None, note: str = ""
-) -> list[RunScores]:
-    """Read the scores of all run folders at or below some paths.
-
-    A run without evaluations, or with damaged files, is skipped, with a message on standard error.
-
-    Args:
-        paths: run folders, or folders that contain run folders.
-        name: see :func:`read_run`, as ``label`` and ``note``.
-
-    Raises:
-        UserError: there is no run folder, or no run has an evaluation.
-    """
-    runs, folders = [], find_runs(paths)
-    for folder in folders:
-        try:
-            runs.append(read_run(folder, name, label, note))
-        except UserError as error:
-            if len(folders) == 1:
-                raise
-            skip(str(error))
-    if not runs:
-        raise UserError("none of these runs has results to report")
-    return runs
-
-
 def skip(reason: str) -> None:
     """Say on standard error what is left out of tables and plots."""
     print(f"mcurl: skipped: {printable(reason)}", file=sys.stderr)
-
-
-def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run folders at or below some paths. Raises UserError if there is none at or below one of them."""
-    folders: dict[Path, None] = {}
-    for path in paths:
-        below = run_folders(path)
-        if not below:
-            raise UserError(f"there are no run folders in {path}")
-        folders |= dict.fromkeys(below)
-    return list(folders)
-
-
-def run_folders(path: Path) -> list[Path]:
-    """The run folders at or below a path, with those that have lost their ``run.json``."""
-    found = set(files.find_folders(path, "run.json"))
-    found |= {folder for folder in files.find_folders(path, EVALUATIONS) if (folder / "settings.json").exists()}
-    return sorted(found)
-
-
-def hours_per_100k(folder: Path) -> float | None:
-    """Wall-clock hours per 100k env steps of a run, evaluations and checkpoints included.
-
-    Returns:
-        Hours; None before the first checkpoint, or if the file cannot be read.
-    """
-    try:
-        laps = [_lap(line) for line in files.read_text(folder / "speed.jsonl").splitlines()]
-    except (UserError, OSError):
-        return None
-    seconds, steps = sum(lap[0] for lap in laps), sum(lap[1] for lap in laps)
-    hours = seconds / steps * 100_000 / 3600 if steps else math.inf
-    return hours if math.isfinite(hours) else None
-
-
-def _lap(line: str) -> tuple[float, float]:
-    """Seconds and env steps of a line of ``speed.jsonl``; zeros for a line that is incomplete after a kill."""
-    try:
-        values = json.loads(line)
-        seconds, speed = float(values["seconds"]), float(values["env_steps_per_second"])
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        return 0.0, 0.0
-    return (seconds, seconds * speed) if 0 <= seconds < 1e12 and 0 <= speed < 1e12 else (0.0, 0.0)
 
 
 # Comparisons
@@ -422,7 +185,7 @@ def _with_defaults(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     # The module of a user's class may be anyone's: its code must not run here.
     if ":" in str(settings.get("method")) + str(settings.get("agent")):
         return settings
-    from mcurl.config.resolve import TrainSettings
+    from mcurl.config.settings import TrainSettings
 
     try:
         return TrainSettings.from_json(settings).to_json()

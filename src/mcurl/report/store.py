@@ -28,20 +28,9 @@ from mcurl.config.tasks import methods
 from mcurl.errors import UserError, printable
 from mcurl.published.scores import BUDGET
 from mcurl.recording import MAX_FILE_BYTES, SUFFIX
-from mcurl.report.scores import (
-    MAX_LABEL,
-    RunScores,
-    cells,
-    changed_between,
-    check_provenance,
-    check_returns,
-    merge,
-    one_per_seed,
-    read_runs,
-    run_folders,
-    same_run,
-    skip,
-)
+from mcurl.report.checks import check_provenance, check_returns
+from mcurl.report.runs import read_runs, run_folders
+from mcurl.report.scores import MAX_LABEL, RunScores, cells, changed_between, merge, one_per_seed, same_run, skip
 from mcurl.run.evaluations import parse_count, parse_number
 from mcurl.run.format import check_not_newer
 from mcurl.run.names import MAX_STEPS
@@ -285,7 +274,7 @@ def add(results: Path, runs: Iterable[RunScores], replace_seeds: bool = False) -
 
     Args:
         results: folder of the store; it is created if it does not exist.
-        runs: see :func:`mcurl.report.scores.read_runs`.
+        runs: see :func:`mcurl.report.runs.read_runs`.
         replace_seeds: replace another run of the same cell and seed.
 
     Returns:

@@ -84,7 +84,7 @@ def settings_difference(values: Mapping[str, Any], run: SuiteRun) -> str:
     Raises:
         UserError: the settings of the folder are invalid.
     """
-    from mcurl.config.resolve import TrainSettings
+    from mcurl.config.settings import TrainSettings
 
     expected = run.settings.to_json()
     for key in ("task", "method", "agent", "seed", "env_steps"):

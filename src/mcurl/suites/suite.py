@@ -19,7 +19,7 @@ from mcurl.errors import UserError, suggest
 from mcurl.run.names import check_name, user_modules
 
 if TYPE_CHECKING:
-    from mcurl.config.resolve import TrainSettings
+    from mcurl.config.settings import TrainSettings
 
 DATA = Path(__file__).parent / "data"
 _KEYS = ("title", "source", "tasks", "seeds", "env_steps", "score_at", "settings", "arm")
