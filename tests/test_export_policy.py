@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -230,6 +231,16 @@ def test_acting_needs_no_environment(exported: Path, task: str) -> None:
 STRANGE = "raise SystemExit('the code of a stranger ran')\n"
 
 
+def test_a_folder_of_links_is_loaded(exported: Path, tmp_path: Path) -> None:
+    """As ``huggingface_hub.snapshot_download`` returns it."""
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for path in exported.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    observation = np.zeros(mcurl.load(exported).observation_shape, np.uint8)
+    assert np.array_equal(mcurl.load(snapshot).act(observation), mcurl.load(exported).act(observation))
+
+
 @pytest.mark.parametrize("key", ["method", "agent"])
 def test_a_class_of_a_stranger_is_not_imported(
     exported: Path, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
@@ -273,6 +284,9 @@ def test_arguments_of_environments_are_code_of_a_stranger() -> None:
         (lambda folder: change_config(folder, sac__widht=17), "there is no setting sac.widht"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "is damaged"),
         (lambda folder: (folder / "model.json").unlink(), "does not exist"),
+        (lambda folder: (folder / CONFIG).write_text("{"), "config.json is damaged"),
+        (lambda folder: (folder / CONFIG).unlink(), "config.json cannot be read"),
+        (lambda folder: os.truncate(folder / CONFIG, 2**40), "config.json has 1,099,511,627,776 bytes"),
     ],
 )
 def test_a_damaged_folder_is_one_line(exported: Path, damage: Any, words: str) -> None:

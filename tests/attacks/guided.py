@@ -19,7 +19,9 @@ def main() -> None:
     name = sys.argv.pop(1)
     with atheris.instrument_imports(include=["mcurl"]):
         from attacks import test_fuzz
-    corpus = [os.path.abspath(word) if not word.startswith("-") else word for word in sys.argv[1:]]
+    corpus = [word if word.startswith("-") else os.path.abspath(word) for word in sys.argv[1:]]
+    for folder in corpus[:1]:
+        os.makedirs(folder, exist_ok=True)
     os.chdir(tempfile.mkdtemp())
     atheris.Setup([sys.argv[0], *corpus], getattr(test_fuzz, name).hypothesis.fuzz_one_input)
     atheris.Fuzz()

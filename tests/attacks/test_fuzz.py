@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -16,16 +17,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from attacks.inputs import changed_bytes, changed_trees, json_bytes, texts, values
+from gymnasium.spaces import Box
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import mcurl
 from mcurl import cli
+from mcurl.agents.base import Clock
 from mcurl.config.resolve import resolve
 from mcurl.config.settings import TrainSettings, known_settings
 from mcurl.config.tasks import read_toml
 from mcurl.errors import UserError
+from mcurl.export.folder import make_config
+from mcurl.recording import Recording
 from mcurl.recording import read as read_recording
 from mcurl.report import contents, store
 from mcurl.report.runs import read_run, read_runs
@@ -66,6 +73,27 @@ METRICS = b'{"env_steps": 10, "loss": 0.5}\n{"env_steps": 20, "episode/return": 
 SPEED = b'{"env_steps": 10, "seconds": 1.0, "env_steps_per_second": 10.0}\n'
 TABLE = b"seed,env_steps,episode,return,episodes\n1,0,0,1.5,1\n1,100000,0,2.5,1\n2,0,,1.5,10\n2,100000,,2.5,10\n"
 NOTE = {f"seed {seed}": {"settings": SETTINGS, "note": "n", "budget": 100000, "label": "M-CURL"} for seed in (1, 2)}
+_, RECORDING, ACTIONS = (
+    Recording(
+        task="toy/reach",
+        method="mcurl",
+        env=SETTINGS["env"],
+        seed=1,
+        env_steps=100,
+        parallel=1,
+        max_episode_steps=9,
+        policy="0",
+        build={"python": "3"},
+        seeds=(5, 6),
+        lengths=(2, 1),
+        returns=(1.0, 2.0),
+        actions=np.zeros((3, 2), np.float32),
+        states=None,
+    )
+    .to_bytes()
+    .split(b"\n", 2)
+)
+CONFIG = make_config(SETTINGS, Clock(10, 5, 1, 100), (9, 24, 24), Box(-1, 1, (2,), np.float32), mcurl="0.1.0")
 PRESET = b"""
 [sac]
 hidden = 32
@@ -143,9 +171,7 @@ def test_arguments(task: str, method: str, agent: str | None, seed: int, env_ste
 
 
 @fuzz
-@given(
-    changed_bytes(b'[sac]\nhidden = 32\nlayers = 4\n[mcurl]\nmask_rate = 0.5\nmask = "block"\n[env]\nimage_size = 50\n')
-)
+@given(changed_bytes(PRESET))
 def test_presets(data: bytes) -> None:
     with folder() as path:
         path.write_bytes(data)
@@ -271,13 +297,21 @@ def test_recordings(data: bytes) -> None:
         one_line(lambda: read_recording(path))
 
 
-# Checkpoints
+@fuzz
+@given(changed_trees(json.loads(RECORDING)), changed_bytes(ACTIONS))
+def test_recordings_with_a_right_checksum(header: Any, blocks: bytes) -> None:
+    for rest in (json_bytes(header) + b"\n" + ACTIONS, RECORDING + b"\n" + blocks):
+        with folder() as path:
+            path.write_bytes(b"mcurl-episodes 1 %s\n%s" % (hashlib.sha256(rest).hexdigest().encode(), rest))
+            one_line(lambda path=path: read_recording(path))  # type: ignore[misc]
+
+
+# Checkpoints and exported policies
 
 
 @fuzz
 @given(st.data())
 def test_checkpoints(data: st.DataObject) -> None:
-    import numpy as np
     import torch
 
     tree = {"agent": {"w": torch.ones(2, 3)}, 1: [np.arange(3), (True, None, 2**70, float("inf"))], "n": np.float32(1)}
@@ -292,6 +326,16 @@ def test_checkpoints(data: st.DataObject) -> None:
             document |= {"tree": changed, "tree_crc32": zlib.crc32(json.dumps(changed).encode())}
             (path / "state.json").write_bytes(json.dumps(document).encode())
             one_line(lambda: load_tree(path))
+
+
+@fuzz
+@given(changed_trees(CONFIG))
+def test_exported_policies(config: Any) -> None:
+    with folder() as path:
+        path.mkdir()
+        save_tree(path, {"actor": {}}, "model")
+        (path / "config.json").write_bytes(json_bytes(config))
+        one_line(lambda: mcurl.load(path))
 
 
 # Command lines

@@ -25,6 +25,7 @@ import numpy as np
 
 from mcurl.agents.base import Clock
 from mcurl.errors import UserError
+from mcurl.files import read_object
 from mcurl.run.checkpoint import load_tree, save_tree
 
 FORMAT, VERSION = "mcurl-policy", 1
@@ -136,11 +137,11 @@ def write(
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a path is the folder of an exported policy."""
+    """Whether a path is the folder of an exported policy, which may be damaged."""
     try:
-        return bool(_read_config(folder)["format"] == FORMAT)
-    except (UserError, KeyError):
-        return False
+        return bool(_read_config(folder).get("format") == FORMAT)
+    except UserError:
+        return (folder / f"{WEIGHTS}.json").exists()
 
 
 def foreign_code(task: str, env: Mapping[str, Any]) -> str:
@@ -170,7 +171,7 @@ def read(folder: Path) -> Exported:
     if config.get("version") != VERSION:
         found = config.get("version")
         raise UserError(f"{folder} was written by another version of mcurl (format {found}, this one reads {VERSION})")
-    exported = Exported(config, load_tree(folder, WEIGHTS))
+    exported = Exported(config, load_tree(folder, WEIGHTS, follow=True))
     try:
         _ = exported.clock.env_steps, exported.observation_shape, exported.action_space
         names = [str(config["settings"][key]) for key in ("method", "agent")]
@@ -186,13 +187,5 @@ def read(folder: Path) -> Exported:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: it is not a JSON object")
-    return value
+    # The cache of the Hugging Face hub consists of links.
+    return read_object(folder / CONFIG, follow=True)

@@ -78,18 +78,19 @@ def save_tree(folder: Path, tree: Any, name: str = "state") -> None:
     write_file(folder / f"{name}.json", json.dumps(document, indent=1))
 
 
-def load_tree(folder: Path, name: str = "state") -> Any:
+def load_tree(folder: Path, name: str = "state", *, follow: bool = False) -> Any:
     """Load a tree that :func:`save_tree` wrote, with the same types. Tensors are on the CPU.
 
     Args:
         folder: the folder.
         name: of the two files, without their suffixes.
+        follow: whether the files may be links, as in the cache of the Hugging Face hub.
 
     Raises:
         UserError: the files are missing, damaged, or of another format.
     """
-    document = _read_document(folder / f"{name}.json")
-    tensors = _read_tensors(folder / f"{name}.safetensors", document["tensors"])
+    document = _read_document(folder / f"{name}.json", follow)
+    tensors = _read_tensors(folder / f"{name}.safetensors", document["tensors"], follow)
     try:
         return _value(document["tree"], tensors)
     except WRONG_VALUES as error:
@@ -243,9 +244,9 @@ def _load_array(kind: str, data: torch.Tensor, dtype: str, shape: list[int]) -> 
     return array if kind == "array" else array[()]
 
 
-def _read_document(path: Path) -> dict[str, Any]:
+def _read_document(path: Path, follow: bool) -> dict[str, Any]:
     try:
-        document = json.loads(read_bytes(path, _DOCUMENT_BYTES))
+        document = json.loads(read_bytes(path, _DOCUMENT_BYTES, follow=follow))
         check_depth(document, path)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
@@ -264,9 +265,9 @@ def _read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _read_tensors(path: Path, expected: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _read_tensors(path: Path, expected: dict[str, Any], follow: bool) -> dict[str, torch.Tensor]:
     try:
-        data = read_bytes(path, process_memory() // 2)
+        data = read_bytes(path, process_memory() // 2, follow=follow)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if len(data) != expected.get("bytes") or zlib.crc32(data) != expected.get("crc32"):
