@@ -21,7 +21,16 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
-    *("--env-steps", "400", "--threads", "1", "--set", "evaluation.episodes=1", "evaluation.every=400"),
+    *(
+        "--env-steps",
+        "400",
+        "--threads",
+        "1",
+        "--set",
+        "evaluation.episodes=1",
+        "evaluation.every=400",
+        "evaluation.final_episodes=1",
+    ),
     *("checkpoint.every=400", "mcurl.length=2", "mcurl.batch=2", "mcurl.layers=1", "replay.capacity=1k"),
 )
 SAC = (*SMALL, "sac.learning_starts=200", "sac.batch_size=4", "sac.hidden=16", "sac.filters=4")
