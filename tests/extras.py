@@ -21,17 +21,9 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
-    *(
-        "--env-steps",
-        "400",
-        "--threads",
-        "1",
-        "--set",
-        "evaluation.episodes=1",
-        "evaluation.every=400",
-        "evaluation.final_episodes=1",
-    ),
-    *("checkpoint.every=400", "mcurl.length=2", "mcurl.batch=2", "mcurl.layers=1", "replay.capacity=1k"),
+    *("--env-steps", "400", "--threads", "1", "--set", "evaluation.episodes=1", "evaluation.final_episodes=1"),
+    *("evaluation.every=400", "checkpoint.every=400", "mcurl.length=2", "mcurl.batch=2", "mcurl.layers=1"),
+    "replay.capacity=1k",
 )
 SAC = (*SMALL, "sac.learning_starts=200", "sac.batch_size=4", "sac.hidden=16", "sac.filters=4")
 RAINBOW = (*SMALL, "rainbow.learning_starts=200", "rainbow.batch_size=4", "rainbow.hidden=16", "evaluation.parallel=1")
