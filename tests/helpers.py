@@ -10,12 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mcurl import native
 from mcurl.agents.base import Clock
 from mcurl.agents.sac import SAC
 from mcurl.objectives.base import Sequences
 from mcurl.replay import Replay
 
 CPU = torch.device("cpu")
+
+
+def layers_run() -> bool:
+    """Whether the layers of ``native.amx`` run on this processor, on matrix units or on AVX-512."""
+    built = native.library("amx.features")
+    return built is not None and bool(built.supported())
 
 
 def clock(updates: int = 0, *, agent_steps: int | None = None, repeat: int = 4, horizon: int = 100_000) -> Clock:

@@ -20,10 +20,10 @@ from mcurl import evaluate, native, training
 from mcurl.cli import main
 from mcurl.config import resolve as config
 from mcurl.errors import UserError
+from mcurl.native.processor import processor_flags
 from mcurl.run.display import Display
 from mcurl.run.folder import Run
 from mcurl.run.logger import DisplaySink
-from mcurl.runtime.device import processor_flags
 from mcurl.runtime.parallel import run_parallel
 from mcurl.runtime.signals import Interrupted
 

@@ -7,6 +7,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from mcurl import native
+
+
+@pytest.fixture(autouse=True)
+def every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that are slower than PyTorch without matrix units must be right there, too."""
+    monkeypatch.setattr(native, "VECTORS", native.AMX)
+
 
 @pytest.fixture(params=[1, 2])
 def threads(request: pytest.FixtureRequest) -> Iterator[None]:

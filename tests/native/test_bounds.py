@@ -7,17 +7,20 @@ import subprocess
 import sys
 
 import pytest
+from helpers import layers_run
 
 from mcurl.native import dense, frames
-from mcurl.native.amx import encoder
 
+needs_layers = pytest.mark.skipif(not layers_run(), reason="neither AMX nor AVX-512 for them, or no compiler")
 AT_THE_END = """
 import ctypes, mmap
 import numpy as np
 import torch
+from mcurl import native
 from mcurl.native import frames
 from mcurl.native.amx import encoder
 
+native.VECTORS = native.AMX
 PAGE = mmap.PAGESIZE
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -228,20 +231,10 @@ print("inside")
         pytest.param(CUT, id="cut", marks=pytest.mark.skipif(not frames.available(), reason="no compiler")),
         pytest.param(GATHER, id="gather", marks=pytest.mark.skipif(not frames.available(), reason="no compiler")),
         pytest.param(DENSE, id="dense", marks=pytest.mark.skipif(not dense.available(), reason="no compiler")),
-        pytest.param(
-            ENCODE, id="encode", marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX")
-        ),
-        pytest.param(
-            LAYERS, id="layers", marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX")
-        ),
-        pytest.param(
-            CONVOLUTIONS,
-            id="convolutions",
-            marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX"),
-        ),
-        pytest.param(
-            FEATURES, id="features", marks=pytest.mark.skipif(not encoder.available(), reason="no compiler, or no AMX")
-        ),
+        pytest.param(ENCODE, id="encode", marks=needs_layers),
+        pytest.param(LAYERS, id="layers", marks=needs_layers),
+        pytest.param(CONVOLUTIONS, id="convolutions", marks=needs_layers),
+        pytest.param(FEATURES, id="features", marks=needs_layers),
     ],
 )
 def test_reads_nothing_behind_the_end(work: str) -> None:

@@ -7,13 +7,14 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import layers_run
 from torch import Tensor
 
 from mcurl import native
 from mcurl.native.amx import convolutions as amx_convolutions
 from mcurl.networks.encoders import Convolutions, PixelEncoder, centre_crop
 
-pytestmark = pytest.mark.skipif(not amx_convolutions.available(), reason="no processor with AMX, or no compiler")
+pytestmark = pytest.mark.skipif(not layers_run(), reason="neither AMX nor AVX-512 for them, or no compiler")
 
 
 class Case(NamedTuple):

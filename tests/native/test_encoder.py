@@ -8,12 +8,13 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import layers_run
 from torch import Tensor
 
 from mcurl.native.amx import encoder as amx_encoder
 from mcurl.networks.atari import DataEfficientEncoder
 
-pytestmark = pytest.mark.skipif(not amx_encoder.available(), reason="no processor with AMX, or no compiler")
+pytestmark = pytest.mark.skipif(not layers_run(), reason="neither AMX nor AVX-512 for them, or no compiler")
 
 SHAPES = [(4, 84, 84), (1, 28, 28), (3, 60, 60), (20, 25, 25)]
 """Nine patches of patches of 100 bytes; one of 25; four of 75; one of 500."""

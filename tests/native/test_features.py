@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import layers_run
 from torch import Tensor
 
 from mcurl import native
 from mcurl.native.amx import features
 from mcurl.networks.encoders import FeatureHead
 
-pytestmark = pytest.mark.skipif(not features.available(), reason="no processor with AMX, or no compiler")
+pytestmark = pytest.mark.skipif(not layers_run(), reason="neither AMX nor AVX-512 for them, or no compiler")
 
 SHAPES = [
     (128, 39200, 50),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import layers_run
 from torch import Tensor, nn
 
 from mcurl import native
@@ -18,7 +19,7 @@ from mcurl.networks.heads import mlp as three_layers
 from mcurl.networks.noisy import DuelingHead
 from mcurl.networks.transformer import Transformer
 
-pytestmark = pytest.mark.skipif(not dueling.available(), reason="no processor with AMX, or no compiler")
+pytestmark = pytest.mark.skipif(not layers_run(), reason="neither AMX nor AVX-512 for them, or no compiler")
 
 Work = Callable[[nn.Module, Tensor], Tensor]
 CLOSE = 3e-5

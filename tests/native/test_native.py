@@ -48,10 +48,13 @@ def fresh_builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pa
     native._build.cache_clear()
 
 
-def on_amx() -> bool:
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    needed = ("amx_tile", "amx_int8", "amx_bf16", "avx512_bf16", "avx512bw", "avx512dq", "avx512vl")
-    return all(flag in flags for flag in needed)
+def processor_has(*flags: str) -> bool:
+    about = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return all(flag in about for flag in flags)
+
+
+AVX512 = ("avx512_bf16", "avx512bw", "avx512dq", "avx512vl")
+AMX = ("amx_tile", "amx_int8", "amx_bf16")
 
 
 def test_every_source_has_a_name() -> None:
@@ -61,9 +64,9 @@ def test_every_source_has_a_name() -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
-@pytest.mark.parametrize("threads", [[], ["-fopenmp"]])
-def test_compiles_without_a_warning(source: Path, threads: list[str], tmp_path: Path) -> None:
-    flags = ["-O3", "-fno-math-errno", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", *threads]
+@pytest.mark.parametrize("more", [[], ["-fopenmp"], ["-fopenmp", "-DVECTOR_TILES"]])
+def test_compiles_without_a_warning(source: Path, more: list[str], tmp_path: Path) -> None:
+    flags = ["-O3", "-fno-math-errno", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", *more]
     subprocess.run([COMPILER, *flags, "-c", str(source), "-o", str(tmp_path / "object.o")], check=True, timeout=60)
 
 
@@ -79,14 +82,15 @@ def test_what_compiles_is_used() -> None:
     assert adam.available()
     assert dense.available()
     assert teams.available()
-    amx = on_amx()
+    units, vectors = processor_has(*AVX512, *AMX), processor_has(*AVX512, "avx512_vnni", "GenuineIntel")
     for module in (convolutions, encoder, features, mlp, transformer, dueling):
-        assert module.available() == amx
+        assert module.available() == (units or vectors)
     status = native.status()
     assert status.keys() == native.ALL
     for name, module in COMPILED.items():
-        assert (status[name] in ("built", "built, without OpenMP")) == module.available()  # type: ignore[attr-defined]
+        assert status[name].startswith("built") == module.available()  # type: ignore[attr-defined]
         assert module.available() or status[name] == "processor without AMX"  # type: ignore[attr-defined]
+        assert status[name].endswith(", for AVX-512") == (name in native.AMX and vectors and not units)
     for name in native.ONEDNN:
         assert status[name] == ("built" if onednn.available(name) else "PyTorch without oneDNN")
 
@@ -160,6 +164,13 @@ def test_a_processor_without_amx_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(native, "_build", lambda name: native.Build(library, "built"))
     status = native.status()
     assert {status[name] for name in native.AMX} == {"processor without AMX"}
+    monkeypatch.setattr(Unsupported, "supported", lambda self: 1)
+    for units, expected in ((True, "built"), (False, "built, for AVX-512")):
+        monkeypatch.setattr(native, "has_matrix_units", lambda units=units: units)
+        monkeypatch.setattr(native, "VECTORS", frozenset({"amx.features"}))
+        status = native.status()
+        assert status["amx.features"] == expected
+        assert status["amx.mlp"] == ("built" if units else "processor without AMX")
     assert status["adam"] == status["frames"] == "built"
     assert not isinstance(library, ctypes.CDLL)
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from mcurl import native
+from mcurl.native.processor import processor_flags
 from mcurl.runtime import device
-from mcurl.runtime.device import Compute, compute_metadata, processor_flags
+from mcurl.runtime.device import Compute, compute_metadata
 
 PRECISION = """
 from mcurl import native

@@ -29,7 +29,8 @@ def compute() -> Section:
     except (ImportError, OSError) as error:
         reason = f"PyTorch does not load ({error}): pip install torch"
         return Section("compute", "Compute", {}, [("device", "none")], [Finding("error", reason)])
-    from mcurl.runtime.device import ComputeSettings, prepare, processor_flags
+    from mcurl.native.processor import processor_flags
+    from mcurl.runtime.device import ComputeSettings, prepare
 
     chosen = prepare(ComputeSettings())
     name = torch.cuda.get_device_name() if chosen.device.type == "cuda" else "cpu"

@@ -20,8 +20,13 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from mcurl.native.processor import processor_flags
+
 AMX = frozenset({"amx.convolutions", "amx.encoder", "amx.features", "amx.mlp", "amx.dueling", "amx.transformer"})
 """Layers in C for the matrix units (AMX) of x86 processors."""
+VECTORS = frozenset({"amx.convolutions", "amx.encoder", "amx.features"})
+"""Those of them that also serve on AVX-512 of processors without matrix units. The others are slower than PyTorch
+there."""
 ONEDNN = frozenset({"onednn.conv_relu", "onednn.linear_relu"})
 """Private oneDNN operations of PyTorch."""
 ALL = frozenset({"frames", "adam", "dense", "teams"}) | AMX | ONEDNN
@@ -83,9 +88,9 @@ def status() -> dict[str, str]:
     """The state of each operation. Operations that have not been compiled yet are compiled (some seconds).
 
     Returns:
-        Name -> ``"built"``, ``"built, without OpenMP"``, ``"disabled: ..."``, ``"no C compiler"``,
-        ``"processor without AMX"``, ``"build failed: ..."`` with the compiler's first error, or ``"PyTorch without
-        oneDNN"``.
+        Name -> ``"built"``, with ``", without OpenMP"`` and ``", for AVX-512"`` where that is so; or
+        ``"disabled: ..."``, ``"no C compiler"``, ``"processor without AMX"``, ``"build failed: ..."`` with the
+        compiler's first error, ``"PyTorch without oneDNN"``.
     """
     return {name: f"disabled: {disabled[name]}" if name in disabled else _status(name) for name in sorted(ALL)}
 
@@ -101,8 +106,21 @@ def _status(name: str) -> str:
         from mcurl.native import onednn  # it imports this module
 
         return "built" if onednn.available(name) else "PyTorch without oneDNN"
-    library, message = _build(name)
-    return "processor without AMX" if library and name in AMX and not library.supported() else message
+    message = _build(name).message
+    if name not in AMX or not message.startswith("built"):
+        return message
+    return "processor without AMX" if not serves(name) else message if has_matrix_units() else f"{message}, for AVX-512"
+
+
+def has_matrix_units() -> bool:
+    """Whether this processor has AMX. Else the layers for it are compiled for AVX-512."""
+    return {"amx_tile", "amx_int8", "amx_bf16"} <= set(processor_flags())
+
+
+def serves(name: str) -> bool:
+    """Whether an operation of :data:`AMX` that was built runs on this processor, and is worth it."""
+    built = _build(name).library
+    return built is not None and (has_matrix_units() or name in VECTORS) and bool(built.supported())
 
 
 def library(name: str) -> ctypes.CDLL | None:
@@ -124,11 +142,13 @@ def _build(name: str) -> Build:
     source = Path(__file__).parent.joinpath(*name.split(".")).with_suffix(".c")
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcurl"
     text = b"".join(file.read_bytes() for file in [source, *sorted(source.parent.glob("*.h"))])
-    stem = f"{name}-{hashlib.sha256(text).hexdigest()[:16]}-{platform.machine()}"
-    threaded = _load(source, folder / f"{stem}-openmp.so", "-fopenmp")
+    vectors = name in AMX and not has_matrix_units()
+    flags = ["-DVECTOR_TILES"] if vectors else []
+    stem = f"{name}-{hashlib.sha256(text).hexdigest()[:16]}-{platform.machine()}{'-vectors' * vectors}"
+    threaded = _load(source, folder / f"{stem}-openmp.so", "-fopenmp", *flags)
     if threaded.library is not None:
         return threaded
-    build = _load(source, folder / f"{stem}.so")
+    build = _load(source, folder / f"{stem}.so", *flags)
     return build if build.library is None else Build(build.library, "built, without OpenMP")
 
 

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,10 +18,9 @@ import torch
 from mcurl import native
 from mcurl.config.fields import setting
 from mcurl.errors import UserError
+from mcurl.native.processor import processor_flags
 from mcurl.runtime.threads import available_cores
 
-FLAGS = ("amx_tile", "amx_bf16", "amx_int8", "avx512f", "avx512_bf16", "avx2")
-"""Instruction sets of CPUs that matter here, as /proc/cpuinfo names them."""
 MAX_THREADS = 256
 """So many threads may be asked for on any machine; on one with more cores, four for each."""
 
@@ -157,16 +155,6 @@ def _onednn_supports_bf16() -> bool:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):
         return False
-
-
-def processor_flags() -> list[str]:
-    """Those instruction sets of :data:`FLAGS` that this CPU has; empty if /proc/cpuinfo cannot be read."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-    return [flag for flag in FLAGS if flag in flags]
 
 
 def compute_metadata(compute: Compute) -> dict[str, Any]:

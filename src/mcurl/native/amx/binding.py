@@ -33,16 +33,14 @@ def layer(name: str, sizes: tuple[str, ...], *, forward: int, backward: int) -> 
         forward, backward: number of pointer arguments of these functions, in addition to the shape.
 
     Returns:
-        The library; None if it is disabled or cannot be built, or if the processor has no AMX.
+        The library; None if it is disabled or cannot be built, or does not serve on this processor.
     """
     functions = native.library(name)
-    return functions and _layer(functions, sizes, forward, backward)
+    return _declared(functions, sizes, forward, backward) if functions and native.serves(name) else None
 
 
 @cache
-def _layer(functions: ctypes.CDLL, sizes: tuple[str, ...], forward: int, backward: int) -> ctypes.CDLL | None:
-    if not functions.supported():
-        return None
+def _declared(functions: ctypes.CDLL, sizes: tuple[str, ...], forward: int, backward: int) -> ctypes.CDLL:
     for size in sizes:
         function = getattr(functions, size)
         function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int64

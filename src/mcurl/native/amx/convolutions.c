@@ -207,10 +207,10 @@ AMX_TARGET static inline void finish(const Finish *f, int64_t from, int64_t to) 
 /* Starts the sums of two tiles of pixels at the bias: a row of memory for all rows of a tile. */
 AMX_TARGET static inline void start_at(const float *bias) {
     COMPILER_BARRIER();
-    _tile_loadd(0, bias, 0);
-    _tile_loadd(1, bias + TILE, 0);
-    _tile_loadd(2, bias, 0);
-    _tile_loadd(3, bias + TILE, 0);
+    load_tile(0, bias, 0);
+    load_tile(1, bias + TILE, 0);
+    load_tile(2, bias, 0);
+    load_tile(3, bias + TILE, 0);
 }
 
 /* Adds BLOCK pixels times a block of a weight. */
@@ -347,7 +347,7 @@ AMX_TARGET void forward(const Shape *s, const char *pixels, const float *const *
                 in = to;
             }
         }
-        _tile_release();
+        release_tiles();
     }
 }
 
@@ -565,36 +565,36 @@ AMX_TARGET static inline void accumulate(const uint16_t *strips, int64_t n, int6
     for (int64_t half = 0; half < 2; half++, strips += TILE * STRIP_ROW) {
         const int64_t at = half * TILE * FILTERS;
         COMPILER_BARRIER();
-        _tile_loadd(0, sums[0] + at, sum);
-        _tile_loadd(1, sums[0] + at + TILE, sum);
-        _tile_loadd(2, sums[1] + at, sum);
-        _tile_loadd(3, sums[1] + at + TILE, sum);
-        _tile_loadd(4, sums[2] + at, sum);
-        _tile_loadd(5, sums[2] + at + TILE, sum);
+        load_tile(0, sums[0] + at, sum);
+        load_tile(1, sums[0] + at + TILE, sum);
+        load_tile(2, sums[1] + at, sum);
+        load_tile(3, sums[1] + at + TILE, sum);
+        load_tile(4, sums[2] + at, sum);
+        load_tile(5, sums[2] + at + TILE, sum);
         for (int64_t b = 0; b < n; b++) {
             const uint16_t *a = strips + strip_offset(b);
             const int64_t p = b * BLOCK * FILTERS;
-            _tile_loadd(6, a - shift, row);
-            _tile_loadd(7, first + p, pair);
-            _tile_dpbf16ps(0, 6, 7);
-            _tile_loadd(7, first + p + BLOCK, pair);
-            _tile_dpbf16ps(1, 6, 7);
-            _tile_loadd(7, second + p, pair);
-            _tile_dpbf16ps(2, 6, 7);
-            _tile_loadd(7, second + p + BLOCK, pair);
-            _tile_dpbf16ps(3, 6, 7);
-            _tile_loadd(6, a - other_shift, row);
-            _tile_loadd(7, third + p, pair);
-            _tile_dpbf16ps(4, 6, 7);
-            _tile_loadd(7, third + p + BLOCK, pair);
-            _tile_dpbf16ps(5, 6, 7);
+            load_tile(6, a - shift, row);
+            load_tile(7, first + p, pair);
+            multiply_tiles(0, 6, 7);
+            load_tile(7, first + p + BLOCK, pair);
+            multiply_tiles(1, 6, 7);
+            load_tile(7, second + p, pair);
+            multiply_tiles(2, 6, 7);
+            load_tile(7, second + p + BLOCK, pair);
+            multiply_tiles(3, 6, 7);
+            load_tile(6, a - other_shift, row);
+            load_tile(7, third + p, pair);
+            multiply_tiles(4, 6, 7);
+            load_tile(7, third + p + BLOCK, pair);
+            multiply_tiles(5, 6, 7);
         }
-        _tile_stored(0, sums[0] + at, sum);
-        _tile_stored(1, sums[0] + at + TILE, sum);
-        _tile_stored(2, sums[1] + at, sum);
-        _tile_stored(3, sums[1] + at + TILE, sum);
-        _tile_stored(4, sums[2] + at, sum);
-        _tile_stored(5, sums[2] + at + TILE, sum);
+        store_tile(0, sums[0] + at, sum);
+        store_tile(1, sums[0] + at + TILE, sum);
+        store_tile(2, sums[1] + at, sum);
+        store_tile(3, sums[1] + at + TILE, sum);
+        store_tile(4, sums[2] + at, sum);
+        store_tile(5, sums[2] + at + TILE, sum);
     }
 }
 
@@ -703,7 +703,7 @@ AMX_TARGET void backward(const Shape *s, const char *pixels, const uint16_t *out
                 image_sums(s, own_pixels, own_out, own_gradient, biases, &shared, &own, sums, &ahead);
             }
         }
-        _tile_release();
+        release_tiles();
 #pragma omp for schedule(static)
         for (int64_t i = lowest * FILTERS; i < s->layers * FILTERS; i++) {
             const int64_t layer = i / FILTERS;

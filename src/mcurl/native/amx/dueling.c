@@ -201,7 +201,7 @@ AMX_TARGET void forward(const Shape *s, const float *x, const Noisy *layers, con
         for (int64_t row = 0; row < s->rows; row++)
             combine(s, f.out[VALUE] + row * s->atoms, f.out[ADVANTAGE] + row * outputs(s, ADVANTAGE),
                     logits + row * outputs(s, ADVANTAGE));
-        _tile_release();
+        release_tiles();
     }
 }
 
@@ -304,7 +304,7 @@ AMX_TARGET void backward(const Shape *s, const float *gradient, const float *x, 
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < s->rows; row++)
             sum_parts(2 * hidden_chunks, s->in, rows * s->in, b.in_parts + row * s->in, 0, x_gradient + row * s->in);
-        _tile_release();
+        release_tiles();
     }
 }
 #endif

@@ -43,14 +43,14 @@ AMX_TARGET static inline void multiply(const uint8_t *patches, int64_t inputs, c
     clear_sums();
     COMPILER_BARRIER();
     for (int64_t k = 0; k < inputs; k += TILE_BYTES, plane += 2 * PLANE) {
-        _tile_loadd(4, patches + k, inputs);
-        _tile_loadd(5, patches + k + TILE * inputs, inputs);
-        _tile_loadd(6, plane, TILE_BYTES);
-        _tile_loadd(7, plane + TILE * TILE_BYTES, TILE_BYTES);
-        _tile_dpbusd(0, 4, 6);
-        _tile_dpbusd(1, 4, 7);
-        _tile_dpbusd(2, 5, 6);
-        _tile_dpbusd(3, 5, 7);
+        load_tile(4, patches + k, inputs);
+        load_tile(5, patches + k + TILE * inputs, inputs);
+        load_tile(6, plane, TILE_BYTES);
+        load_tile(7, plane + TILE * TILE_BYTES, TILE_BYTES);
+        multiply_byte_tiles(0, 4, 6);
+        multiply_byte_tiles(1, 4, 7);
+        multiply_byte_tiles(2, 5, 6);
+        multiply_byte_tiles(3, 5, 7);
     }
     store_sums((float *)out, CHANNELS);
 }
@@ -338,7 +338,7 @@ AMX_TARGET int forward(const uint8_t *patches, int64_t stacks, int64_t cells, in
             for (int64_t i = 0; i < n; i++)
                 finish_features(out + i * cells * FEATURES, cells, bias2, features + (s + i) * FEATURES * cells);
         }
-        _tile_release();
+        release_tiles();
     }
     return 0;
 }
@@ -391,7 +391,7 @@ AMX_TARGET int backward(const uint8_t *patches, const uint16_t *saved, const flo
             first_layer_gradients(patches + s * patches_size, h, hidden_gradient, rows * PATCH,
                                   (stacks - s) * patches_size, inputs, width, sum1, total1);
         }
-        _tile_release();
+        release_tiles();
 #pragma omp for ordered schedule(static, 1)
         for (int thread = 0; thread < omp_get_num_threads(); thread++)
 #pragma omp ordered

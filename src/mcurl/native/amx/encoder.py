@@ -155,13 +155,11 @@ def _checked(patches: Tensor, parameters: Parameters) -> ctypes.CDLL:
 
 def _functions() -> ctypes.CDLL | None:
     functions = native.library("amx.encoder")
-    return functions and _typed(functions)
+    return _typed(functions) if functions and native.serves("amx.encoder") else None
 
 
 @cache
-def _typed(functions: ctypes.CDLL) -> ctypes.CDLL | None:
-    if not functions.supported():
-        return None
+def _typed(functions: ctypes.CDLL) -> ctypes.CDLL:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     functions.forward.argtypes = [pointer, number, number, number, *[pointer] * 7, number]
     functions.backward.argtypes = [pointer, pointer, pointer, pointer, number, number, number, *[pointer] * 6, number]

@@ -72,28 +72,28 @@ AMX_TARGET static inline void add_images(const uint16_t *x, int64_t row, int64_t
     if (first) {
         clear_sums();
     } else {
-        _tile_loadd(0, sums, sum_bytes);
-        _tile_loadd(1, sums + TILE, sum_bytes);
-        _tile_loadd(2, sums + 2 * TILE, sum_bytes);
-        _tile_loadd(3, sums + 3 * TILE, sum_bytes);
+        load_tile(0, sums, sum_bytes);
+        load_tile(1, sums + TILE, sum_bytes);
+        load_tile(2, sums + 2 * TILE, sum_bytes);
+        load_tile(3, sums + 3 * TILE, sum_bytes);
     }
     for (int64_t b = 0; b < n; b++, x += BLOCK, weight += tile_offset(1, 0, OUTPUTS / TILE)) {
-        _tile_loadd(4, x, row_bytes);
-        _tile_loadd(5, weight, TILE_BYTES);
-        _tile_dpbf16ps(0, 4, 5);
-        _tile_loadd(6, weight + TILE_NUMBERS, TILE_BYTES);
-        _tile_dpbf16ps(1, 4, 6);
-        _tile_loadd(7, weight + 2 * TILE_NUMBERS, TILE_BYTES);
-        _tile_dpbf16ps(2, 4, 7);
-        _tile_loadd(5, weight + 3 * TILE_NUMBERS, TILE_BYTES);
-        _tile_dpbf16ps(3, 4, 5);
+        load_tile(4, x, row_bytes);
+        load_tile(5, weight, TILE_BYTES);
+        multiply_tiles(0, 4, 5);
+        load_tile(6, weight + TILE_NUMBERS, TILE_BYTES);
+        multiply_tiles(1, 4, 6);
+        load_tile(7, weight + 2 * TILE_NUMBERS, TILE_BYTES);
+        multiply_tiles(2, 4, 7);
+        load_tile(5, weight + 3 * TILE_NUMBERS, TILE_BYTES);
+        multiply_tiles(3, 4, 5);
         for (int64_t r = 0; next && r < TILE; r++)
             __builtin_prefetch(next + r * row + b * BLOCK, 0, 2);
     }
-    _tile_stored(0, sums, sum_bytes);
-    _tile_stored(1, sums + TILE, sum_bytes);
-    _tile_stored(2, sums + 2 * TILE, sum_bytes);
-    _tile_stored(3, sums + 3 * TILE, sum_bytes);
+    store_tile(0, sums, sum_bytes);
+    store_tile(1, sums + TILE, sum_bytes);
+    store_tile(2, sums + 2 * TILE, sum_bytes);
+    store_tile(3, sums + 3 * TILE, sum_bytes);
 }
 
 /* The sums of a part of the inputs, blocks [from, to), for all images. */
@@ -132,7 +132,7 @@ AMX_TARGET void forward(const Shape *s, const uint16_t *x, const float *weight, 
         for (int64_t part = 0; part < PARTS; part++)
             part_sums(s, x, weight, part * blocks(s) / PARTS, (part + 1) * blocks(s) / PARTS, packed, rest,
                       sums + part * size);
-        _tile_release();
+        release_tiles();
 #pragma omp for schedule(static)
         for (int64_t image = 0; image < s->images; image++)
             for (int64_t output = 0; output < s->outputs; output++) {
@@ -282,7 +282,7 @@ AMX_TARGET void backward(const Shape *s, const float *gradient, const uint16_t *
                 images_gradient(s, n, &p, &w, x_gradient + j);
             }
         }
-        _tile_release();
+        release_tiles();
         _mm_sfence();
     }
 }

@@ -245,7 +245,7 @@ AMX_TARGET void forward(const Shape *s, const float *x, const Net *nets, float *
                     out[(net * s->rows + row) * s->outputs + from + i] =
                         w.strip[i * rows + row] + nets[net].layers[LAST].bias[from + i];
         }
-        _tile_release();
+        release_tiles();
     }
 }
 
@@ -416,7 +416,7 @@ AMX_TARGET void backward(const Shape *s, const float *gradient, const float *x, 
                 for (int64_t row = 0; row < s->rows; row++)
                     x_gradient[row * s->inputs + i] = w.own.strip[(i - strip * BLOCK) * rows + row];
         }
-        _tile_release();
+        release_tiles();
     }
 }
 #endif

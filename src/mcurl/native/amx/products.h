@@ -112,28 +112,28 @@ AMX_TARGET static inline void pack_right_transposed(int64_t planes, int64_t rows
 AMX_TARGET static inline void add_planes(const uint16_t *a, int64_t lower, int64_t a_plane, const uint16_t *b,
                                          int64_t b_plane) {
     COMPILER_BARRIER();
-    _tile_loadd(4, a, TILE_BYTES);
-    _tile_loadd(6, b, TILE_BYTES);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, b + TILE_NUMBERS, TILE_BYTES);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, a + lower, TILE_BYTES);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
-    _tile_loadd(6, b + b_plane, TILE_BYTES);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_loadd(7, b + b_plane + TILE_NUMBERS, TILE_BYTES);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(3, 5, 7);
-    _tile_loadd(4, a + a_plane, TILE_BYTES);
-    _tile_loadd(6, b, TILE_BYTES);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, b + TILE_NUMBERS, TILE_BYTES);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, a + a_plane + lower, TILE_BYTES);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    load_tile(4, a, TILE_BYTES);
+    load_tile(6, b, TILE_BYTES);
+    multiply_tiles(0, 4, 6);
+    load_tile(7, b + TILE_NUMBERS, TILE_BYTES);
+    multiply_tiles(1, 4, 7);
+    load_tile(5, a + lower, TILE_BYTES);
+    multiply_tiles(2, 5, 6);
+    multiply_tiles(3, 5, 7);
+    load_tile(6, b + b_plane, TILE_BYTES);
+    multiply_tiles(0, 4, 6);
+    multiply_tiles(2, 5, 6);
+    load_tile(7, b + b_plane + TILE_NUMBERS, TILE_BYTES);
+    multiply_tiles(1, 4, 7);
+    multiply_tiles(3, 5, 7);
+    load_tile(4, a + a_plane, TILE_BYTES);
+    load_tile(6, b, TILE_BYTES);
+    multiply_tiles(0, 4, 6);
+    load_tile(7, b + TILE_NUMBERS, TILE_BYTES);
+    multiply_tiles(1, 4, 7);
+    load_tile(5, a + a_plane + lower, TILE_BYTES);
+    multiply_tiles(2, 5, 6);
+    multiply_tiles(3, 5, 7);
 }
 
 /* c [.., columns] = left right + initial, for rows [from, from + rows), a multiple of BLOCK. initial: a row of

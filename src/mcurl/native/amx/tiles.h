@@ -1,13 +1,10 @@
-/* What every source that multiplies on the matrix units (AMX) shares. README.md beside this file has pictures of the
-   layouts. */
+/* What every source that multiplies tiles shares. README.md beside this file has pictures of the layouts. */
 #include <stdint.h>
 
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
 #include <immintrin.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -15,8 +12,6 @@
 #define omp_get_thread_num() ((void)threads, 0)
 #endif
 
-#define AMX_TARGET                                                                                                     \
-    __attribute__((target("amx-tile,amx-int8,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
 /* A tile has 16 rows of 64 bytes. Products are computed in blocks of two tiles by two tiles. */
 #define TILE 16
 #define TILE_BYTES 64
@@ -25,52 +20,39 @@
 
 static inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-/* Whether the processor has the instructions and the kernel lets this process use the tiles. */
-int supported(void) {
-    unsigned eax, ebx, ecx, edx, eax1 = 0, ignored;
-    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !__get_cpuid_count(7, 1, &eax1, &ignored, &ecx, &ignored))
-        return 0;
-    const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;                   /* F, DQ, BW, VL */
-    const unsigned amx = 1u << 22 | 1u << 24 | 1u << 25;                                 /* bf16, tile, int8 */
-    const int present = (ebx & avx512) == avx512 && (edx & amx) == amx && eax1 >> 5 & 1; /* AVX-512 bf16 */
-    const long arch_req_xcomp_perm = 0x1023, xfeature_xtiledata = 18;
-    return present && !syscall(SYS_arch_prctl, arch_req_xcomp_perm, xfeature_xtiledata);
-}
-
 /* GCC's tile loads do not declare that they read memory. The barrier makes earlier stores happen before them. */
 #define COMPILER_BARRIER() __asm__ volatile("" ::: "memory")
 
-/* Configures all eight tiles at their full size: palette, bytes per row, rows. */
-AMX_TARGET static void configure_tiles(void) {
-    static const uint16_t tiles[TILE_BYTES / 2] = {[0] = 1, [8 ... 15] = TILE_BYTES, [24 ... 27] = TILE << 8 | TILE};
-    COMPILER_BARRIER();
-    _tile_loadconfig(tiles);
-}
+#ifdef VECTOR_TILES
+#include "vectors.h"
+#else
+#include "units.h"
+#endif
 
 /* Tiles 0 to 3 are accumulators: two tiles of rows by two tiles of columns of 4 bytes, of a matrix with so many
    columns. */
 AMX_TARGET static inline void clear_sums(void) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    clear_tile(0);
+    clear_tile(1);
+    clear_tile(2);
+    clear_tile(3);
 }
 
 AMX_TARGET static inline void load_sums(const float *from, int64_t columns) {
     const int64_t row = columns * sizeof *from;
     COMPILER_BARRIER();
-    _tile_loadd(0, from, row);
-    _tile_loadd(1, from + TILE, row);
-    _tile_loadd(2, from + TILE * columns, row);
-    _tile_loadd(3, from + TILE * columns + TILE, row);
+    load_tile(0, from, row);
+    load_tile(1, from + TILE, row);
+    load_tile(2, from + TILE * columns, row);
+    load_tile(3, from + TILE * columns + TILE, row);
 }
 
 AMX_TARGET static inline void store_sums(float *to, int64_t columns) {
     const int64_t row = columns * sizeof *to;
-    _tile_stored(0, to, row);
-    _tile_stored(1, to + TILE, row);
-    _tile_stored(2, to + TILE * columns, row);
-    _tile_stored(3, to + TILE * columns + TILE, row);
+    store_tile(0, to, row);
+    store_tile(1, to + TILE, row);
+    store_tile(2, to + TILE * columns, row);
+    store_tile(3, to + TILE * columns + TILE, row);
 }
 
 /* Accumulators += a b in bfloat16. a: two tiles of rows; b: two tiles of columns in VNNI pairs. a_row, b_row: bytes
@@ -78,14 +60,14 @@ AMX_TARGET static inline void store_sums(float *to, int64_t columns) {
 AMX_TARGET static inline void add_product(const void *a, const void *a_lower, int64_t a_row, const void *b,
                                           const void *b_right, int64_t b_row) {
     COMPILER_BARRIER();
-    _tile_loadd(4, a, a_row);
-    _tile_loadd(5, a_lower, a_row);
-    _tile_loadd(6, b, b_row);
-    _tile_loadd(7, b_right, b_row);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    load_tile(4, a, a_row);
+    load_tile(5, a_lower, a_row);
+    load_tile(6, b, b_row);
+    load_tile(7, b_right, b_row);
+    multiply_tiles(0, 4, 6);
+    multiply_tiles(1, 4, 7);
+    multiply_tiles(2, 5, 6);
+    multiply_tiles(3, 5, 7);
 }
 
 /* Transposes sixteen rows of sixteen 32-bit numbers. */

@@ -393,7 +393,7 @@ AMX_TARGET void forward(const Shape *s, const float *x, const uint8_t *padded, c
                               dropout_words(s, words, l, row), branch_stride, &w);
             memcpy(out + row * d, w.h, bytes);
         }
-        _tile_release();
+        release_tiles();
     }
 }
 
@@ -459,7 +459,7 @@ AMX_TARGET void backward(const Shape *s, const float *gradient, const int16_t *w
 #pragma omp for
         for (int64_t l = 0; l < L; l++)
             add_vectors(s, &f[l].vectors, gradients + l);
-        _tile_release();
+        release_tiles();
     }
 }
 #endif
