@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import sys
 import types
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mcurl import envs
 from mcurl.agents.registry import AGENTS
+from mcurl.config.fields import read_value
 from mcurl.config.settings import Parts, known_settings
 from mcurl.config.tasks import methods
 from mcurl.parsers import build_parsers
@@ -30,6 +34,13 @@ def module(name: str) -> types.ModuleType:
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
     return found
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, Any]:
+    """Full name -> description of each setting."""
+    parts = [Parts.of(f"{suite}/x", method, agent) for suite in envs.SUITES for agent in AGENTS for method in methods()]
+    return {key: setting for part in parts for key, setting in known_settings(part).items()}
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +65,11 @@ def test_every_page_is_in_the_toctree_once(conf: types.ModuleType, reference: di
     assert sorted(LISTED) == sorted(pages)
 
 
-def test_every_setting_is_in_the_reference(reference: dict[str, str]) -> None:
+def test_every_setting_is_in_the_reference(reference: dict[str, str], settings: dict[str, Any]) -> None:
     text = reference["reference/settings.md"]
-    keys = set()
-    for suite in envs.SUITES:
-        for agent in AGENTS:
-            for method in methods():
-                keys |= set(known_settings(Parts.of(f"{suite}/x", method, agent)))
-    assert len(keys) > 80
-    assert {key for key in keys if f"`{key}`\n: " not in text} == set()
-    assert set(re.findall(r"^`([\w.]+)`\n: ", text, re.MULTILINE)) == keys
+    assert len(settings) > 80
+    assert {key for key in settings if f"`{key}`\n: " not in text} == set()
+    assert set(re.findall(r"^`([\w.]+)`\n: ", text, re.MULTILINE)) == settings.keys()
 
 
 def test_ranges_units_and_defaults_are_in_the_reference(reference: dict[str, str]) -> None:
@@ -73,6 +79,53 @@ def test_ranges_units_and_defaults_are_in_the_reference(reference: dict[str, str
     assert "atari `40000`" in line
     [line] = re.findall(r"^`mcurl.mask_rate`\n: (.*)$", text, re.MULTILINE)
     assert "Default `0.5`; a number; 0 to 1" in line
+
+
+def rows(page: str) -> list[list[str]]:
+    """The cells of the tables of a page."""
+    lines = (DOCS / f"{page}.md").read_text().split("\n")
+    return [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in lines if line.startswith("| ")]
+
+
+def named_code(cell: str) -> list[tuple[str, str]]:
+    """The module and the name of what a cell like ``a/b.py: C.d``, ``e`` names."""
+    found, module = [], ""
+    for span in re.findall(r"`([^`]+)`", cell):
+        path, colon, name = span.partition(".py: ")
+        if colon:
+            module = f"mcurl.{path.replace('/', '.')}"
+        found.append((module, name if colon else span))
+    return found
+
+
+def has(module: str, name: str) -> bool:
+    try:
+        attrgetter(name)(importlib.import_module(module))
+    except AttributeError:
+        return False
+    return True
+
+
+def test_the_paper_map_names_what_there_is(settings: dict[str, Any]) -> None:
+    named = [code for row in rows("paper_map")[1:] for code in named_code(row[-1]) if code[0]]
+    assert len(named) > 40
+    assert [code for code in named if code[1] not in settings and not has(*code)] == []
+
+
+@pytest.mark.parametrize("page", sorted(path.stem for path in DOCS.glob("*.md") if path.stem != "paper_map"))
+def test_code_that_a_page_names_with_its_file_is_there(page: str) -> None:
+    named = re.findall(r"`([\w/]+\.py: [\w.]+)`", (DOCS / f"{page}.md").read_text())
+    assert [code for code in named if not has(*named_code(f"`{code}`")[0])] == []
+
+
+def test_settings_of_the_deviations_are_settings_that_take_their_values(settings: dict[str, Any]) -> None:
+    named = [span for row in rows("deviations") if len(row) == 5 for span in re.findall(r"`([^`]+)`", row[-1])]
+    assert len(named) > 25
+    for span in named:
+        key, _, text = span.partition("=")
+        assert key in settings
+        if text:
+            settings[key].meta.check(key, read_value(key, settings[key].hint, text))
 
 
 def test_every_command_and_option_is_in_the_reference(reference: dict[str, str]) -> None:
