@@ -1,4 +1,4 @@
-"""The training loop: act, step, store, update. The only place where agent steps become env steps."""
+"""The training loop: act, step, store, update (with SAC: act, update, step, store)."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class RainbowSettings:
     learning_rate: float = setting(1e-4, above=0)
     """Adam's learning rate."""
     adam_eps: float = setting(1.5e-4, above=0)
-    """Adam's ε (CURL's Atari release; the paper's appendix has the value for DMControl only)."""
+    """Adam's ε (CURL's Atari release; the paper does not say)."""
     max_grad_norm: float = setting(10.0, above=0)
     """Global gradient norm above which the gradient is clipped."""
     batch_size: int = setting(32, low=1)

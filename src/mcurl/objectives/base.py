@@ -143,7 +143,7 @@ class Objective(nn.Module, Pluggable, ABC):
         return {"encoder": 1.0, "objective": 1.0}
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Those of the objective's parameters that use the encoder's learning rate, without a schedule."""
+        """Those of the objective's parameters that learn at the encoder's rate, without the objective's schedule."""
         return []
 
     def after_step(self) -> None:
