@@ -36,7 +36,7 @@ AugmentationName = Literal["padded-crop", "shift", "none"]
 
 @dataclass(frozen=True)
 class RainbowSettings:
-    """Rainbow's networks, losses and schedules. The defaults are those of CURL's Atari release."""
+    """Rainbow's networks, losses and schedules. The defaults are CURL's unless stated otherwise."""
 
     learning_rate: float = setting(1e-4, above=0)
     """Adam's learning rate."""
