@@ -24,9 +24,8 @@ from mcurl.native.processor import processor_flags
 
 AMX = frozenset({"amx.convolutions", "amx.encoder", "amx.features", "amx.mlp", "amx.dueling", "amx.transformer"})
 """Layers in C for the matrix units (AMX) of x86 processors."""
-VECTORS = frozenset({"amx.convolutions", "amx.encoder", "amx.features"})
-"""Those of them that also serve on AVX-512 of processors without matrix units. The others are slower than PyTorch
-there."""
+VECTORS = frozenset({"amx.convolutions", "amx.encoder"})
+"""Those of them that also serve on AVX-512 of processors without matrix units. The others gain nothing there."""
 ONEDNN = frozenset({"onednn.conv_relu", "onednn.linear_relu"})
 """Private oneDNN operations of PyTorch."""
 ALL = frozenset({"frames", "adam", "dense", "teams"}) | AMX | ONEDNN

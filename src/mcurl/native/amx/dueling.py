@@ -29,7 +29,7 @@ class _Shape(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether the operation is enabled and built, and this process may use AMX."""
+    """Whether the operation is enabled and built, and serves on this processor."""
     return _functions() is not None
 
 

@@ -25,7 +25,7 @@ Parameters = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def available() -> bool:
-    """Whether the operation is enabled and built, and this process may use AMX."""
+    """Whether the operation is enabled and built, and serves on this processor."""
     return _functions() is not None
 
 
