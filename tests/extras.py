@@ -64,7 +64,7 @@ encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 8))
 MCurlLoss(encoder, 8, settings={"length": 4, "batch": 4})(buffer.sample())["loss_mcurl"].backward()
 """
 USES: dict[str, list[tuple[str, ...]]] = {
-    "": [TOY, ("evaluate", RUN, "--episodes", "1"), ("table",), ("settings", "toy/reach"), ("suite", "list")],
+    "": [TOY, ("evaluate", RUN, "--episodes", "1"), ("table", "dmc"), ("settings", "toy/reach"), ("suite", "list")],
     "dmc": [("train", "dmc/cartpole-swingup", *SAC), ("verify", "runs")],
     "atari": [("train", "atari/Krull", *RAINBOW), ("verify", "runs")],
     "gym": [("train", "gym/CartPole-v1", *RAINBOW), ("train", "gym/InvertedPendulum-v5", *SAC)],
