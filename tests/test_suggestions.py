@@ -38,6 +38,8 @@ FAST = [
     ("train --seed 1 2 toy/reach", "did you mean --seed 1,2?"),
     ("train ALE/Pong-v5", "ALE/Pong-v5 is a name of Gymnasium's: did you mean atari/Pong?"),
     ("train PongNoFrameskip-v4", "did you mean atari/Pong?"),
+    ("train atari/PongDeterministic-v4", "did you mean atari/Pong?"),
+    ("train mcurl/dmc-cartpole-swingup-v0", "did you mean dmc/cartpole-swingup?"),
     ("train dm_control/finger-turn_easy-v0", "did you mean dmc/finger-turn_easy?"),
     ("train dmc/cartpole-swingp", "did you mean cartpole-swingup?"),
     ("train toy/reech", "did you mean reach?"),
@@ -138,6 +140,20 @@ for _ in range(2):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == ""
     assert done.stderr == ""
+
+
+def test_a_note_on_a_model_of_dm_control_is_left_out_and_other_warnings_are_not() -> None:
+    code = """
+import logging
+from mcurl import envs
+envs.suite_module("dmc")
+import absl.logging
+absl.logging.warning("compiler attribute 'settotalmass' is deprecated and will be removed in a future release")
+absl.logging.warning("the simulation is unstable")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "settotalmass" not in done.stderr
+    assert "the simulation is unstable" in done.stderr
 
 
 def test_a_level_that_the_user_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

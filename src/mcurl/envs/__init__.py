@@ -49,16 +49,25 @@ def parse_task(name: str) -> tuple[str, str]:
     """
     suite, slash, task = name.partition("/")
     if suite.lower() not in SUITES:
+        _refuse_own_id(name)
         _refuse_other_spelling(name)
     if not slash:
         raise UserError(f"a task is written suite/name, not {name!r}: {_with_suite(name)}")
     try:
         canonical: str = suite_module(suite).resolve(task)
     except UserError:
-        if suite.lower() == "gym":  # a game may be registered there, by a module of the user
+        if suite.lower() in ("gym", "atari"):  # in gym a game may be registered by a module of the user
             _refuse_other_spelling(task)
         raise
     return suite.lower(), canonical
+
+
+def _refuse_own_id(name: str) -> None:
+    """Raise UserError for the ids of :mod:`mcurl.gymnasium`, such as ``mcurl/dmc-cartpole-swingup-v0``."""
+    match = re.fullmatch(r"mcurl/(\w+?)-(.+?)(?:-v\d+)?", name, re.IGNORECASE)
+    if match and match[1].lower() in SUITES:
+        suite, task = parse_task(f"{match[1]}/{match[2]}")
+        raise UserError(f"{name} is a name of Gymnasium's: did you mean {suite}/{task}?")
 
 
 def _refuse_other_spelling(name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 
 
@@ -16,6 +17,12 @@ def silence_libraries() -> None:
     for name in ("absl", "OpenGL"):
         if logging.getLogger(name).level == logging.NOTSET:
             logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("absl").addFilter(_concerns_the_user)
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         # Else SDL, which only draws into memory here, looks for a screen, and prints that there is none.
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+
+def _concerns_the_user(record: logging.LogRecord) -> bool:
+    """Whether it is anything but MuJoCo's note on an old attribute in a model of dm_control, such as cheetah's."""
+    return not re.match(r"compiler attribute '\w+' is deprecated", record.getMessage())
