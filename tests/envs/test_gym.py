@@ -221,3 +221,56 @@ def test_classic_control() -> None:
     assert env.step(1)[0].shape == (9, 50, 50)
     with pytest.raises(CannotSave):
         env.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "rate"),
+    [
+        ({"render_fps": "30"}, 30),
+        ({"render_fps": None}, 30),
+        ({"render_fps": -1}, 30),
+        ({"render_fps": float("nan")}, 30),
+        ({"render_modes": 3, "render_fps": 12.5}, 12.5),
+    ],
+)
+def test_metadata_of_any_kind_is_read_or_ignored(metadata: Any, rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Declares(gymnasium.Env[Any, Any]):
+        def __init__(self) -> None:
+            self.observation_space = gymnasium.spaces.Box(0, 255, (30, 30, 3), np.uint8)
+            self.action_space = gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            return np.zeros((30, 30, 3), np.uint8), {}
+
+    monkeypatch.setattr(Declares, "metadata", metadata)
+    gymnasium.register("Declares-v0", Declares)
+    try:
+        env = make_env(GymSettings("Declares-v0"), 1)
+        assert env.metadata["render_fps"] == rate
+        assert env.reset()[0].dtype == np.uint8
+        env.close()
+    finally:
+        del gymnasium.registry["Declares-v0"]
+
+
+def test_metadata_that_is_no_dict_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tiny, "metadata", None)
+    gymnasium.register("Declares-v0", Tiny)
+    try:
+        with pytest.raises(UserError, match="gym/Declares-v0: its constructor raised InvalidMetadata"):
+            make_env(GymSettings("Declares-v0"), 1)
+    finally:
+        del gymnasium.registry["Declares-v0"]
+
+
+def test_a_missing_argument_of_the_constructor_names_its_setting() -> None:
+    class NeedsLevel(gymnasium.Env[Any, Any]):
+        def __init__(self, *, level: int) -> None:
+            self.level = level
+
+    gymnasium.register("NeedsLevel-v0", NeedsLevel)  # type: ignore[arg-type]
+    try:
+        with pytest.raises(UserError, match=r"--set env\.kwargs\.level=VALUE sets it"):
+            make_env(GymSettings("NeedsLevel-v0"), 1)
+    finally:
+        del gymnasium.registry["NeedsLevel-v0"]

@@ -14,7 +14,7 @@ import numbers
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -222,7 +222,7 @@ class GymEnv(StackedEnv):
         channels = 3 if self._form is None else self._form.channels
         channels = 1 if settings.grayscale and channels == 3 else channels
         size, repeat = settings.image_size, settings.action_repeat
-        frames_per_second = self._env.metadata.get("render_fps") or 30
+        frames_per_second = _frames_per_second(self._env)
         super().__init__((channels, size, size), settings.frame_stack, repeat, frames_per_second / repeat)
         self.action_space = actions
         self.notes += self._describe()
@@ -311,7 +311,7 @@ class GymEnv(StackedEnv):
 
     def _check_renders(self) -> None:
         """Raise UserError if rendered images cannot be the frames."""
-        if "rgb_array" not in (self._env.metadata.get("render_modes") or ()):
+        if "rgb_array" not in (_render_modes(self._env) or ()):
             space = str(self._env.observation_space)
             raise UserError(
                 f"{self.name} has no images: it cannot render rgb_array, and its observations are {space[:200]}, "
@@ -383,7 +383,7 @@ def _make(task: str, kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     creator = call(name, "its import", _creator, spec)
     options = dict(spec.kwargs) | _merged(spec.kwargs, kwargs)
     _check_arguments(creator, kwargs, name)
-    modes = getattr(creator, "metadata", {}).get("render_modes") if hasattr(creator, "metadata") else None
+    modes = _render_modes(creator)
     if "rgb_array" in (modes or ()) or (modes is None and _accepts(creator, "render_mode")):
         options["render_mode"] = "rgb_array"
     env: gymnasium.Env[Any, Any] = call(
@@ -403,6 +403,21 @@ def _parameters(creator: Any) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(creator).parameters
     except (TypeError, ValueError):
         return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+
+
+def _render_modes(env: Any) -> Collection[Any] | None:
+    """The render modes that a class or an environment declares; None if it declares none."""
+    metadata = getattr(env, "metadata", None)
+    modes = metadata.get("render_modes") if isinstance(metadata, Mapping) else None
+    return modes if isinstance(modes, Collection) else None
+
+
+def _frames_per_second(env: gymnasium.Env[Any, Any]) -> float:
+    """Frames in a second of an environment; 30 if it declares no positive number."""
+    declared = env.metadata.get("render_fps") if isinstance(env.metadata, Mapping) else None
+    if not isinstance(declared, int | float | np.number) or not math.isfinite(declared) or declared <= 0:
+        return 30.0
+    return float(declared)
 
 
 def _accepts(creator: Any, name: str) -> bool:
@@ -436,7 +451,13 @@ def _merged(defaults: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str,
 def _constructor_hint(creator: Any) -> Hint:
     """What helps if a constructor fails: a class of the old gym package needs a converter."""
     old = any(base.__module__.partition(".")[0] == "gym" for base in getattr(creator, "__mro__", ()))
-    return (lambda error: SHIMMY) if old else _opengl_hint
+    return (lambda error: SHIMMY) if old else (lambda error: _argument_hint(error) or _opengl_hint(error))
+
+
+def _argument_hint(error: BaseException) -> str:
+    """How to set the argument that a constructor misses, if the error is about one."""
+    match = re.search(r"missing \d+ required [\w -]*arguments?: '(\w+)'", str(error))
+    return f"--set env.kwargs.{match[1]}=VALUE sets it" if match and isinstance(error, TypeError) else ""
 
 
 def _opengl_hint(error: BaseException) -> str:
