@@ -109,12 +109,12 @@ RULES: dict[str, set[str]] = {
     },
     "callbacks": {"run.logger", "runtime.signals"},
     "policy": {
-        *("agents.base", "build", "config", "envs", "evaluate", "export.folder", "native", "run.folder"),
-        *("runtime.device",),
+        *("agents.base", "build", "config", "config.fields", "envs", "evaluate", "export.folder", "native"),
+        *("run.folder", "runtime.device"),
     },
     "api": {
         *("callbacks", "config", "config.fields", "envs", "policy", "run.display", "run.folder", "run.logger"),
-        *("runtime.device", "runtime.signals", "runtime.threads", "training"),
+        *("run.names", "runtime.device", "runtime.signals", "runtime.threads", "training"),
     },
     "gymnasium": {"api", "envs"},
     "integrations": {

@@ -197,7 +197,23 @@ def test_settings_are_flat_or_nested(settings: dict[str, Any]) -> None:
         ({"method": "crul"}, "did you mean curl?"),
         ({"callbacks": [Recorder]}, "a class: make an object of it"),
         ({"callbacks": [print]}, "callbacks are objects of subclasses of mcurl.Callback"),
+        ({"callbacks": Recorder()}, "callbacks are a list of objects"),
+        ({"callbacks": None}, "callbacks are a list of objects"),
         ({"log": ["tensorbord"]}, "did you mean tensorboard?"),
+        ({"log": "tensorboard"}, 'log is a list such as ["tensorboard"], not '),
+        ({"log": [3]}, "log is a list"),
+        ({"task": None}, "task is text, not None"),
+        ({"method": mcurl.MCurl}, "method is text, not <class"),
+        ({"agent": 3}, "agent is text, not 3"),
+        ({"name": 3}, "name is text, not 3"),
+        ({"seed": None}, "seed is a whole number"),
+        ({"seed": [1, 2]}, "seed is a whole number"),
+        ({"seed": 1.5}, "seed is a whole number"),
+        ({"seed": True}, "the seed must be an integer from 0"),
+        ({"seed": "1"}, "the seed must be an integer from 0"),
+        ({"out": None}, "out is a path, not None"),
+        ({"preset": {"a": 1}}, "preset is a path, not {'a': 1}"),
+        ({"preset": Path("no.toml")}, "there is no preset 'no.toml'"),
         ({"name": "a/b"}, "a name has letters"),
         ({"env_steps": "many"}, "env_steps is a whole number"),
     ],
@@ -384,8 +400,25 @@ def test_what_can_be_loaded(finished: mcurl.RunResult, here: Path, monkeypatch: 
         mcurl.load(here)
     monkeypatch.setattr(policy, "LOADERS", [*policy.LOADERS, Exported()])
     assert mcurl.load(here) is loaded
+    for source in (None, 3, b"runs", [here], mcurl.RunResult):
+        with pytest.raises(mcurl.UserError, match="what is loaded is a path, not"):
+            mcurl.load(source)  # type: ignore[arg-type]
     with pytest.raises(mcurl.UserError, match=r"did you mean cuda\?"):
         mcurl.load(finished, device="cudda")  # type: ignore[arg-type]
+
+
+def test_numpy_integers_are_integers(finished: mcurl.RunResult) -> None:
+    result = small(env_steps=np.int64(20), seed=np.int64(7), name="numpy")
+    assert (result.settings["seed"], result.env_steps) == (7, 20)
+    assert len(mcurl.load(finished).evaluate(np.int64(1))) == 1  # type: ignore[arg-type]
+    assert mcurl.make_env("toy/reach", seed=np.int64(7)).reset()[0].dtype == np.uint8  # type: ignore[arg-type]
+    with pytest.raises(mcurl.UserError, match="episodes is a whole number"):
+        mcurl.load(finished).evaluate(1.5)  # type: ignore[arg-type]
+    with pytest.raises(mcurl.UserError, match="run is a path, not None"):
+        mcurl.resume(None)  # type: ignore[arg-type]
+    for seed in ("a", None, -1):
+        with pytest.raises(mcurl.UserError, match="seed"):
+            mcurl.make_env("toy/reach", seed=seed)  # type: ignore[arg-type]
 
 
 def test_a_run_without_a_checkpoint_has_no_policy(finished: mcurl.RunResult, here: Path) -> None:

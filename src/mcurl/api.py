@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from mcurl.callbacks import Callback, CallbackSink, Progress
 from mcurl.errors import UserError, printable
+from mcurl.files import as_path
 from mcurl.runtime.signals import Interrupted, Stop
 from mcurl.runtime.threads import limit_openmp_spinning
 
@@ -94,7 +95,7 @@ class RunResult:
     def _run(self) -> Run:
         from mcurl.run.folder import Run
 
-        return Run.open(Path(self.folder))
+        return Run.open(as_path("folder", self.folder))
 
 
 def train(
@@ -104,7 +105,7 @@ def train(
     agent: str | None = None,
     env_steps: int | str | None = None,
     settings: Mapping[str, Any] | None = None,
-    preset: str | None = None,
+    preset: str | os.PathLike[str] | None = None,
     seed: int = 1,
     out: str | os.PathLike[str] = "runs",
     name: str | None = None,
@@ -122,7 +123,7 @@ def train(
     Args:
         task: ``suite/name``, such as ``"dmc/cartpole-swingup"``, ``"atari/Pong"`` or ``"gym/CartPole-v1"``.
         method: ``"mcurl"``, ``"curl"``, ``"rl-only"`` and others (docs/methods.md), or ``"module:Class"``.
-        agent: ``"sac"``, ``"rainbow"``, or ``"module:Class"``; None: the default agent for the task.
+        agent: ``"sac"``, ``"drqv2"``, ``"rainbow"``, or ``"module:Class"``; None: the default agent for the task.
         env_steps: budget in simulator steps, action repeat included; None: the suite's default.
         settings: ``section.name`` -> value, such as ``{"mcurl.mask_rate": 0.3}``, or nested, such as
             ``{"mcurl": {"mask_rate": 0.3}}``. ``mcurl settings TASK`` lists all.
@@ -138,14 +139,18 @@ def train(
         The run. ``stopped`` says whether a callback stopped it.
 
     Raises:
-        UserError: a name or a setting is invalid, the folder exists already, another run trains in this process, or
-            training diverged.
+        UserError: an argument, a name or a setting is invalid, the folder exists already, another run trains in this
+            process, or training diverged.
     """
     from mcurl.config.resolve import resolve
     from mcurl.run.logger import check_sinks
 
+    _check_text(task=task, method=method, agent="" if agent is None else agent, name="" if name is None else name)
     _check_callbacks(callbacks)
+    _check_log(log)
     check_sinks(log)
+    seed, out = _read_seed(seed), as_path("out", out)
+    preset = None if preset is None else str(as_path("preset", preset))
     with _exclusive():
         resolved = resolve(
             task, method, agent=agent, seed=seed, env_steps=env_steps, preset=preset, values=_plain(settings or {})
@@ -155,7 +160,7 @@ def train(
 
         name = name or resolved.name
         label = resolved.label if name == resolved.name else name
-        with Run.create(Path(out), resolved.to_json(), name=name, label=label) as run:
+        with Run.create(out, resolved.to_json(), name=name, label=label) as run:
             run.add_sinks(log)
 
             def work(sinks: Sequence[Sink], stop: Stop) -> None:
@@ -194,7 +199,9 @@ def resume(
     from mcurl.config.settings import TrainSettings
     from mcurl.run.logger import check_sinks
 
+    folder = run.folder if isinstance(run, RunResult) else as_path("run", run)
     _check_callbacks(callbacks)
+    _check_log(log)
     check_sinks(log)
     budget = None if env_steps is None else int(read_value("env_steps", int, env_steps))
     at = None if checkpoint is None else int(read_value("checkpoint", int, checkpoint))
@@ -202,7 +209,7 @@ def resume(
         from mcurl import training
         from mcurl.run.folder import Run
 
-        with Run.open(Path(run.folder if isinstance(run, RunResult) else run), train=True) as opened:
+        with Run.open(folder, train=True) as opened:
             TrainSettings.from_json(opened.settings)  # before anything is changed
             opened.check_budget(budget, at)
             check_sinks(opened.sinks)
@@ -232,11 +239,39 @@ def make_env(task: str, *, seed: int = 1, **settings: Any) -> gymnasium.Env[Any,
     from mcurl import envs
     from mcurl.config.resolve import resolve_env
 
+    _check_text(task=task)
+    seed = _read_seed(seed)
     return envs.make_env(resolve_env(task, settings), seed)
 
 
+def _check_text(**arguments: str) -> None:
+    """Raise UserError for an argument that is not text."""
+    for name, value in arguments.items():
+        if not isinstance(value, str):
+            raise UserError(f"{name} is text, not {value!r}")
+
+
+def _read_seed(seed: int) -> int:
+    """The seed as a Python int, also from NumPy's integers. Raises UserError if it is not an integer from 0."""
+    from mcurl.config.fields import read_value
+    from mcurl.run.names import MAX_SEED
+
+    number = -1 if isinstance(seed, bool | str) else int(read_value("seed", int, seed))
+    if not 0 <= number <= MAX_SEED:
+        raise UserError(f"the seed must be an integer from 0 to {MAX_SEED}, not {seed!r}")
+    return number
+
+
+def _check_log(log: Sequence[str]) -> None:
+    """Raise UserError if it is not a list of texts."""
+    if not isinstance(log, list | tuple) or not all(isinstance(name, str) for name in log):
+        raise UserError(f'log is a list such as ["tensorboard"], not {log!r}')
+
+
 def _check_callbacks(callbacks: Sequence[Callback]) -> None:
-    """Raise UserError if something is not a callback."""
+    """Raise UserError if it is not a list of callbacks."""
+    if not isinstance(callbacks, list | tuple):
+        raise UserError(f"callbacks are a list of objects of subclasses of mcurl.Callback, not {callbacks!r}")
     for callback in callbacks:
         if not isinstance(callback, Callback):
             kind = "a class: make an object of it" if isinstance(callback, type) else f"a {type(callback).__name__}"

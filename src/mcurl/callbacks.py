@@ -47,7 +47,7 @@ class Progress:
         Args:
             reason: becomes ``RunResult.stopped``; must not be empty.
         """
-        self._stop.reason = reason or "stopped by a callback"
+        self._stop.reason = str(reason) or "stopped by a callback"
 
 
 class Callback:

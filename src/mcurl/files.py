@@ -79,6 +79,13 @@ def _check(path: Path, status: os.stat_result, limit: int | None, changes: bool)
         raise UserError(f"{path} has {status.st_size:,} bytes; at most {limit:,} are read")
 
 
+def as_path(name: str, value: Any) -> Path:
+    """A path that a caller passed as the argument ``name``. Raises UserError if it is neither text nor a path."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise UserError(f"{name} is a path, not {value!r}")
+    return Path(value)
+
+
 def kind(path: Path) -> str:
     """What is at a path, in words, without following a link."""
     try:

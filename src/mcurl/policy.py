@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcurl.errors import UserError, suggest
+from mcurl.files import as_path
 
 if TYPE_CHECKING:
     import gymnasium
@@ -140,12 +141,14 @@ class Policy:
         Raises:
             UserError: ``episodes`` is less than 1, or as for :meth:`env`.
         """
+        from mcurl.config.fields import read_value
         from mcurl.evaluate import evaluate_policy
         from mcurl.runtime.device import prepare, process_state_restored
 
         self._check_env()
         schedule = self._settings.evaluation
         count = schedule.final_episodes or schedule.episodes if episodes is None else episodes
+        count = int(read_value("episodes", int, count))
         if count < 1:
             raise UserError(f"episodes must be at least 1, not {count}")
         with process_state_restored():
@@ -272,9 +275,9 @@ def load(source: str | os.PathLike[str] | HasPolicy, *, device: Device = "auto")
     """
     if device not in get_args(Device):
         raise UserError(f"unknown device {device!r}: {suggest(str(device), get_args(Device))}")
-    if isinstance(source, HasPolicy):
+    if isinstance(source, HasPolicy) and not isinstance(source, type):
         return source.load_policy(device)
-    folder = Path(source)
+    folder = as_path("what is loaded", source)
     for loader in LOADERS:
         if loader.recognises(folder):
             return loader.load(folder, device)
