@@ -281,7 +281,9 @@ def load(source: str | os.PathLike[str] | HasPolicy, *, device: Device = "auto")
     for loader in LOADERS:
         if loader.recognises(folder):
             return loader.load(folder, device)
-    from mcurl.run.folder import Run
+    from mcurl.run.folder import Run, suggest_runs
 
+    if not folder.exists():
+        raise UserError(f"{folder} does not exist: expected a run folder or an exported policy; {suggest_runs(folder)}")
     Run.open(folder)  # raises an error that suggests runs nearby
     raise AssertionError(folder)

@@ -225,10 +225,18 @@ def test_an_unknown_agent_has_a_nearest() -> None:
         ("mcurl.block_length=8",
             "mcurl.block_length has no effect with mcurl.mask=iid: it needs mcurl.mask=block or mcurl.mask=frames"),
         ("env_steps=0", "env_steps must be at least 1"),
+        ("=3", "--set takes key=value, not '=3'"),
+        ("env.kwargs.width=3", "env.kwargs.width has no effect here: it is a setting of gym/, not of dmc/"),
+        ("compute.device=gpu", "compute.device is auto, cpu or cuda, not 'gpu': did you mean cuda?"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_one_line(override: str, expected: str) -> None:
     assert expected in refused("dmc/reacher-easy", overrides=[override])
+
+
+def test_a_misspelt_setting_of_an_environment_is_found_before_it_is_made() -> None:
+    message = refused("gym/CartPole-v1", overrides=["env.kwargs.sutton_barto_reward=7", "env.kwarg.level=3"])
+    assert message.startswith("there is no setting env.kwarg.level: did you mean env.kwargs?")
 
 
 def test_bad_presets_are_one_line(tmp_path: Path) -> None:

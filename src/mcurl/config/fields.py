@@ -279,11 +279,16 @@ def _convert(hint: Any, raw: Any) -> Any:
     raise TypeError(f"settings of the type {hint} cannot be read")
 
 
+_OTHER_VALUES = {"gpu": "cuda", "float32": "fp32", "bfloat16": "bf16"}
+"""Common names of values -> their names here."""
+
+
 def _choose(choices: tuple[Any, ...], raw: Any) -> Any:
     for choice in choices:
         if _plain(choice) == _plain(raw):
             return choice
-    advice = suggest(_plain(raw), map(_plain, choices))
+    name = _plain(raw)
+    advice = suggest(_OTHER_VALUES.get(name, name), map(_plain, choices))
     raise ValueError(advice if advice.startswith("did") else "")
 
 

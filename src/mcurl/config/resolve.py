@@ -148,6 +148,9 @@ def _env_settings(suite: str, task: str, explicit: Mapping[str, Any]) -> Any:
     cls = envs.settings_class(suite)
     hints = field_hints(cls)
     known = {f"env.{name}": Setting(f"env.{name}", hint, None, "", Meta()) for name, hint in hints.items()}
+    for key in explicit:
+        if key.startswith("env.") and key != "env.task" and setting_of(key, known) not in known:
+            raise UserError(f"there is no setting {key}: {suggest(key, known)}")
     values = {
         key.partition(".")[2]: read_value(key, known[key].hint, value)
         for key, value in collect_tables(explicit, known).items()
@@ -213,10 +216,17 @@ def _require_in_use(key: str, parts: Parts, run: str) -> None:
         why = f"it is a setting of {other.label}, and {parts.agent.label} learns {run}"
         sections = f"the run's sections are {', '.join(parts.sections)}"
         raise UserError(f"{key} has no effect here: {why}; {sections}")
+    if section == "env" and (suites := _suites_with(name.partition(".")[0])):
+        raise UserError(f"{key} has no effect here: it is a setting of {' and '.join(suites)}, not of {parts.suite}/")
     choices = [name for name, setting in known.items() if unused_reason(setting, parts) is None]
     meant = f"{section if name else parts.agent.section}.{_OTHER_NAMES.get(name or section)}"
     advice = f"did you mean {meant}?" if meant in choices else suggest(key, choices)
     raise UserError(f"there is no setting {key}: {advice}")
+
+
+def _suites_with(name: str) -> list[str]:
+    """The suites with a setting of this name in the section ``env``, such as ``gym/``."""
+    return [f"{suite}/" for suite in envs.SUITES if name != "task" and name in field_hints(envs.settings_class(suite))]
 
 
 def _other_sections(parts: Parts) -> dict[str, type[Pluggable]]:
@@ -245,7 +255,7 @@ def _require_effect(key: str, settings: TrainSettings) -> None:
 def _override(text: str) -> tuple[str, Any]:
     """Split ``key=value``. The value of an entry of a table, as env.kwargs.width, is read as in TOML."""
     key, equals, value = text.partition("=")
-    if not equals:
+    if not equals or not key.strip():
         raise UserError(f"--set takes key=value, not {text!r}")
     return key.strip(), read_literal(value) if key.count(".") > 1 else value.strip()
 

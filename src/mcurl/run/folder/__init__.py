@@ -15,7 +15,7 @@
 """
 
 from mcurl.run.folder.checkpoints import RECENT_CHECKPOINTS, Checkpoint, earlier_hint
-from mcurl.run.folder.paths import is_run, run_folder
+from mcurl.run.folder.paths import is_run, run_folder, suggest_runs
 from mcurl.run.folder.run import Run
 
-__all__ = ["RECENT_CHECKPOINTS", "Checkpoint", "Run", "earlier_hint", "is_run", "run_folder"]
+__all__ = ["RECENT_CHECKPOINTS", "Checkpoint", "Run", "earlier_hint", "is_run", "run_folder", "suggest_runs"]
