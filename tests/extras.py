@@ -42,11 +42,11 @@ evaluation.episodes = 1
 method = "rl-only"
 """
 SB3 = """
-import gymnasium, mcurl
+import mcurl
 from mcurl.sb3 import MCurlSAC
 
 settings = {"batch": 4, "length": 4, "layers": 1}
-agent = MCurlSAC("CnnPolicy", gymnasium.make("mcurl/toy/reach"), objective_settings=settings, learning_starts=60)
+agent = MCurlSAC("CnnPolicy", mcurl.make_env("toy/reach"), objective_settings=settings, learning_starts=60)
 agent.learn(64)
 """
 TORCHRL = """
@@ -78,7 +78,7 @@ USES: dict[str, list[tuple[str, ...]]] = {
     "hub": [TOY, ("export", RUN, "--to", "policy", "--no-video"), ("-c", "import huggingface_hub")],
 }
 """Extra -> commands of mcurl, or Python code after ``-c``, that work with it and nothing else. Empty: no extra."""
-UNLISTED = {"sb3": ["stable-baselines3==2.9.0"], "torchrl": ["torchrl==0.14.0", "tensordict==0.14.0"]}
+UNLISTED = {"sb3": ["stable-baselines3==2.9.0"], "torchrl": ["torchrl==0.14.0", "tensordict==0.14.2"]}
 """Oldest versions that are not in constraints-lowest.txt, since they need a later PyTorch than the oldest."""
 
 

@@ -173,7 +173,7 @@ def resume(run: Path, expected: dict[str, bytes]) -> tuple[str, str]:
     if end.status == 0:
         if not (names := different(expected, run)):
             return "same", ""
-        said = "resume is not exact" in end.output
+        said = "resume is not exact" in end.output or "settings were changed: " in end.output
         return "said" if said else f"SILENT {', '.join(names)}", end.output
     if not end.refused:
         return "TRACEBACK" if end.status != -1 else "HANG", end.output

@@ -316,6 +316,8 @@ def test_changed_settings_are_named_and_can_be_put_back(tmp_path: Path) -> None:
         assert run.check_settings(checkpoint) == []
         path.write_text(json.dumps(values | {"compute": {"threads": 2}}))
         assert run.check_settings(checkpoint) == ["compute.threads is 2, was 1"]
+        path.write_text(json.dumps(values | {"compute": {}}))
+        assert run.check_settings(checkpoint) == ["compute.threads is missing, was 1"]
         path.write_text(json.dumps(values | {"sac": {"batch_size": 64}, "seed": 2}))
         with pytest.raises(
             UserError, match=r"10 env steps: seed is 2, was 1; sac.batch_size is 64, was 128\. To"

@@ -91,5 +91,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             changes |= differences(a, b, f"{name}.")
         elif a != b or type(a) is not type(b):
-            changes[name] = f"{name} is {json.dumps(b)}, was {json.dumps(a)}"
+            old, new = (json.dumps(values[key]) if key in values else "missing" for values in (before, now))
+            changes[name] = f"{name} is {new}, was {old}"
     return changes
