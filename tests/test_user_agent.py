@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from mcurl.cli import main
 from mcurl.config import resolve as config
+from mcurl.config.settings import TrainSettings, describe
 from mcurl.run import logger
 from mcurl.run.folder import Run
 
@@ -198,9 +199,9 @@ def test_its_settings_are_settings() -> None:
         *("env", "replay", "linear_q", "mcurl", "evaluation", "checkpoint", "compute"),
     ]
     assert settings.objective_settings.length == 8  # the suite's, whatever the agent
-    shown = {setting.key: setting for setting in config.describe(settings)}
+    shown = {setting.key: setting for setting in describe(settings)}
     assert (shown["linear_q.width"].default, shown["linear_q.width"].help) == (8, "Features.")
-    assert config.TrainSettings.from_json(settings.to_json()) == settings
+    assert TrainSettings.from_json(settings.to_json()) == settings
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from mcurl.agents.sac import SAC, SacSettings
 from mcurl.bench.update import EnvSpec
 from mcurl.build import build_agent
 from mcurl.config import resolve as config
+from mcurl.config.settings import TrainSettings, describe
 from mcurl.errors import UserError
 from mcurl.objectives.base import Objective
 from mcurl.objectives.contrast import Curl
@@ -69,7 +70,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "own_losses", raising=False)
 
 
-def objective_of(settings: config.TrainSettings, device: str = "cpu") -> Objective:
+def objective_of(settings: TrainSettings, device: str = "cpu") -> Objective:
     """The objective of a run's agent, as ``build_agent`` makes it; it stays on the CPU."""
     spec: Any = EnvSpec(settings.task.partition("/")[0])
     cls = settings.parts.objective
@@ -86,7 +87,7 @@ def objective_of(settings: config.TrainSettings, device: str = "cpu") -> Objecti
 
 def test_its_settings_are_settings() -> None:
     settings = config.resolve("atari/Pong", "own_losses:PlainLoss", overrides=["plain_loss.weight=0.1"])
-    found = {setting.key: setting for setting in config.describe(settings)}
+    found = {setting.key: setting for setting in describe(settings)}
     row = found["plain_loss.weight"]
     assert (row.value, row.default, row.help) == (0.1, 0.5, "Of the loss.")
     assert not any(key.startswith(("mcurl.", "curl.", "seq_curl.")) for key in found)
@@ -94,7 +95,7 @@ def test_its_settings_are_settings() -> None:
         config.resolve("atari/Pong", "own_losses:PlainLoss", overrides=["plain_loss.weigth=0.1"])
     with pytest.raises(UserError, match=r"plain_loss\.weight must be from 0 to 2"):
         config.resolve("atari/Pong", "own_losses:PlainLoss", overrides=["plain_loss.weight=3"])
-    assert config.TrainSettings.from_json(settings.to_json()) == settings
+    assert TrainSettings.from_json(settings.to_json()) == settings
 
 
 @pytest.mark.parametrize(("task", "width"), [("atari/RoadRunner", 128), ("dmc/cartpole-swingup", 50)])
