@@ -210,6 +210,8 @@ def main(count: int, seed: int) -> int:
                 bad += 1
                 print(f"seed {number}: {what}: {outcome}\n{output}", flush=True)
             shutil.rmtree(folder / "run")
+            if (done := number - seed + 1) % 100 == 0:
+                print(f"{done} of {count}, {bad} bad", file=sys.stderr, flush=True)
     for outcome, number in counts.most_common():
         print(f"{number:6d} {outcome}")
     print(f"{count} damages, {bad} with neither the same result nor one line")

@@ -78,6 +78,8 @@ def main(count: int, seed: int) -> int:
                 what = f"operation {at}, {errno.errorcode[error]}{' from then on' if lasting else ''}"
                 print(f"seed {number}: {what}: {trouble}\n{first.output}\n{end.output}", flush=True)
             shutil.rmtree(out, ignore_errors=True)
+            if (done := number - seed + 1) % 100 == 0:
+                print(f"{done} of {count}, {bad} bad", file=sys.stderr, flush=True)
     for outcome, number in counts.most_common():
         print(f"{number:6d} {outcome}")
     print(f"{count} faults, {bad} with another end than one line and the same result after resume")
