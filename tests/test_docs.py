@@ -54,7 +54,7 @@ def conf(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in ("sphinx", "sphinx.ext", "sphinx.ext.napoleon", "sphinx.ext.napoleon.docstring"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    sys.modules["sphinx.ext.napoleon.docstring"].GoogleDocstring = type("GoogleDocstring", (), {})  # type: ignore[attr-defined]
+    setattr(sys.modules["sphinx.ext.napoleon.docstring"], "GoogleDocstring", object)  # noqa: B010
     return module("conf")
 
 

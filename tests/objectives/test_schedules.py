@@ -36,7 +36,8 @@ def test_values(schedule: Callable[[float, float], float], expected: dict[int, f
 def test_an_objective_has_the_schedule_of_its_settings(
     name: str, transformer: dict[int, float], encoder: dict[int, float]
 ) -> None:
-    objective = MCurl(MCurlSettings(schedule=name, warmup=WARMUP, length=4, batch=2), feature_dim=8)  # type: ignore[arg-type]
+    settings = MCurlSettings(schedule=name, warmup=WARMUP, length=4, batch=2)  # type: ignore[arg-type]
+    objective = MCurl(settings, feature_dim=8)
     rates = {step: objective.learning_rate(step) for step in transformer}
     assert {step: rate["objective"] for step, rate in rates.items()} == pytest.approx(transformer)
     assert {step: rate["encoder"] for step, rate in rates.items()} == pytest.approx(encoder)

@@ -105,21 +105,23 @@ def _status(name: str) -> str:
         from mcurl.native import onednn  # it imports this module
 
         return "built" if onednn.available(name) else "PyTorch without oneDNN"
-    message = _build(name).message
-    if name not in AMX or not message.startswith("built"):
+    library, message = _build(name)
+    if library is None or name not in AMX:
         return message
-    return "processor without AMX" if not serves(name) else message if has_matrix_units() else f"{message}, for AVX-512"
+    if not (gains(name) and library.supported()):
+        return "processor without AMX"
+    return message if has_matrix_units() else f"{message}, for AVX-512"
 
 
+@cache
 def has_matrix_units() -> bool:
     """Whether this processor has AMX. Else the layers for it are compiled for AVX-512."""
     return {"amx_tile", "amx_int8", "amx_bf16"} <= set(processor_flags())
 
 
-def serves(name: str) -> bool:
-    """Whether an operation of :data:`AMX` that was built runs on this processor, and is worth it."""
-    built = _build(name).library
-    return built is not None and (has_matrix_units() or name in VECTORS) and bool(built.supported())
+def gains(name: str) -> bool:
+    """Whether an operation of :data:`AMX` is faster than PyTorch on this processor, if it runs there."""
+    return has_matrix_units() or name in VECTORS
 
 
 def library(name: str) -> ctypes.CDLL | None:

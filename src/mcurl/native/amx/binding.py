@@ -36,11 +36,13 @@ def layer(name: str, sizes: tuple[str, ...], *, forward: int, backward: int) -> 
         The library; None if it is disabled or cannot be built, or does not serve on this processor.
     """
     functions = native.library(name)
-    return _declared(functions, sizes, forward, backward) if functions and native.serves(name) else None
+    return _declared(functions, sizes, forward, backward) if functions and native.gains(name) else None
 
 
 @cache
-def _declared(functions: ctypes.CDLL, sizes: tuple[str, ...], forward: int, backward: int) -> ctypes.CDLL:
+def _declared(functions: ctypes.CDLL, sizes: tuple[str, ...], forward: int, backward: int) -> ctypes.CDLL | None:
+    if not functions.supported():
+        return None
     for size in sizes:
         function = getattr(functions, size)
         function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int64

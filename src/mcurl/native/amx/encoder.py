@@ -155,11 +155,13 @@ def _checked(patches: Tensor, parameters: Parameters) -> ctypes.CDLL:
 
 def _functions() -> ctypes.CDLL | None:
     functions = native.library("amx.encoder")
-    return _typed(functions) if functions and native.serves("amx.encoder") else None
+    return _typed(functions) if functions and native.gains("amx.encoder") else None
 
 
 @cache
-def _typed(functions: ctypes.CDLL) -> ctypes.CDLL:
+def _typed(functions: ctypes.CDLL) -> ctypes.CDLL | None:
+    if not functions.supported():
+        return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     functions.forward.argtypes = [pointer, number, number, number, *[pointer] * 7, number]
     functions.backward.argtypes = [pointer, pointer, pointer, pointer, number, number, number, *[pointer] * 6, number]
