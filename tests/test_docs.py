@@ -54,7 +54,8 @@ def conf(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in ("sphinx", "sphinx.ext", "sphinx.ext.napoleon", "sphinx.ext.napoleon.docstring"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    setattr(sys.modules["sphinx.ext.napoleon.docstring"], "GoogleDocstring", object)  # noqa: B010
+    napoleon = sys.modules["sphinx.ext.napoleon.docstring"]
+    napoleon.GoogleDocstring = type("GoogleDocstring", (), {})  # type: ignore[attr-defined]
     return module("conf")
 
 
