@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import threading
+from asyncio import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +209,48 @@ def test_other_exceptions_are_failures() -> None:
         with pytest.raises(kind) as caught:
             call("name", "step()", fail, error)
         assert type(caught.value) is kind
+
+
+class Unspeakable(Exception):  # noqa: N818 - of a user
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class Unforeseen(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        *((error, type(error).__name__) for error in (GeneratorExit(), CancelledError(), Unforeseen(), Unspeakable())),
+        (SystemExit(3), "SystemExit: 3"),
+        (MemoryError("x\ny"), "MemoryError: x y"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),  # Ctrl-C arrives in the main thread
+    ],
+)
+def test_whatever_an_environment_raises_is_one_line(error: BaseException, text: str) -> None:
+    def fail() -> None:
+        raise error
+
+    caught: list[BaseException] = []
+
+    def step() -> None:
+        try:
+            call("gym/x", "step 3", fail, hint=lambda error: "")
+        except BaseException as failure:
+            caught.append(failure)
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    thread.join()
+    assert type(caught[0]) is EnvironmentFailure
+    assert re.fullmatch(rf"gym/x: step 3 raised {text} \(test_divergence.py, line \d+\)", str(caught[0]))
+
+
+def test_ctrl_c_in_an_environment_of_the_main_thread_is_the_user_s() -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        call("gym/x", "step 3", interrupted)

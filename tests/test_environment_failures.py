@@ -75,7 +75,19 @@ class OldResult(Square):
     def reset(self, **kwargs):
         return super().reset(**kwargs)[0]
 
-for cls in (Square, Crash, Exits, Signals, SignalsLater, SignalsInSteps, Global, OldStep, OldReset, OldResult):
+class TooLarge(Square):
+    def step(self, action):
+        seen, reward, *rest = super().step(action)
+        return seen, 1e39 if self.count == 7 else reward, *rest
+
+class CloseFails(Square):
+    def close(self):
+        raise RuntimeError("cannot let go")
+
+class CloseFailsToo(CloseFails, Crash):
+    pass
+
+for cls in list(Square.__subclasses__()) + [Square, CloseFailsToo]:
     gymnasium.register(cls.__name__ + "-v0", cls, max_episode_steps=100)
 class Endless(Square):
     length = -1
@@ -122,6 +134,23 @@ def test_an_exception_is_one_line_and_the_run_goes_on_from_there(run: Any) -> No
     status, printed = run.call("resume", folder)
     assert status == 0
     assert "resume is not exact" in printed
+
+
+def test_a_reward_that_single_precision_does_not_hold_is_not_stored(run: Any) -> None:
+    status, printed = run("TooLarge")
+    assert status == 2
+    what = "returned the reward 1e+39, which is, in single precision, not finite"
+    assert printed.strip().splitlines()[-1].endswith(f"step 7 of an episode, at 6 env steps, {what}")
+
+
+def test_a_failing_close_ends_nothing_and_hides_nothing(run: Any) -> None:
+    status, printed = run("CloseFails", steps=20)
+    assert status == 0
+    assert "CloseFails-v0: close() raised RuntimeError: cannot let go" in printed
+    assert "finished; evaluate more episodes with" in printed
+    status, printed = run("CloseFailsToo")
+    assert status == 2
+    assert "raised RuntimeError: simulator lost its connection" in printed.strip().splitlines()[-1]
 
 
 def test_before_the_first_step_nothing_is_left_and_debug_shows_the_traceback(run: Any) -> None:

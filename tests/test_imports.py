@@ -48,7 +48,7 @@ RULES: dict[str, set[str]] = {
     "runtime.signals": set(),
     "runtime.threads": set(),
     "runtime.waiting": {"native.teams"},
-    "runtime.parallel": {"runtime.signals"},
+    "runtime.parallel": {"runtime.program", "runtime.signals"},
     "runtime.program": set(),
     "runtime.cuda_graphs": {"replay.batch"},
     "runtime.limits": set(),
@@ -61,7 +61,7 @@ RULES: dict[str, set[str]] = {
     "run.eta": set(),
     "run.display": {"run.eta"},
     "run.provenance": set(),
-    "run.evaluations": set(),
+    "run.evaluations": {"run.format"},
     "run.checkpoint": {"runtime.limits"},
     "run.folder": {
         *("recording", "run.checkpoint", "run.evaluations", "run.format", "run.names", "run.provenance"),
@@ -93,14 +93,15 @@ RULES: dict[str, set[str]] = {
     "bench": {
         *("agents.base", "agents.rainbow", "agents.sac", "batches", "build", "config", "evaluate", "native"),
         *("networks.encoders", "objectives.masked", "replay", "run.checkpoint", "run.provenance"),
-        *("runtime.cuda_graphs", "runtime.device", "runtime.seeding", "runtime.threads", "runtime.waiting"),
+        *("runtime.cuda_graphs", "runtime.device", "runtime.program", "runtime.seeding", "runtime.threads"),
+        "runtime.waiting",
     },
     "suites.suite": {"config", "config.fields", "config.tasks", "envs", "run.folder", "run.names"},
     "suites": {
         *("bench.runs", "config", "config.tasks", "run.display", "run.eta", "run.folder", "run.names"),
         *("run.provenance", "runtime.parallel", "runtime.threads", "suites.suite"),
     },
-    "suites.ray": {"runtime.parallel", "runtime.signals", "runtime.threads", "suites.suite"},
+    "suites.ray": {"runtime.parallel", "runtime.program", "runtime.signals", "runtime.threads", "suites.suite"},
     "commands": {
         *("build", "doctor", "export", "export.folder", "pictures", "registry", "runtime.memory", "watch"),
         *("bench", "config", "config.fields", "config.tasks", "evaluate", "recording", "report", "training", "verify"),

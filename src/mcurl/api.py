@@ -71,7 +71,7 @@ class RunResult:
     @property
     def evaluations(self) -> dict[int, list[float]]:
         """Env steps -> undiscounted return of each episode, of all evaluations, oldest first."""
-        return self._run.evaluations()
+        return self._run.checked_evaluations()
 
     @property
     def score(self) -> float:

@@ -20,7 +20,7 @@ from mcurl.errors import UserError
 from mcurl.published import atari_random_and_human, human_normalised
 from mcurl.recording import Recorder, Recording, build, episode_seed
 from mcurl.run.checkpoint import WRONG_VALUES, first_line, tree_hash
-from mcurl.run.folder import Checkpoint, Run
+from mcurl.run.folder import Checkpoint, Run, SettingsChanged
 from mcurl.runtime import seeding
 from mcurl.runtime.device import prepare
 
@@ -105,9 +105,11 @@ def load_agent(run: Run, settings: TrainSettings, checkpoint: Checkpoint | None 
         checkpoint: of this run; None: the latest.
 
     Raises:
-        UserError: the run has no checkpoint, the checkpoint cannot be read, or the settings do not fit the machine.
+        UserError: the run has no checkpoint, the checkpoint cannot be read, the settings were changed, or they do not
+            fit the machine.
     """
     checkpoint = checkpoint or run.latest_checkpoint()
+    _check_settings(run, checkpoint)
     compute = prepare(settings.compute)
     with closing(build_env(settings, 0)) as env:
         agent = build_agent(settings, env, compute)
@@ -129,6 +131,16 @@ def load_agent(run: Run, settings: TrainSettings, checkpoint: Checkpoint | None 
         raise UserError(f"{checkpoint.folder} does not fit {path}: {first_line(error)}") from error
     clock = Clock(*counters, action_repeat, settings.env_steps)
     return LoadedAgent(agent, clock, shape, actions)
+
+
+def _check_settings(run: Run, checkpoint: Checkpoint) -> None:
+    """Raise UserError if the run's settings are not those that the policy was trained with."""
+    try:
+        run.check_settings(checkpoint)
+    except SettingsChanged:
+        raise
+    except UserError:  # a part of the checkpoint is damaged; its policy may be whole
+        run.check_settings(None)
 
 
 def _load_policy(agent: Agent, checkpoint: Checkpoint, problem: UserError) -> None:
@@ -373,7 +385,7 @@ def evaluate(
     with ExitStack() as stack:
         stack.enter_context(seeding.separate_globals(seed, "evaluate", env_steps))
         for slot in slots:
-            stack.callback(slot.close)
+            stack.callback(slot.close, message)
         for slot in slots:
             slot.begin(slot.episode, episodes)
         observations = np.stack([slot.observation for slot in slots])
@@ -414,6 +426,7 @@ class _Slot:
     ) -> None:
         self.seed, self.env_steps, self.epsilon, self.max_episode_steps = seed, env_steps, epsilon, max_episode_steps
         self.make_env, self.episode, self.recorder, self.camera = make_env, first, recorder, camera
+        self.first = first
         self.env: gymnasium.Env[Any, Any] | None = None
         self.observation: Any = None
         self.total, self.steps = 0.0, 0
@@ -458,6 +471,12 @@ class _Slot:
             self.camera(self.episode, self.env)
         return over
 
-    def close(self) -> None:
-        if self.env is not None:
+    def close(self, message: Callable[[str], None] | None = None) -> None:
+        """Close the environment. The episodes count even if that fails; ``message`` receives the failure."""
+        if self.env is None:
+            return
+        try:
             self.env.close()
+        except EnvironmentFailure as error:
+            if message is not None and self.first == 0:
+                message(str(error))

@@ -123,15 +123,27 @@ def read_text(path: Path, limit: int = TEXT_BYTES, *, follow: bool = False) -> s
         UserError: as :func:`read_bytes`, or the file is not UTF-8.
         OSError: it cannot be opened.
     """
+    return _decode(read_bytes(path, limit, follow=follow), path)
+
+
+def _decode(data: bytes, path: Path) -> str:
     try:
-        return read_bytes(path, limit, follow=follow).decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is damaged: it is not text in UTF-8 from byte {error.start} on") from error
 
 
-def whole_lines(path: Path, *, follow: bool = False) -> list[str]:
-    """The complete lines of a log, which may end in an incomplete one after a kill. Raises as :func:`read_text`."""
-    text, newline, _ = read_text(path, follow=follow).rpartition("\n")
+def complete_lines(data: bytes, path: Path) -> list[str]:
+    """The complete lines of the content of a log, which may end in an incomplete one after a kill.
+
+    Args:
+        data: the content.
+        path: of the log, for messages.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    text, newline, _ = _decode(data, path).rpartition("\n")
     return text.split("\n") if newline else []
 
 

@@ -39,6 +39,9 @@ from mcurl.runtime.device import (
 from mcurl.runtime.signals import Interrupted, Stop, stop_on_signal
 from mcurl.runtime.waiting import AdaptiveWaiting
 
+_LARGEST_REWARD = float(np.finfo(np.float32).max)
+"""The replay stores rewards in single precision."""
+
 
 def train(settings: TrainSettings, run: Run, sinks: Sequence[Sink], stop: Stop | None = None) -> None:
     """Train from the beginning.
@@ -153,7 +156,10 @@ class Trainer:
 
     def __exit__(self, *error: object) -> None:
         self._waiting.close()
-        self.env.close()
+        try:
+            self.env.close()
+        except EnvironmentFailure as failure:  # hides neither a run that is finished nor what went wrong before
+            self.logger.message(str(failure))
 
     @property
     def clock(self) -> Clock:
@@ -263,20 +269,25 @@ class Trainer:
             return True
         self._check_outcome(observation, reward)
         self.observation = observation
-        clip = self.agent.batch_spec.reward_clip
-        clipped = float(np.clip(reward, -clip, clip)) if clip else float(reward)
         frame, life_lost = newest_frame(self.observation, self.env.env), info.get("life_lost", False)
-        self.replay.append(action, clipped, frame, terminated, truncated, life_lost=life_lost)
+        self.replay.append(action, self._clip(reward), frame, terminated, truncated, life_lost=life_lost)
         self.agent_steps += 1
         self.episode_return += float(reward)
         self.episode_length += 1
         return terminated or truncated
+
+    def _clip(self, reward: Any) -> float:
+        """The reward that is learned from."""
+        clip = self.agent.batch_spec.reward_clip
+        return float(np.clip(reward, -clip, clip)) if clip else float(reward)
 
     def _check_outcome(self, observation: np.ndarray, reward: Any) -> None:
         """Raise EnvironmentFailure if what a step returned is not finite; nothing can be learned from it."""
         what = ""
         if not math.isfinite(reward):
             what = f"the reward {float(reward)}, which is"
+        elif not abs(self._clip(reward)) <= _LARGEST_REWARD:
+            what = f"the reward {float(reward):g}, which is, in single precision,"
         elif observation.dtype.kind == "f" and not np.isfinite(observation).all():
             what = "an observation with numbers that are"
         if what:

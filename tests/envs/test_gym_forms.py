@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import gymnasium
@@ -37,6 +39,7 @@ class Shown(gymnasium.Env[Any, Any]):
         self.observation_space = space if space is not None else Box(0, 255, (30, 30, 3), np.uint8)
         self.action_space = actions if actions is not None else Discrete(2)
         self.shown, self.reward, self.config, self.render_mode = shown, reward, config, render_mode
+        self.over: Any = False
         self.actions: list[Any] = []
         if config and "continuous" in config:
             self.action_space = Box(-1, 1, (2,))
@@ -47,7 +50,7 @@ class Shown(gymnasium.Env[Any, Any]):
 
     def step(self, action: Any) -> Any:
         self.actions.append(action)
-        return self._see(), self.reward, False, False, {}
+        return self._see(), self.reward, self.over, False, {}
 
     def render(self) -> Any:
         return np.full((20, 40, 3), 77, np.uint8)
@@ -282,7 +285,7 @@ def test_floats_that_are_not_as_declared(shown: Any) -> None:
         make().reset()
 
 
-@pytest.mark.parametrize("reward", [float("nan"), float("inf"), "1.0", None, np.zeros(2), 1j])
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), "1.0", None, np.zeros(2), 1j, 10**400])
 def test_rewards_that_are_no_numbers(shown: Any, reward: Any) -> None:
     shown(reward=reward)
     env = make()
@@ -291,9 +294,49 @@ def test_rewards_that_are_no_numbers(shown: Any, reward: Any) -> None:
         env.step(0)
 
 
-@pytest.mark.parametrize("reward", [1, True, np.float32(1), np.array([1.0]), np.int64(1)])
+@pytest.mark.parametrize("reward", [1, True, np.float32(1), np.array([1.0]), np.array(1), np.int64(1), Fraction(1)])
 def test_rewards_that_are_numbers(shown: Any, reward: Any) -> None:
     shown(reward=reward)
     env = make()
     env.reset()
     assert env.step(0)[1] == 1.0
+
+
+class Silent:
+    def __repr__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("over", "says"),
+    [
+        ("yes", "'yes'"),
+        (None, "None"),
+        (0.5, "0.5"),
+        (2, "2"),
+        ("x" * 200, "str"),
+        (np.zeros((5, 5)), "ndarray"),
+        (10**5000, "int"),
+        (np.array([True, False]), r"array\(\[ True, False\]\)"),
+        (Silent(), "Silent"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_ends_that_are_neither_true_nor_false(shown: Any, over: Any, says: str) -> None:
+    env = make()
+    env.reset()
+    env.unwrapped._env.over = over
+    with pytest.raises(UserError) as error:
+        env.step(0)
+    text = f"gym/Shown-v0: step 1 of an episode returned terminated={says}, which is neither true nor false"
+    assert re.fullmatch(text, str(error.value))
+
+
+@pytest.mark.parametrize("name", ["observation_space", "action_space"])
+def test_a_space_that_cannot_be_read_is_one_line(shown: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def broken(self: Shown) -> Any:
+        raise RuntimeError("not yet")
+
+    monkeypatch.setattr(Shown, name, property(broken, lambda self, space: None), raising=False)
+    with pytest.raises(UserError, match=f"^gym/Shown-v0: its {name} raised RuntimeError: not yet"):
+        make()

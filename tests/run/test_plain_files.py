@@ -92,7 +92,7 @@ def test_lines_that_are_complete(tmp_path: Path) -> None:
     path = tmp_path / "log"
     for text, lines in (("", []), ("a", []), ("a\n", ["a"]), ("a\nb", ["a"]), ("a\n\nb\n", ["a", "", "b"])):
         path.write_text(text)
-        assert files.whole_lines(path) == lines
+        assert files.complete_lines(path.read_bytes(), path) == lines
 
 
 def test_linked_folders_are_found_and_not_searched(tmp_path: Path) -> None:

@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from mcurl.cli import main
-from mcurl.errors import UserError
 from mcurl.report.runs import read_run
-from mcurl.report.store import add
 from mcurl.run.folder import Run
 from mcurl.run.folder.documents import Span, seal
+from mcurl.run.format import settings_crc32
 
 TINY = [
     *("--env-steps", "40", "--threads", "1", "--set", "env.image_size=28", "sac.crop=24", "sac.batch_size=16"),
@@ -102,6 +101,75 @@ def test_a_run_folder_that_is_a_link_is_trained_and_reported(run: Path, tmp_path
     assert (tmp_path / "runs" / "linked").is_symlink()
     assert Run.open(run).latest_checkpoint().env_steps == 60
     assert main(["collect", str(tmp_path / "runs"), "--results", str(tmp_path / "scores")]) == 0
+
+
+def test_a_result_that_cannot_be_kept_is_shown(run: Path, outside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put_link(run / "results", outside, SYMBOLIC)
+    assert main(["evaluate", str(run), "--episodes", "1"]) == 0
+    out, error = capsys.readouterr()
+    assert "1 episodes: mean return" in out
+    assert error.startswith(f"mcurl: the result is not kept in {run}: ")
+    assert error.count("\n") == 1
+
+
+def readers(run: Path, tmp_path: Path) -> list[list[str]]:
+    """Commands that say something of a run, without training it."""
+    return [
+        ["report", str(run)],
+        ["collect", str(run), "--results", str(tmp_path / "scores")],
+        ["verify", str(run)],
+        ["evaluate", str(run), "--episodes", "1"],
+        ["watch", str(run), "--out", str(tmp_path / "video.mp4")],
+        ["export", str(run), "--to", str(tmp_path / "policy"), "--no-video"],
+    ]
+
+
+def test_changed_settings_are_named_by_what_only_reads(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / "settings.json"
+    before = json.loads(path.read_text())
+    path.write_text(json.dumps(before | {"seed": 7}))
+    for command in readers(run, tmp_path):
+        assert main(command) == (1 if command[0] == "verify" else 2), command
+        error = capsys.readouterr().err
+        named = "settings.json was changed since the checkpoint at 40 env steps: seed is 7, was 1. To put the settings"
+        read = command[0] in ("report", "collect", "verify")
+        assert (f"{path} was changed since the run began" if read else named) in error
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run"]
+    # A checkpoint of another run, whose settings are its own.
+    metadata = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(seal(metadata | {"settings_crc32": settings_crc32(before | {"seed": 7})}))
+    assert main(["evaluate", str(run), "--episodes", "1"]) == 2
+    assert "seed is 7, was 1" in capsys.readouterr().err
+    # Another number of threads changes no result of these, and the policy of a damaged checkpoint is of use.
+    path.write_text(json.dumps(before | {"compute": before["compute"] | {"threads": 2}}))
+    (run / "run.json").write_text(seal(metadata))
+    (run / "checkpoints" / "000000040" / "settings.json").write_text("{")
+    (run / "checkpoints" / "000000040" / "state.safetensors").write_text("")
+    assert main(["evaluate", str(run), "--episodes", "1"]) == 0
+    assert main(["report", str(run)]) == 0
+
+
+def test_changed_scores_are_not_reported(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "evaluations.csv"
+    before = path.read_bytes()
+    for damaged in (before.replace(b".", b".1", 1), before[: before.index(b"\n") + 1], before[:-1]):
+        path.write_bytes(damaged)
+        for command in readers(run, tmp_path):
+            if command[0] in ("report", "collect", "verify", "export"):
+                assert main(command) == (1 if command[0] == "verify" else 2), command
+                error = capsys.readouterr().err
+                assert f"{path} is not as at the checkpoint of 40 env steps: it is damaged" in error
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run"]
+    path.write_bytes(before + b"48,0,1.5\n48")  # of a run that goes on
+    assert read_run(run).episodes[48] == [1.5]
+    path.write_bytes(before)
+    newest = run / "checkpoints" / "000000040" / "manifest.json"
+    newest.write_text(newest.read_text().replace("crc32", "crc33"))  # does not vouch for anything any more
+    assert main(["report", str(run)]) == 0
+    shutil.rmtree(run / "checkpoints")
+    assert main(["report", str(run)]) == 0
 
 
 def test_only_folders_that_a_run_wrote_are_removed(run: Path) -> None:
@@ -234,17 +302,45 @@ def test_nor_as_python_m_mcurl_which_searches_the_current_folder_first(run: Path
     assert (tmp_path / "ran").exists()  # the user has named it, too
 
 
+@pytest.mark.parametrize("name", ["torch", "numpy", "json", "mcurl"])
+def test_no_file_in_the_current_folder_is_imported_instead_of_an_installed_module(run: Path, name: str) -> None:
+    (run / f"{name}.py").write_text("open('ran', 'w')\n")
+    # Python itself finds mcurl.py with -m; processes that mcurl starts do not.
+    start = ["-c", "import sys; del sys.path[0]; import mcurl.cli; sys.exit(mcurl.cli.main(sys.argv[1:]))"]
+    start = start if name == "mcurl" else ["-m", "mcurl"]
+    commands = [["evaluate", ".", "--episodes", "1"]]
+    if name == "mcurl":
+        commands.append(["train", "toy/reach", "--seed", "1,2", "--out", "runs", *TINY])
+    for words in commands:
+        line = [sys.executable, *start, *words]
+        done = subprocess.run(line, cwd=run, capture_output=True, text=True, check=False)
+        assert (done.returncode, (run / "ran").exists()) == (0, False), done.stdout + done.stderr
+
+
 def name_evil_code(run: Path, folder: Path, change: object) -> None:
     (folder / "evil_code.py").write_text("open('ran', 'w')\n")
     assert isinstance(change, dict)
     (run / "settings.json").write_text(json.dumps(json.loads((run / "settings.json").read_text()) | change))
 
 
-def test_a_recording_that_is_a_link_is_not_copied_into_the_scores(run: Path, tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("secret")
+@pytest.mark.parametrize("damage", ["link", "link to a recording", "FIFO", "other bytes"])
+def test_a_recording_that_cannot_be_read_is_not_copied_into_the_scores(
+    run: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     recording = next((run / "episodes").glob("*.episodes"))
-    put_link(recording, secret, SYMBOLIC)
-    with pytest.raises(UserError, match="is a link, not a plain file"):
-        add(tmp_path / "scores", [read_run(run)])
-    assert not any(path.read_bytes() == b"secret" for path in (tmp_path / "scores").rglob("*.episodes"))
+    assert main(["collect", str(run), "--results", str(tmp_path / "before")]) == 0
+    stored = next((tmp_path / "before").rglob("*.episodes"))
+    (other := tmp_path / "other").write_bytes(recording.read_bytes() if damage.endswith("recording") else b"secret")
+    if damage == "other bytes":
+        recording.write_bytes(other.read_bytes())
+    else:
+        put_link(recording, other, SYMBOLIC if damage.startswith("link") else lambda target, path: os.mkfifo(path))
+    capsys.readouterr()
+    assert main(["collect", str(run), "--results", str(tmp_path / "scores")]) == 0
+    assert capsys.readouterr().err.count("mcurl: skipped: the recorded episodes at 40 env steps: ") == 1
+    assert list((tmp_path / "scores").rglob("*.csv"))
+    assert not list((tmp_path / "scores").rglob("*.episodes"))
+    # The store keeps what it has of this run.
+    intact = stored.read_bytes()
+    assert main(["collect", str(run), "--results", str(tmp_path / "before"), "--note", "later"]) == 0
+    assert stored.read_bytes() == intact

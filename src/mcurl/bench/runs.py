@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from mcurl.bench.timing import Timing
 from mcurl.bench.update import TASKS
+from mcurl.runtime.program import module_command
 from mcurl.runtime.threads import available_cores
 
 INTERVAL = {"dmc": 80, "atari": 300}
@@ -69,7 +69,7 @@ def time_intervals(arguments: Sequence[str], runs: int, intervals: int) -> list[
         RuntimeError: a run ended early.
     """
     with tempfile.TemporaryDirectory() as directory:
-        command = [sys.executable, "-m", "mcurl", "train", *arguments]
+        command = [*module_command(), "train", *arguments]
         command += ["--seed", ",".join(map(str, range(1, runs + 1))), "--max-parallel", str(runs), "--out", directory]
         command += ["--set", "evaluation.every=0", "evaluation.episodes=1"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

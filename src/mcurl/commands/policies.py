@@ -87,8 +87,9 @@ def _keep(run: Run, values: dict[str, Any]) -> Path | None:
     """Keep the result of an evaluation in the run folder. None, with a message, if that cannot be written."""
     try:
         return run.keep_result(values["env_steps"], values["seed"], values)
-    except OSError as error:
-        print(f"mcurl: the result is not kept in {run.folder}: {error.strerror}", file=sys.stderr)
+    except (OSError, UserError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        print(printable(f"mcurl: the result is not kept in {run.folder}: {reason}"), file=sys.stderr)
         return None
 
 

@@ -21,6 +21,7 @@ SHIMMY = (
     "--set env.kwargs.env_id=MODULE:ID (GymV21Environment-v0 before gym 0.26)"
 )
 _MAX_MESSAGE = 300
+_MAX_VALUE = 100
 _DIVERGENCES = {"PhysicsError"}
 """Exceptions of simulators whose state diverged, and that go on after a reset: dm_control's."""
 
@@ -46,15 +47,18 @@ def call(
 
     Raises:
         Diverged: the function raised a simulator's exception after which a reset helps.
-        EnvironmentFailure: it raised another exception, or SystemExit.
+        EnvironmentFailure: it raised another exception, SystemExit included.
     """
+    in_main_thread = threading.current_thread() is threading.main_thread()
     try:
         return function(*arguments, **options)
     except UserError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and in_main_thread:  # of the user, who may press Ctrl-C meanwhile
+            raise
         advice = hint(error) if hint is not None else ""
-        if "main thread" in str(error) and threading.current_thread() is not threading.main_thread():
+        if "main thread" in message(error) and not in_main_thread:
             advice = "compute.overlap=false runs it in the main thread"
         text = f"{name}: {where} raised {describe(error)}"
         recoverable = any(cls.__name__ in _DIVERGENCES for cls in type(error).__mro__)
@@ -64,10 +68,27 @@ def call(
 
 def describe(error: BaseException) -> str:
     """The type, message and place of an exception, on one line."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    text = re.sub(r"\x1b\[[0-9;]*m", "", message(error)).strip()
     line = " ".join(text.split())
     line = line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]}..."
     return f"{type(error).__name__}{': ' if line else ''}{line}{_place(error)}"
+
+
+def message(error: BaseException) -> str:
+    """The message of an exception; empty if the exception cannot say it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def show(value: object) -> str:
+    """What an environment returned, on one short line: its representation, else its type."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # also of integers with thousands of digits
+        text = ""
+    return text if 0 < len(text) <= _MAX_VALUE else type(value).__name__
 
 
 def _place(error: BaseException) -> str:

@@ -7,6 +7,7 @@ the registration. ``<module>`` is imported first, and registers the environment.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import copy
 import inspect
 import math
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from mcurl.envs import CannotSave, threaded
 from mcurl.envs.actions import convert_actions
-from mcurl.envs.foreign import INTERFACE, SHIMMY, EnvironmentFailure, Hint, call, describe
+from mcurl.envs.foreign import INTERFACE, SHIMMY, EnvironmentFailure, Hint, call, describe, message, show
 from mcurl.envs.images import Channels, Fit, FrameWatch, Framing, find_image
 from mcurl.envs.opengl import choose_backends, complaint
 from mcurl.envs.stack import StackedEnv, check_settings
@@ -135,7 +136,7 @@ def _ahead(settings: GymSettings, task: str) -> gymnasium.Space[Any]:
     env = _make(task, settings.kwargs)
     _close_spare()
     _spare.append(_Spare(task, settings.kwargs, env))
-    return convert_actions(env.action_space, f"gym/{task}")[1]
+    return convert_actions(_space(env, "action_space", f"gym/{task}"), f"gym/{task}")[1]
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,8 @@ def _take_spare(task: str, kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]
 def _close_spare() -> None:
     while _spare:
         spare = _spare.pop()
-        call(f"gym/{spare.task}", "close()", spare.env.close)
+        with contextlib.suppress(UserError):  # nothing was done with it
+            call(f"gym/{spare.task}", "close()", spare.env.close)
 
 
 def release() -> None:
@@ -203,17 +205,17 @@ class GymEnv(StackedEnv):
         self._limit = settings.max_episode_steps or self.spec.max_episode_steps
         self._env = _make(self.task, settings.kwargs)
         try:
-            self._form = (
-                None
-                if settings.render
-                else find_image(self._env.observation_space, settings.key, settings.channels, self.name)
-            )
+            self._form = None
+            if not settings.render:
+                space = _space(self._env, "observation_space", self.name)
+                self._form = find_image(space, settings.key, settings.channels, self.name)
             self._framing = Framing(settings.image_size, settings.fit, settings.grayscale)
             if self._form is None:
                 self._check_renders()
-            self._to_inner, actions = convert_actions(self._env.action_space, self.name)
+            self._to_inner, actions = convert_actions(_space(self._env, "action_space", self.name), self.name)
         except UserError:
-            self._env.close()
+            with contextlib.suppress(UserError):  # the first one says more
+                self.close()
             raise
         self._image: NDArray[np.uint8] | None = None
         self._steps = 0
@@ -289,16 +291,22 @@ class GymEnv(StackedEnv):
     def _reward(self, reward: Any, where: str) -> float:
         """A reward as a number. Raises EnvironmentFailure if it is none, or not finite."""
         scalar = reward.item() if isinstance(reward, np.ndarray | np.generic) and reward.size == 1 else reward
-        if not isinstance(scalar, numbers.Real) or not math.isfinite(scalar):
-            found = repr(reward) if isinstance(reward, numbers.Real | str) else type(reward).__name__
+        number = math.nan
+        if isinstance(scalar, numbers.Real):
+            with contextlib.suppress(OverflowError):  # of an integer that is larger than any float
+                number = float(scalar)
+        if not math.isfinite(number):
+            found = show(reward) if isinstance(reward, numbers.Real | str) else type(reward).__name__
             raise EnvironmentFailure(f"{self.name}: {where} returned the reward {found}, which is not a finite number")
-        return float(scalar)
+        return number
 
     def _flag(self, value: Any, name: str, where: str) -> bool:
         """A flag as a bool. Raises EnvironmentFailure if it is none."""
         scalar = value.item() if isinstance(value, np.ndarray | np.generic) and value.size == 1 else value
         if not isinstance(scalar, bool | int) or scalar not in (0, 1):
-            raise EnvironmentFailure(f"{self.name}: {where} returned {name}={value!r}, which is neither true nor false")
+            raise EnvironmentFailure(
+                f"{self.name}: {where} returned {name}={show(value)}, which is neither true nor false"
+            )
         return bool(scalar)
 
     def _rendered(self) -> NDArray[np.uint8]:
@@ -392,6 +400,11 @@ def _make(task: str, kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     return env
 
 
+def _space(env: gymnasium.Env[Any, Any], attribute: str, name: str) -> Any:
+    """A space that an environment declares. Raises EnvironmentFailure if it cannot be read."""
+    return call(name, f"its {attribute}", getattr, env, attribute)
+
+
 def _creator(spec: EnvSpec) -> Any:
     """The class or function that makes an environment."""
     return load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
@@ -456,7 +469,7 @@ def _constructor_hint(creator: Any) -> Hint:
 
 def _argument_hint(error: BaseException) -> str:
     """How to set the argument that a constructor misses, if the error is about one."""
-    match = re.search(r"missing \d+ required [\w -]*arguments?: '(\w+)'", str(error))
+    match = re.search(r"missing \d+ required [\w -]*arguments?: '(\w+)'", message(error))
     return f"--set env.kwargs.{match[1]}=VALUE sets it" if match and isinstance(error, TypeError) else ""
 
 
@@ -467,4 +480,4 @@ def _opengl_hint(error: BaseException) -> str:
 
 def _interface_hint(error: BaseException) -> str:
     """The arguments of Gymnasium's reset, if the error is about them."""
-    return f"{INTERFACE}; {SHIMMY}" if isinstance(error, TypeError) and "argument" in str(error) else ""
+    return f"{INTERFACE}; {SHIMMY}" if isinstance(error, TypeError) and "argument" in message(error) else ""

@@ -75,7 +75,7 @@ def _scores(run: Run, env_steps: int, policy: str) -> list[Score]:
     """The evaluations of these weights: in training, and of `mcurl evaluate`."""
     settings = run.settings
     about = settings["task"], run.name, int(settings["seed"]), env_steps
-    returns = run.evaluations().get(env_steps)
+    returns = run.checked_evaluations().get(env_steps)
     training = [Score(*about, tuple(returns), "evaluation in training")] if returns else []
     return training + [
         Score(*about, tuple(values["returns"]), f"mcurl evaluate, seed {values['seed']}")

@@ -17,7 +17,7 @@ from mcurl.report.checks import check_evaluated, check_provenance, check_returns
 from mcurl.report.scores import MAX_LABEL, RunScores, skip
 from mcurl.run.evaluations import NAME as EVALUATIONS
 from mcurl.run.evaluations import read_evaluations
-from mcurl.run.format import NewerError, check_run
+from mcurl.run.format import NewerError, check_run, check_settings_unchanged
 from mcurl.run.names import MAX_STEPS, check_name, check_settings, run_name
 
 _KEPT_METADATA = (
@@ -43,6 +43,7 @@ def read_run(folder: Path, name: str | None = None, label: str | None = None, no
         metadata = files.read_object(folder / "run.json")
         check_run(folder, metadata)
         check_settings(settings)
+        check_settings_unchanged(folder, settings, metadata)
         own_name = check_name(str(metadata.get("name") or run_name(settings)))
         provenance = {key: metadata[key] for key in _KEPT_METADATA if key in metadata}
         provenance |= {"settings": settings, "resumed": metadata.get("resumed") or []}

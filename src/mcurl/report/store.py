@@ -27,7 +27,7 @@ from mcurl import files
 from mcurl.config.tasks import methods
 from mcurl.errors import UserError, printable
 from mcurl.published.scores import BUDGET
-from mcurl.recording import MAX_FILE_BYTES, SUFFIX
+from mcurl.recording import MAX_FILE_BYTES, SUFFIX, parse
 from mcurl.report.checks import check_provenance, check_returns
 from mcurl.report.runs import read_runs, run_folders
 from mcurl.report.scores import MAX_LABEL, RunScores, cells, changed_between, merge, one_per_seed, same_run, skip
@@ -286,7 +286,7 @@ def add(results: Path, runs: Iterable[RunScores], replace_seeds: bool = False) -
     """
     changes: list[Change] = []
     contents: dict[Path, list[RunScores]] = {}
-    for group in cells(runs).values():
+    for group in cells(map(_without_damaged_recordings, runs)).values():
         path = cell_path(results, group[0])
         stored = {run.seed: run for run in load_cell(path)}
         others = [run for run in stored.values() if run.task != group[0].task]
@@ -342,7 +342,8 @@ def _update(run: RunScores, old: RunScores, path: Path) -> Change:
         reasons.append("recorded episodes")
     if run.provenance.get("evaluated", []) != old.provenance.get("evaluated", []):
         reasons.append("evaluations after training")
-    kept = replace(run, provenance={"note": old.note or None} | run.provenance)
+    recordings = old.recordings | run.recordings  # the run may have lost some since
+    kept = replace(run, recordings=recordings, provenance={"note": old.note or None} | run.provenance)
     return Change(kept, "updated", path, ", ".join(reasons)) if reasons else Change(run, "unchanged", path)
 
 
@@ -407,13 +408,27 @@ def _recording_path(table: Path, seed: int, env_steps: int | None = None) -> Pat
     return table.with_name(f"{table.stem}-seed{seed}{middle}{SUFFIX}")
 
 
+def _without_damaged_recordings(run: RunScores) -> RunScores:
+    """The run with those recordings that can be read; a message says which ones are left out."""
+    whole = {}
+    for env_steps, path in run.recordings.items():
+        try:
+            parse(files.read_bytes(path, MAX_FILE_BYTES), path)
+            whole[env_steps] = path
+        except (OSError, UserError) as error:
+            skip(f"the recorded episodes at {env_steps:,} env steps: {error}")
+    return replace(run, recordings=whole)
+
+
 def _copy_recordings(run: RunScores, table: Path) -> None:
     """Copy the recorded episodes of a new run. Those of a run that it replaces do not fit its scores: they go."""
-    kept = set()
+    contents = {}  # all are read first, because some may be in the store, under a name that another one takes
     for env_steps, source in run.recordings.items():
         last = env_steps == run.env_steps
-        kept.add(target := _recording_path(table, run.seed, None if last else env_steps))
-        files.write_file(target, files.read_bytes(source, MAX_FILE_BYTES))
+        target = _recording_path(table, run.seed, None if last else env_steps)
+        contents[target] = files.read_bytes(source, MAX_FILE_BYTES, follow=source.parent == table.parent)
+    for target, data in contents.items():
+        files.write_file(target, data)
     for old in _recordings(table, run.seed, run.env_steps).values():
-        if old not in kept:
+        if old not in contents:
             old.unlink()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from mcurl import files
 from mcurl.errors import UserError
+from mcurl.run.format import check_seal
 
 NAME = "evaluations.csv"
 HEADER = "env_steps,episode,return"
@@ -18,11 +21,11 @@ def read_evaluations(folder: Path) -> dict[int, list[float]]:
     """Env steps -> returns of the episodes, of the complete lines; empty if a run folder has no such file.
 
     Raises:
-        UserError: the file is damaged, no plain file, or too large.
+        UserError: the file is damaged, not as at the newest checkpoint, no plain file, or too large.
     """
     path = folder / NAME
     try:
-        lines = files.whole_lines(path)
+        lines = files.complete_lines(read_vouched(folder), path)
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -30,6 +33,39 @@ def read_evaluations(folder: Path) -> dict[int, list[float]]:
     if lines and lines[0] != HEADER:
         raise UserError(f"{path} is damaged: its first line is {lines[0][:80]!r}, not {HEADER}")
     return parse_rows(lines[1:], path)
+
+
+def read_vouched(folder: Path) -> bytes:
+    """The content of the file, which begins as at the newest checkpoint of the run, if that says how.
+
+    Raises:
+        UserError: it does not: it is damaged, or was changed; or it is no plain file, or too large.
+        OSError: it cannot be opened.
+    """
+    path, vouched = folder / NAME, _vouched(folder)
+    while True:
+        data = files.read_bytes(path, files.TEXT_BYTES)
+        if vouched is None or (len(data) >= vouched[1] and zlib.crc32(data[: vouched[1]]) == vouched[2]):
+            return data
+        before, vouched = vouched, _vouched(folder)
+        if vouched == before:  # else the run has gone on, or was continued from an earlier checkpoint, meanwhile
+            raise UserError(
+                f"{path} is not as at the checkpoint of {before[0]:,} env steps: it is damaged, or another program "
+                "changed it"
+            )
+
+
+def _vouched(folder: Path) -> tuple[int, int, int] | None:
+    """Env steps of the newest checkpoint, and length and CRC-32 of the file there; None if nothing says it."""
+    with contextlib.suppress(OSError):
+        names = (path.name for path in (folder / "checkpoints").iterdir())
+        for env_steps in sorted((int(name) for name in names if re.fullmatch(r"[0-9]{9,15}", name)), reverse=True):
+            with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+                path = folder / "checkpoints" / f"{env_steps:09d}" / "manifest.json"
+                check_seal(path, manifest := files.read_object(path))
+                span = manifest["logs"][NAME]
+                return env_steps, int(span["bytes"]), int(span["crc32"])
+    return None
 
 
 def parse_rows(lines: Iterable[str], path: Path) -> dict[int, list[float]]:

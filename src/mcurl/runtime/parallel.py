@@ -7,12 +7,12 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import FrameType
 from typing import Any, Self
 
+from mcurl.runtime.program import module_command
 from mcurl.runtime.signals import stop_signals
 
 ENVIRONMENT = {"LP_NUM_THREADS": "0", "PYTHONUNBUFFERED": "1"}
@@ -67,7 +67,7 @@ class ProcessPool:
             on_line: receives each line of the output, in another thread.
         """
         process = subprocess.Popen(
-            [sys.executable, "-m", "mcurl", *arguments],
+            [*module_command(), *arguments],
             env=os.environ | ENVIRONMENT,
             start_new_session=True,
             stdout=subprocess.PIPE,

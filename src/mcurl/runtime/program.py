@@ -24,6 +24,11 @@ def command_line(*words: object) -> str:
     return " ".join([_program(), *(shlex.quote(str(word)) for word in words)])
 
 
+def module_command() -> list[str]:
+    """The words that start this program in another process. Nothing in the current folder is imported instead of it."""
+    return [sys.executable, "-P", "-m", NAME]
+
+
 def _program() -> str:
     """What calls this program: its name, its path, or the interpreter with ``-m``."""
     own = [script for script in _own_scripts() if script.is_file()]

@@ -29,6 +29,7 @@ from typing import Any, Self
 import mcurl
 from mcurl.errors import UserError
 from mcurl.runtime.parallel import ENVIRONMENT
+from mcurl.runtime.program import module_command
 from mcurl.runtime.signals import stop_signals
 from mcurl.runtime.threads import available_cores
 from mcurl.suites.suite import SuiteRun
@@ -249,7 +250,7 @@ def _process(task: Task) -> Iterator[subprocess.Popen[str]]:
     """The process of the run. It is stopped, and saves, if this worker dies."""
     arguments = task.resume if task.folder.exists() else task.start
     process = subprocess.Popen(
-        [sys.executable, "-m", "mcurl", *arguments],
+        [*module_command(), *arguments],
         env=os.environ | ENVIRONMENT | ({"CUDA_VISIBLE_DEVICES": ""} if task.hide_gpus else {}),
         cwd=task.current_folder if task.current_folder.is_dir() else None,
         start_new_session=True,

@@ -15,7 +15,7 @@ from mcurl.recording import SUFFIX, DamagedError, Recording, episode_seed, find_
 from mcurl.report.scores import RunScores
 from mcurl.report.store import COLUMNS, MEAN_COLUMNS, load_cell
 from mcurl.run.evaluations import read_evaluations
-from mcurl.run.format import NewerError, check_run
+from mcurl.run.format import NewerError, check_run, check_settings_unchanged
 from mcurl.run.names import check_settings
 from mcurl.verify.replay import Mismatch
 
@@ -116,8 +116,9 @@ def _file(path: Path) -> Iterator[Score]:
 def _run(folder: Path) -> Iterator[Score]:
     try:
         settings = files.read_object(folder / "settings.json")
-        check_run(folder, files.read_object(folder / "run.json"))
+        check_run(folder, metadata := files.read_object(folder / "run.json"))
         check_settings(settings)
+        check_settings_unchanged(folder, settings, metadata)
         returns = read_evaluations(folder)
         task, seed, env = settings["task"], settings["seed"], settings.get("env")
         method, budget = settings["method"], settings["env_steps"]

@@ -16,6 +16,15 @@
 
 from mcurl.run.folder.checkpoints import RECENT_CHECKPOINTS, Checkpoint, earlier_hint
 from mcurl.run.folder.paths import is_run, run_folder, suggest_runs
-from mcurl.run.folder.run import Run
+from mcurl.run.folder.run import Run, SettingsChanged
 
-__all__ = ["RECENT_CHECKPOINTS", "Checkpoint", "Run", "earlier_hint", "is_run", "run_folder", "suggest_runs"]
+__all__ = [
+    "RECENT_CHECKPOINTS",
+    "Checkpoint",
+    "Run",
+    "SettingsChanged",
+    "earlier_hint",
+    "is_run",
+    "run_folder",
+    "suggest_runs",
+]

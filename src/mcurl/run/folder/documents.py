@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcurl.errors import UserError
 from mcurl.files import read_object
 from mcurl.run.folder.paths import as_json
-from mcurl.run.format import check_version
-
-_CRC = "crc32"
+from mcurl.run.format import CRC, check_seal, check_version, values_crc32
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,8 @@ class Span:
 
 def seal(values: Mapping[str, Any]) -> str:
     """The text of a JSON file with a checksum of its values, under ``crc32``."""
-    values = {key: value for key, value in values.items() if key != _CRC}
-    return as_json({**values, _CRC: values_crc32(values)})
+    values = {key: value for key, value in values.items() if key != CRC}
+    return as_json({**values, CRC: values_crc32(values)})
 
 
 def read_sealed(path: Path, format_name: str, version: int) -> dict[str, Any]:
@@ -68,19 +65,6 @@ def read_sealed(path: Path, format_name: str, version: int) -> dict[str, Any]:
     check_version(path, values, format_name, version)
     check_seal(path, values)
     return values
-
-
-def check_seal(path: Path, values: Mapping[str, Any]) -> None:
-    """Raise UserError if the checksum in a file does not match its values. Older versions have no checksum."""
-    if _CRC not in values and values.get("version", 1) == 1:
-        return
-    if values.get(_CRC) != values_crc32({key: value for key, value in values.items() if key != _CRC}):
-        raise UserError(f"{path} is damaged, or was changed by another program: its checksum does not match")
-
-
-def values_crc32(values: Mapping[str, Any]) -> int:
-    """CRC-32 of JSON values; order and spaces in a file do not matter."""
-    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -15,16 +15,21 @@ from typing import Any, Self
 from mcurl.errors import UserError, printable
 from mcurl.files import JSON_BYTES, own_folder, read_bytes, read_object, read_text, write_file, write_new
 from mcurl.recording import recording_path
+from mcurl.run.evaluations import read_vouched
 from mcurl.run.folder.checkpoints import Checkpoint, Checkpoints
-from mcurl.run.folder.documents import Span, check_seal, differences, seal, values_crc32
+from mcurl.run.folder.documents import Span, differences, seal
 from mcurl.run.folder.lock import Lock
 from mcurl.run.folder.logs import EVALUATIONS, EVALUATIONS_HEADER, METRICS, SPEED, Logs
 from mcurl.run.folder.own import check_own
 from mcurl.run.folder.paths import as_json, is_run, run_folder, suggest_runs
-from mcurl.run.format import FORMAT, VERSION, check_run
+from mcurl.run.format import FORMAT, VERSION, check_run, check_seal, check_settings_unchanged, settings_crc32
 from mcurl.run.names import MAX_STEPS, check_name, check_settings, run_name, user_modules
 from mcurl.run.provenance import environment_packages, run_metadata
 from mcurl.runtime.program import command_line
+
+
+class SettingsChanged(UserError):  # noqa: N818 - what happened to them
+    """The settings of a run are not those that a checkpoint was made with."""
 
 
 class Run:
@@ -72,7 +77,7 @@ class Run:
         name = name or run_name(settings)
         cls.refuse_existing(folder, settings)
         created = [path for path in (folder, *folder.parents) if not path.exists()]
-        about = {"name": name, "label": label or name, "settings_crc32": _crc32(settings), **run_metadata()}
+        about = {"name": name, "label": label or name, "settings_crc32": settings_crc32(settings), **run_metadata()}
         metadata = seal({"format": FORMAT, "version": VERSION, **about, "resumed": []})
         if folder.exists():
             return cls._begin_anew(folder, metadata)
@@ -213,25 +218,25 @@ class Run:
         """Check that the settings are those that the run was trained with.
 
         Args:
-            checkpoint: from which training continues; None: from the beginning.
+            checkpoint: from which training continues, or whose policy is used; None: from the beginning.
 
         Returns:
             What was changed in the section ``compute``, in words. It may change the arithmetic, not what is computed.
 
         Raises:
-            UserError: another setting was changed, or the settings or the checkpoint are damaged.
+            SettingsChanged: another setting was changed.
+            UserError: the settings or the checkpoint are damaged.
         """
         path, settings = self.folder / "settings.json", self.settings
         before = checkpoint.settings() if checkpoint else None
         if checkpoint is None or before is None:
-            if self.metadata.get("settings_crc32", _crc32(settings)) != _crc32(settings):
-                raise UserError(f"{path} was changed since the run began: put the settings back, or begin a new run")
+            check_settings_unchanged(self.folder, settings, self.metadata)
             return []
         changes = differences(before, settings)
         if changed := [text for name, text in changes.items() if not name.startswith("compute.")]:
             since = f"was changed since the checkpoint at {checkpoint.env_steps:,} env steps"
             copy = f"cp {shlex.quote(str(checkpoint.settings_path))} {shlex.quote(str(path))}"
-            raise UserError(f"{path} {since}: {'; '.join(changed[:3])}. To put the settings back: {copy}")
+            raise SettingsChanged(f"{path} {since}: {'; '.join(changed[:3])}. To put the settings back: {copy}")
         return list(changes.values())
 
     @property
@@ -325,6 +330,12 @@ class Run:
     def evaluations(self, until: int | None = None) -> dict[int, list[float]]:
         """Env steps -> returns of the evaluations so far, or up to ``until`` simulator steps."""
         return self._logs.evaluations(until)
+
+    def checked_evaluations(self) -> dict[int, list[float]]:
+        """As :meth:`evaluations`. Raises UserError if the file does not begin as at the newest checkpoint, too."""
+        with contextlib.suppress(FileNotFoundError):
+            read_vouched(self.folder)
+        return self.evaluations()
 
     def save_recording(self, env_steps: int, data: bytes) -> None:
         """Write the recorded episodes of an evaluation, see :meth:`mcurl.recording.Recording.to_bytes`."""
@@ -514,8 +525,3 @@ class Run:
             with contextlib.suppress(UserError):
                 return checkpoint.logs().get(name, Span()).length
         return 0
-
-
-def _crc32(settings: Mapping[str, Any]) -> int:
-    """The checksum of the settings that decide on the result."""
-    return values_crc32({key: value for key, value in settings.items() if key != "compute"})
