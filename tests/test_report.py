@@ -10,12 +10,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mcurl.config.resolve import resolve
 from mcurl.config.settings import TrainSettings
 from mcurl.errors import UserError
 from mcurl.published.scores import Score, sources
+from mcurl.recording import Recording
 from mcurl.report import plot
 from mcurl.report.curves import task_figure
 from mcurl.report.palette import STYLES
@@ -59,6 +61,14 @@ def make_run(
 
 def everything(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def recorded(env_steps: int) -> bytes:
+    """A recording of an evaluation."""
+    about = {"task": "dmc/cartpole-swingup", "method": "mcurl", "env": {}, "policy": "", "build": {}}
+    actions, numbers = np.zeros((1, 1), np.float32), {"seed": 1, "parallel": 1, "max_episode_steps": 1}
+    episodes = {"seeds": (1,), "lengths": (1,), "returns": (0.0,), "actions": actions, "states": None}
+    return Recording(**about, **numbers, **episodes, env_steps=env_steps).to_bytes()  # type: ignore[arg-type]
 
 
 def store(tmp_path: Path, *folders: Path, replace: bool = False, name: str | None = None) -> list[str]:
@@ -358,13 +368,13 @@ def test_notes_and_recorded_episodes_come_later(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a")
     store(tmp_path, folder)
     (folder / "episodes").mkdir()
-    for steps, text in ((0, b"early"), (1000, b"final")):
-        (folder / "episodes" / f"{steps:09d}.episodes").write_bytes(text)
+    for steps in (0, 1000):
+        (folder / "episodes" / f"{steps:09d}.episodes").write_bytes(recorded(steps))
     [change] = add(tmp_path / "scores", [read_run(folder, note="chosen")])
     assert str(change).endswith("seed 1: note, recorded episodes")
     recording = tmp_path / "scores" / "dmc" / "mcurl" / "cartpole-swingup-seed1.episodes"
     early = recording.with_name("cartpole-swingup-seed1-0.episodes")
-    assert (recording.read_bytes(), early.read_bytes()) == (b"final", b"early")
+    assert (recording.read_bytes(), early.read_bytes()) == (recorded(1000), recorded(0))
     assert store(tmp_path, folder) == ["unchanged"]
     [run] = load(tmp_path / "scores")
     assert (run.note, run.recordings) == ("chosen", {0: early, 1000: recording})
@@ -378,16 +388,23 @@ def test_notes_and_recorded_episodes_come_later(tmp_path: Path) -> None:
 def test_each_score_of_a_run_that_went_on_keeps_its_episodes(tmp_path: Path) -> None:
     """The 100k score of a run that goes on to 500k can still be played again."""
     half, whole = make_run(tmp_path / "a", env_steps=2000), make_run(tmp_path / "b", env_steps=2000)
-    for folder, recorded in ((half, {1000: b"1k"}), (whole, {1000: b"1k", 2000: b"2k"})):
+    for folder, evaluations in ((half, (1000,)), (whole, (1000, 2000))):
         (folder / "episodes").mkdir()
-        for steps, text in recorded.items():
-            (folder / "episodes" / f"{steps:09d}.episodes").write_bytes(text)
+        for steps in evaluations:
+            (folder / "episodes" / f"{steps:09d}.episodes").write_bytes(recorded(steps))
     with (whole / "evaluations.csv").open("a") as file:
         file.write("2000,0,40.0\n")
     assert store(tmp_path, half) == ["added"]
     assert store(tmp_path, whole) == ["updated"]
     [run] = load(tmp_path / "scores")
-    assert {steps: path.read_bytes() for steps, path in run.recordings.items()} == {1000: b"1k", 2000: b"2k"}
+    kept = {1000: recorded(1000), 2000: recorded(2000)}
+    assert {steps: path.read_bytes() for steps, path in run.recordings.items()} == kept
+    # What the run loses later is still in the store.
+    for number, steps in enumerate((1000, 2000)):
+        (whole / "episodes" / f"{steps:09d}.episodes").write_bytes(b"damaged")
+        add(tmp_path / "scores", [read_run(whole, note=f"note {number}")])
+        [run] = load(tmp_path / "scores")
+        assert {steps: path.read_bytes() for steps, path in run.recordings.items()} == kept
 
 
 def test_a_seed_beside_scores_of_older_versions(tmp_path: Path) -> None:

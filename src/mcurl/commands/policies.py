@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcurl.commands.options import chosen_checkpoint, import_modules
 from mcurl.errors import UserError, printable
+from mcurl.files import read_bytes
 from mcurl.runtime.program import command_line
 
 if TYPE_CHECKING:
@@ -127,7 +129,7 @@ def _save_episodes(options: argparse.Namespace, run: Run, recording: Recording) 
 
     target = Path(options.record) if options.record else recording_path(run.folder, recording.env_steps)
     data = recording.to_bytes()
-    if target.exists() and (options.record or target.read_bytes() != data):
+    if os.path.lexists(target) and (options.record or not _holds(target, data)):
         raise UserError(f"{target} exists already: use --record FILE to write to another file")
     if options.record:
         with target.open("xb") as file:
@@ -135,6 +137,14 @@ def _save_episodes(options: argparse.Namespace, run: Run, recording: Recording) 
     else:
         run.save_recording(recording.env_steps, data)
     return target
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Whether a plain file has this content."""
+    try:
+        return read_bytes(path, len(data)) == data
+    except (OSError, UserError):
+        return False
 
 
 def watch(options: argparse.Namespace) -> int:
