@@ -310,14 +310,14 @@ def real_folder(path: Path) -> bool:
 
 
 def own_folder(path: Path) -> Path:
-    """Make a folder, unless it exists, for files that are to be written there.
+    """Make a folder in another one, unless it exists, for files that are to be written there.
 
     Raises:
         UserError: a link or something else is in its place.
-        OSError: it cannot be made.
+        OSError: it cannot be made, for example because the other folder was moved.
     """
     with contextlib.suppress(FileExistsError):
-        path.mkdir(parents=True)
+        path.mkdir()
     if not real_folder(path):
         raise UserError(f"{path} is {kind(path)}, not a folder of its own: nothing is written or deleted there")
     return path

@@ -389,6 +389,19 @@ def test_what_a_power_cut_leaves_behind_the_checkpoint_does_not_count(tmp_path: 
             again.evaluations()
 
 
+@pytest.mark.parametrize("command", ["save_recording", "keep_result"])
+def test_nothing_is_written_where_the_folder_was(tmp_path: Path, command: str) -> None:
+    with make(tmp_path) as run:
+        run.folder.rename(tmp_path / "moved")
+        if command == "save_recording":
+            with pytest.raises(UserError, match="moved or deleted while the run trained"):
+                run.save_recording(10, b"")
+        else:
+            with pytest.raises(FileNotFoundError):
+                run.keep_result(10, 1, {"returns": [1.0]})
+        assert not run.folder.exists()
+
+
 @pytest.mark.parametrize("deleted", [False, True])
 def test_a_run_whose_folder_is_gone_stops_at_the_checkpoint(tmp_path: Path, deleted: bool) -> None:
     with make(tmp_path / "runs") as run:

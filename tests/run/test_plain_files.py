@@ -95,6 +95,14 @@ def test_lines_that_are_complete(tmp_path: Path) -> None:
         assert files.complete_lines(path.read_bytes(), path) == lines
 
 
+def test_a_folder_of_its_own_is_not_made_in_one_that_is_gone(tmp_path: Path) -> None:
+    assert files.own_folder(tmp_path / "run").is_dir()
+    assert files.own_folder(tmp_path / "run").is_dir()
+    with pytest.raises(FileNotFoundError):
+        files.own_folder(tmp_path / "moved" / "results")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_linked_folders_are_found_and_not_searched(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch" / "run"
     (scratch / "below").mkdir(parents=True)

@@ -342,7 +342,7 @@ def _update(run: RunScores, old: RunScores, path: Path) -> Change:
         reasons.append("recorded episodes")
     if run.provenance.get("evaluated", []) != old.provenance.get("evaluated", []):
         reasons.append("evaluations after training")
-    recordings = old.recordings | run.recordings  # the run may have lost some since
+    recordings = {**old.recordings, **run.recordings}  # the run may have lost some since
     kept = replace(run, recordings=recordings, provenance={"note": old.note or None} | run.provenance)
     return Change(kept, "updated", path, ", ".join(reasons)) if reasons else Change(run, "unchanged", path)
 

@@ -338,7 +338,12 @@ class Run:
         return self.evaluations()
 
     def save_recording(self, env_steps: int, data: bytes) -> None:
-        """Write the recorded episodes of an evaluation, see :meth:`mcurl.recording.Recording.to_bytes`."""
+        """Write the recorded episodes of an evaluation, see :meth:`mcurl.recording.Recording.to_bytes`.
+
+        Raises:
+            UserError: this process must not write any more, see :meth:`check_owner`, or a link is in the place.
+        """
+        self.check_owner()
         path = recording_path(self.folder, env_steps)
         own_folder(path.parent)
         write_file(path, data)
