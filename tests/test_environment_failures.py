@@ -87,7 +87,23 @@ class CloseFails(Square):
 class CloseFailsToo(CloseFails, Crash):
     pass
 
-for cls in list(Square.__subclasses__()) + [Square, CloseFailsToo]:
+class SavesObjects(Square):
+    def state_dict(self):
+        return {"rng": object()}
+    def load_state_dict(self, state):
+        pass
+
+class SavesBadly(SavesObjects):
+    def state_dict(self):
+        return {}
+    def load_state_dict(self, state):
+        raise SystemExit("no")
+
+class SavesNothing(SavesObjects):
+    def state_dict(self):
+        raise RuntimeError("not now")
+
+for cls in [Square, CloseFailsToo, SavesNothing, SavesBadly, *Square.__subclasses__()]:
     gymnasium.register(cls.__name__ + "-v0", cls, max_episode_steps=100)
 class Endless(Square):
     length = -1
@@ -151,6 +167,31 @@ def test_a_failing_close_ends_nothing_and_hides_nothing(run: Any) -> None:
     status, printed = run("CloseFailsToo")
     assert status == 2
     assert "raised RuntimeError: simulator lost its connection" in printed.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "saved", "resumed"),
+    [
+        (
+            "SavesObjects",
+            "returned what cannot be saved: a object at /simulator/inner/rng cannot be saved",
+            "not saved",
+        ),
+        ("SavesNothing", "raised RuntimeError: not now", "the environment's state was not saved"),
+        ("SavesBadly", "", "load_state_dict() raised SystemExit: no"),
+    ],
+)
+def test_a_state_that_is_not_saved_as_promised_loses_no_run(run: Any, name: str, saved: str, resumed: str) -> None:
+    status, printed = run(name, "checkpoint.every=10", steps=25)
+    assert status == 0
+    assert (
+        printed.count(f"{name}-v0: state_dict() {saved}") == printed.count("a resume will not be exact") == bool(saved)
+    )
+    status, printed = run.call("resume", f"runs/gym-failing_envs-{name}-v0/x-seed1", "--env-steps", "35")
+    assert status == 0
+    line = next(line for line in printed.splitlines() if "resume is not exact" in line)
+    assert resumed in line
+    assert "the unfinished episode is truncated" in line
 
 
 def test_before_the_first_step_nothing_is_left_and_debug_shows_the_traceback(run: Any) -> None:

@@ -23,7 +23,7 @@ from mcurl.errors import UserError
 from mcurl.evaluate import evaluate_policy, is_score, record_policy, score_line
 from mcurl.recording import Recording
 from mcurl.replay import prune
-from mcurl.run.checkpoint import WRONG_VALUES, first_line
+from mcurl.run.checkpoint import WRONG_VALUES, check_tree, first_line
 from mcurl.run.folder import RECENT_CHECKPOINTS, Checkpoint, Run, earlier_hint
 from mcurl.run.logger import Logger, NotFinite, Sink, SpeedMeter
 from mcurl.runtime import seeding
@@ -144,7 +144,7 @@ class Trainer:
         self.observation: np.ndarray | None = None
         self._priorities: tuple[Tensor, Tensor] | None = None
         self._evaluated_at = self._saved_at = -1
-        self._warned = False
+        self._warned = self._said_unsaved = False
         self._stop = stop or Stop()
         self._speed = SpeedMeter()
         self._waiting = AdaptiveWaiting(torch.get_num_threads())
@@ -491,20 +491,37 @@ class Trainer:
             self.logger.message(f"resume is not exact: {changes}")
 
     def _env_state(self) -> dict[str, Any] | None:
-        """The state of the environment; None if it cannot be saved, or after the environment has failed."""
+        """The state of the environment; None if it cannot be saved, or after the environment has failed.
+
+        A run is not lost because of an environment that does not save its state as it promises; that is said once.
+        """
         if self.env.failed:
             return None
         try:
-            return self.env.state_dict()
+            state = self.env.state_dict()
+            check_tree(state)
+            return state
         except CannotSave:
             return None
+        except EnvironmentFailure as error:
+            problem = str(error)
+        except TypeError as error:
+            problem = f"{self.settings.task}: state_dict() returned what cannot be saved: {error}"
+        if not self._said_unsaved:
+            self._said_unsaved = True
+            self.logger.message(f"{problem}; a resume will not be exact")
+        return None
 
     def _restore_env(self, state: dict[str, Any]) -> None:
+        reason = "the environment's state was not saved"
         if state["env"] is not None:
-            self.env.load_state_dict(state["env"])
-            self.observation = state["observation"]
-            return
-        reason = "the environment's state was not saved; the unfinished episode is truncated"
-        self.logger.message(f"resume is not exact: {reason}, and the next ones have a seed of their own")
+            try:
+                self.env.load_state_dict(state["env"])
+                self.observation = state["observation"]
+                return
+            except EnvironmentFailure as error:
+                reason = str(error)
+        episodes = "the unfinished episode is truncated, and the next ones have a seed of their own"
+        self.logger.message(f"resume is not exact: {reason}; {episodes}")
         self.replay.close_as_truncated()
         self._begin_episode(seeding.integer(self.settings.seed, "env", self.clock.env_steps))

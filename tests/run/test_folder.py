@@ -472,6 +472,15 @@ def test_renamed_or_half_removed_checkpoints_are_named_and_nothing_begins_anew(t
     assert tree_of(run.folder) == before
 
 
+def test_checkpoints_that_cannot_be_listed_were_not_removed(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        run.checkpoint(1, {})
+        shutil.rmtree(run.folder / "checkpoints")
+        (run.folder / "checkpoints").write_text("")
+        with pytest.raises(UserError, match="checkpoints cannot be read: Not a directory$"):
+            run.latest_checkpoint()
+
+
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
     with make(tmp_path) as run:
         assert not run.begun_anew

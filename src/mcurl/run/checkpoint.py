@@ -97,6 +97,14 @@ def load_tree(folder: Path, name: str = "state", *, follow: bool = False) -> Any
         raise UserError(f"{folder / name}.json is damaged: {_one_line(error)}") from error
 
 
+def check_tree(tree: Any) -> None:
+    """Raise TypeError if a leaf or a key of a tree has a type that :func:`save_tree` does not support."""
+    try:
+        _Writer().node(tree, "")
+    except RecursionError as error:
+        raise TypeError("a tree of so many levels cannot be saved") from error
+
+
 def tree_hash(tree: Any) -> str:
     """SHA-256 of a tree: of its plain values, and of names, types, shapes and bytes of its tensors.
 

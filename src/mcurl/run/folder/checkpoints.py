@@ -12,6 +12,7 @@ Checkpoints of older versions have ``logs.json``, the lengths of the logs, inste
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -147,6 +148,14 @@ class Checkpoints:
     def complete(self) -> list[Checkpoint]:
         """The complete checkpoints, oldest first."""
         return [Checkpoint(folder) for folder in self._folders() if (folder / _STATE).is_file()]
+
+    def check_readable(self) -> None:
+        """Raise UserError if something is in the folder's place whose entries cannot be listed."""
+        try:
+            if os.path.lexists(self.folder):
+                os.listdir(self.folder)
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be read: {error.strerror}") from error
 
     def recover(self) -> None:
         """Clean up after a process that was killed while it replaced a checkpoint."""

@@ -426,6 +426,7 @@ class Run:
         """The latest complete checkpoint. Raises UserError if there is none yet."""
         checkpoints = self.checkpoints()
         if not checkpoints:
+            self._checkpoints.check_readable()
             if self.resumable:
                 again = self.command("resume")
                 hint = f"wait for the first one or, if the run was stopped before it, use `{again}`"
