@@ -477,7 +477,7 @@ def test_checkpoints_that_cannot_be_listed_were_not_removed(tmp_path: Path) -> N
         run.checkpoint(1, {})
         shutil.rmtree(run.folder / "checkpoints")
         (run.folder / "checkpoints").write_text("")
-        with pytest.raises(UserError, match="checkpoints cannot be read: Not a directory$"):
+        with pytest.raises(UserError, match=r"checkpoints cannot be read: Not a directory$"):
             run.latest_checkpoint()
 
 
