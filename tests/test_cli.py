@@ -306,6 +306,7 @@ def test_collect_keeps_scores_and_report_only_reads(capsys: Capture, finished: P
 
 def test_a_run_without_evaluations_is_skipped(capsys: Capture, finished: Path) -> None:
     shutil.copytree(finished, "runs/begun")
+    shutil.rmtree("runs/begun/checkpoints")
     Path("runs/begun/evaluations.csv").write_text("env_steps,episode,return\n")
     capsys.readouterr()
     assert main(["collect", "runs", "--name", "mine", "--label", "My method", "--note", "chosen"]) == 0
@@ -318,6 +319,7 @@ def test_a_run_without_evaluations_is_skipped(capsys: Capture, finished: Path) -
 
 def test_a_score_is_replaced_on_request_alone(capsys: Capture, finished: Path) -> None:
     assert main(["collect", "runs"]) == 0
+    shutil.rmtree(finished / "checkpoints")
     (finished / "evaluations.csv").write_text("env_steps,episode,return\n100,0,9.0\n")
     about = json.loads((finished / "run.json").read_text()) | {"started_at": "another time"}
     (finished / "run.json").write_text(json.dumps(about))
@@ -622,7 +624,7 @@ def test_several_seeds_train_side_by_side(capfd: pytest.CaptureFixture[str]) -> 
 
 def test_a_seed_that_was_killed_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dies = tmp_path / "dies"
-    dies.write_text("#!/bin/sh\n[ $3 = well ] || kill -9 $$\n")
+    dies.write_text("#!/bin/sh\ncase $* in *well) ;; *) kill -9 $$ ;; esac\n")
     dies.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(dies))
     assert run_parallel({"a": ["well"], "b": ["badly"]}, 2) == 128 + signal.SIGKILL

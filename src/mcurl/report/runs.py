@@ -43,18 +43,18 @@ def read_run(folder: Path, name: str | None = None, label: str | None = None, no
         metadata = files.read_object(folder / "run.json")
         check_run(folder, metadata)
         check_settings(settings)
-        check_settings_unchanged(folder, settings, metadata)
         own_name = check_name(str(metadata.get("name") or run_name(settings)))
         provenance = {key: metadata[key] for key in _KEPT_METADATA if key in metadata}
         provenance |= {"settings": settings, "resumed": metadata.get("resumed") or []}
         check_provenance(provenance)
         provenance["resumed"] = _resumed(metadata)
         budget = _budget(metadata.get("extended_to") or settings["env_steps"])
-        episodes = read_evaluations(folder)
     except NewerError:
         raise
     except UserError as error:
         raise UserError(f"{folder} is not a run folder, or it is damaged: {error}") from error
+    check_settings_unchanged(folder, settings, metadata)
+    episodes = read_evaluations(folder)
     if not episodes:
         raise UserError(f"{folder} has no evaluation yet")
     check_returns(episodes, folder)
