@@ -115,7 +115,7 @@ RULES: dict[str, set[str]] = {
     },
     "api": {
         *("callbacks", "config", "config.fields", "envs", "policy", "run.display", "run.folder", "run.logger"),
-        *("run.names", "runtime.device", "runtime.signals", "runtime.threads", "training"),
+        *("runtime.device", "runtime.signals", "runtime.threads", "training"),
     },
     "gymnasium": {"api", "envs"},
     "integrations": {

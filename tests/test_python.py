@@ -191,7 +191,7 @@ def test_settings_are_flat_or_nested(settings: dict[str, Any]) -> None:
     [
         ({"settings": {"sac": {"batchsize": 4}}}, "did you mean sac.batch_size?"),
         ({"settings": {"sac.batch_size": "big"}}, "sac.batch_size is a whole number"),
-        ({"settings": {"seed": 2}}, "as an argument in Python"),
+        ({"settings": {"seed": 2}}, "seed is not a setting: pass it as seed="),
         ({"settings": {1: 2}}, "the name of a setting is text, not 1"),
         ({"settings": ["sac.batch_size=4"]}, "settings are a dict"),
         ({"method": "crul"}, "did you mean curl?"),

@@ -52,6 +52,17 @@ FAST = [
     ("train toy/reach --env-steps many", "env_steps is a whole number"),
     ("train toy/reach --preset no.toml", "there is no preset 'no.toml'"),
     ("settings dmc/cartpole-swingp", "did you mean cartpole-swingup?"),
+    ("train toy/reach --set sac.lr=1", "there is no setting sac.lr: did you mean sac.learning_rate?"),
+    ("train toy/catch --set lr=1", "there is no setting lr: did you mean rainbow.learning_rate?"),
+    ("train toy/reach --set mcurl.mask_rat=1", "did you mean mcurl.mask_rate?"),
+    ("train toy/reach --method seq-curl --set seq_curl.lenght=8", "did you mean seq_curl.length?"),
+    ("train toy/reach --set compute.thread=1", "did you mean compute.threads?"),
+    ("train toy/reach --set env.image=1", "there is no setting env.image: did you mean env.image_size?"),
+    ("train toy/reach --import my_envs", "unknown option --import: a module of yours is part of a name: task gym/MODULE"),
+    ("train toy/reach --set env.shadows=1", "env.shadows has no effect here: it is a setting of dmc/, not of toy/"),
+    ("train gym/CartPole-v1 --set env.kwarg.x=1", "there is no setting env.kwarg.x: did you mean env.kwargs?"),
+    ("settings toy/reach --import x", "unknown option --import: a module of yours is part of a name"),
+    ("report runs --import x", "unknown option --import: it is an option of the commands that open a run"),
 ]
 
 

@@ -16,7 +16,7 @@ from mcurl.agents.sac import SAC
 from mcurl.cli import main
 from mcurl.config import resolve as config
 from mcurl.envs.stack import StackedEnv
-from mcurl.errors import UserError
+from mcurl.errors import UserError, settings_argument
 from mcurl.run.display import Display
 from mcurl.run.folder import Run
 from mcurl.run.logger import Logger, make_sinks
@@ -198,7 +198,7 @@ def test_sac_acts_at_random_then_learns_before_storing(tmp_path: Path, monkeypat
             "toy/catch",
             RAINBOW,
             "no reward in the replay after 80 env steps; "
-            f"start a new run with --set {RANDOM_START} for random actions at the beginning",
+            f"start a new run with {settings_argument(RANDOM_START)} for random actions first",
         ),
         ("toy/catch", [*RAINBOW, "rainbow.random_start=true"], "no reward in the replay after 80 env steps"),
         ("toy/reach", SAC_, "no reward in the replay after 80 env steps"),

@@ -142,14 +142,14 @@ def train(
         UserError: an argument, a name or a setting is invalid, the folder exists already, another run trains in this
             process, or training diverged.
     """
-    from mcurl.config.resolve import resolve
+    from mcurl.config.resolve import read_seed, resolve
     from mcurl.run.logger import check_sinks
 
     _check_text(task=task, method=method, agent="" if agent is None else agent, name="" if name is None else name)
     _check_callbacks(callbacks)
     _check_log(log)
     check_sinks(log)
-    seed, out = _read_seed(seed), as_path("out", out)
+    seed, out = read_seed(seed), as_path("out", out)
     preset = None if preset is None else str(as_path("preset", preset))
     with _exclusive():
         resolved = resolve(
@@ -237,10 +237,10 @@ def make_env(task: str, *, seed: int = 1, **settings: Any) -> gymnasium.Env[Any,
         UserError: the task or a setting is unknown, or the library of the environment is not installed.
     """
     from mcurl import envs
-    from mcurl.config.resolve import resolve_env
+    from mcurl.config.resolve import read_seed, resolve_env
 
     _check_text(task=task)
-    seed = _read_seed(seed)
+    seed = read_seed(seed)
     return envs.make_env(resolve_env(task, settings), seed)
 
 
@@ -249,17 +249,6 @@ def _check_text(**arguments: str) -> None:
     for name, value in arguments.items():
         if not isinstance(value, str):
             raise UserError(f"{name} is text, not {value!r}")
-
-
-def _read_seed(seed: int) -> int:
-    """The seed as a Python int, also from NumPy's integers. Raises UserError if it is not an integer from 0."""
-    from mcurl.config.fields import read_value
-    from mcurl.run.names import MAX_SEED
-
-    number = -1 if isinstance(seed, bool | str) else int(read_value("seed", int, seed))
-    if not 0 <= number <= MAX_SEED:
-        raise UserError(f"the seed must be an integer from 0 to {MAX_SEED}, not {seed!r}")
-    return number
 
 
 def _check_log(log: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 from mcurl.agents.base import Agent, BatchSpec
 from mcurl.config.settings import TrainSettings, describe
 from mcurl.envs import make_env
-from mcurl.errors import UserError
+from mcurl.errors import UserError, argument
 from mcurl.objectives.base import ContrastSpec, Objective
 from mcurl.replay.buffer import Replay
 from mcurl.runtime.device import Compute
@@ -36,7 +36,7 @@ def build_env(settings: TrainSettings, seed: int) -> gymnasium.Env[Any, Any]:
     if settings.objective_settings is not None and len(frame_shape(env)) == 1:
         raise UserError(
             f"{settings.method} learns from pixels, but {settings.task} gives states here: "
-            "use --method sac-state, or env.observation=pixels"
+            f"use {argument('method', 'sac-state')}, or env.observation=pixels"
         )
     return env
 

@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from mcurl.errors import UserError, printable, suggest
+from mcurl.errors import UserError, on_command_line, printable, suggest
 from mcurl.parsers import DEBUG_OPTION, Command, build_parsers
 from mcurl.runtime.threads import limit_openmp_spinning
 
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if DEBUG_OPTION in words:
         os.environ[DEBUG] = "1"  # also for the processes that a command starts
     try:
-        status = _run([word for word in words if word != DEBUG_OPTION])
+        with on_command_line():
+            status = _run([word for word in words if word != DEBUG_OPTION])
         sys.stdout.flush()
     except UserError as error:
         status = _fail(str(error))
@@ -130,6 +131,10 @@ def _suggest_option(unknown: str, arguments: Sequence[str], known: Sequence[str]
     name, equals, value = unknown.lstrip("-").partition("=")
     names = {other: here for here, others in _OPTIONS_ELSEWHERE.items() for other in others.split()}
     here = names.get(name.lower().replace("_", "-"))
+    if name == "import":
+        if "--method" in known:
+            return "a module of yours is part of a name: task gym/MODULE:ID, or --method and --agent MODULE:CLASS"
+        return "it is an option of the commands that open a run whose code is a module of yours"
     if here is None or "--set" not in known:
         return suggest(f"--{name}", known)
     following = arguments[arguments.index(unknown) + 1 :]

@@ -1,10 +1,15 @@
-"""The error for bad user input, suggestions for misspelt names, and text that a terminal can show."""
+"""The error for bad user input, suggestions for misspelt names, and text that a terminal can show.
+
+Messages name arguments as the user writes them: see :func:`argument`.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
+_on_command_line = False
 _LONGEST = 4000
 """Longest message in characters. A file of unknown origin may bring in more."""
 
@@ -19,6 +24,58 @@ class UserError(Exception):
     def __str__(self) -> str:
         text = super().__str__()
         return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
+
+
+@contextmanager
+def on_command_line() -> Iterator[None]:
+    """A context manager in which :func:`argument` and :func:`settings_argument` name options, not Python arguments."""
+    global _on_command_line
+    previous, _on_command_line = _on_command_line, True
+    try:
+        yield
+    finally:
+        _on_command_line = previous
+
+
+def argument(name: str, value: object = None) -> str:
+    """How the user writes an argument: as an option of the command line, or as a keyword argument in Python.
+
+    Args:
+        name: in Python, such as ``"env_steps"``.
+        value: None: the name alone.
+
+    >>> argument("env_steps"), argument("agent", "rainbow")
+    ('env_steps=', "agent='rainbow'")
+    >>> with on_command_line(): argument("env_steps"), argument("agent", "rainbow")
+    ('--env-steps', '--agent rainbow')
+    """
+    if _on_command_line:
+        return f"--{name.replace('_', '-')}" + ("" if value is None else f" {value}")
+    return f"{name}=" + ("" if value is None else repr(value))
+
+
+def settings_argument(values: Mapping[str, object]) -> str:
+    """How the user writes settings: after ``--set``, or as an argument in Python.
+
+    >>> settings_argument({"sac.crop": 84})
+    "settings={'sac.crop': 84}"
+    >>> with on_command_line(): settings_argument({"sac.crop": 84, "env.render": True})
+    '--set sac.crop=84 env.render=true'
+    """
+    if not _on_command_line:
+        return f"settings={dict(values)}"
+    words = (f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items())
+    return f"--set {' '.join(words)}"
+
+
+def one_line(value: object, length: int = 200) -> str:
+    r"""A value in a message: on one line, without runs of spaces, cut off after ``length`` characters.
+
+    >>> one_line("Box([0.\n   1.])"), one_line("abcdef", 3)
+    ('Box([0. 1.])', 'abc...')
+    """
+    text = " ".join(str(value).split())
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def printable(text: str) -> str:

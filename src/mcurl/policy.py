@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_chec
 import numpy as np
 from numpy.typing import NDArray
 
-from mcurl.errors import UserError, suggest
+from mcurl.errors import UserError, one_line, suggest
 from mcurl.files import as_path
 
 if TYPE_CHECKING:
@@ -91,7 +91,10 @@ class Policy:
         Raises:
             UserError: the shape or the dtype is another one.
         """
-        observation = np.asarray(observation)
+        try:
+            observation = np.asarray(observation)
+        except ValueError as error:  # lists of unequal lengths
+            raise UserError(f"an observation of {self.task} is one array, not {one_line(observation)}") from error
         pixels, shape = len(self.observation_shape) == 3, self.observation_shape
         kind = "uint8" if pixels else "float32"
         if observation.shape[-len(shape) :] != shape or observation.ndim not in (len(shape), len(shape) + 1):
@@ -103,6 +106,8 @@ class Policy:
             raise UserError(f"an observation of {self.task} is {kind} {list(shape)}, not {observation.dtype}")
         single = observation.ndim == len(shape)
         batch = observation[None] if single else observation
+        if not len(batch):
+            return np.zeros((0, *self.action_space.shape), self.action_space.dtype)  # type: ignore[misc]
         with self._accelerated():
             actions: NDArray[Any] = self._agent.act(
                 batch if pixels else batch.astype(np.float32), explore=False, clock=self._clock
@@ -117,14 +122,15 @@ class Policy:
             seed: seed of the environment's random numbers; None: the run's seed.
 
         Raises:
-            UserError: the library of the environment is not installed, or making it would run code that an exported
-                policy names.
+            UserError: the seed is not an integer from 0, the library of the environment is not installed, or making it
+                would run code that an exported policy names.
         """
+        from mcurl.config.resolve import read_seed
         from mcurl.envs import make_env
 
+        seed = self._settings.seed if seed is None else read_seed(seed)
         self._check_env()
-
-        return make_env(self._settings.env, self._settings.seed if seed is None else seed)
+        return make_env(self._settings.env, seed)
 
     def evaluate(self, episodes: int | None = None, seed: int | None = None) -> NDArray[np.float64]:
         """Play episodes as the evaluations of a run do.
@@ -142,9 +148,11 @@ class Policy:
             UserError: ``episodes`` is less than 1, or as for :meth:`env`.
         """
         from mcurl.config.fields import read_value
+        from mcurl.config.resolve import read_seed
         from mcurl.evaluate import evaluate_policy
         from mcurl.runtime.device import prepare, process_state_restored
 
+        seed = self._settings.seed if seed is None else read_seed(seed)
         self._check_env()
         schedule = self._settings.evaluation
         count = schedule.final_episodes or schedule.episodes if episodes is None else episodes
@@ -153,9 +161,7 @@ class Policy:
             raise UserError(f"episodes must be at least 1, not {count}")
         with process_state_restored():
             prepare(self._settings.compute)
-            return evaluate_policy(
-                self._settings, self._agent, self._clock, count, self._settings.seed if seed is None else seed
-            )
+            return evaluate_policy(self._settings, self._agent, self._clock, count, seed)
 
     def _check_env(self) -> None:
         """Raise UserError if the environment would run code that the folder of a stranger names."""

@@ -19,7 +19,7 @@ from mcurl.config.settings import TrainSettings
 from mcurl.envs import CannotSave, release
 from mcurl.envs.foreign import EnvironmentFailure
 from mcurl.envs.threaded import Outcome, ThreadedEnv
-from mcurl.errors import UserError
+from mcurl.errors import UserError, argument
 from mcurl.evaluate import evaluate_policy, is_score, record_policy, score_line
 from mcurl.recording import Recording
 from mcurl.replay import prune
@@ -108,7 +108,7 @@ def _load(run: Run, checkpoint: Checkpoint, trainer: Trainer) -> None:
             raise UserError(f"{checkpoint.folder} holds the state of {steps:,} env steps: it was renamed")
         aside = run.rewind(checkpoint)
     except UserError as error:
-        hint = "" if "--checkpoint" in str(error) else earlier_hint(checkpoint)
+        hint = "" if argument("checkpoint") in str(error) else earlier_hint(checkpoint)
         again = run.command("evaluate", "--checkpoint", checkpoint.env_steps)
         raise UserError(f"{error}{hint}; the policy can be evaluated with: {again}") from error
     except WRONG_VALUES as error:

@@ -134,8 +134,8 @@ def test_rl_only_nocrop_is_rl_only_without_the_crop() -> None:
     assert cropless.to_json() | {"sac": None, "method": ""} == plain.to_json() | {"sac": None, "method": ""}
     for task in ("atari/Pong", "gym/CartPole-v1", "toy/catch"):
         message = refused(task, "rl-only-nocrop")
-        assert "--method rl-only-nocrop is for SAC; Rainbow learns" in message
-        assert "use --method rl-only" in message
+        assert "method='rl-only-nocrop' is for SAC; Rainbow learns" in message
+        assert "use the method rl-only" in message
 
 
 def test_sac_state_sees_states_in_larger_batches() -> None:
@@ -213,10 +213,10 @@ def test_an_unknown_agent_has_a_nearest() -> None:
         ("mcurl.negatives=sequences", "mcurl.negatives is batch or sequence, not 'sequences': did you mean sequence?"),
         ("mcurl.projection=maybe", "mcurl.projection is true or false, not 'maybe'"),
         ("env.action_repeat=0", "env.action_repeat must be at least 1, not 0"),
-        ("env.task=walker-walk", "env.task is not a setting: pass it on the command line (TASK)"),
-        ("seed=3", "seed is not a setting: pass it on the command line, e.g. `--seed 2`"),
-        ("method=curl", "method is not a setting: pass it on the command line (--method)"),
-        ("agent=sac", "agent is not a setting: pass it on the command line (--agent)"),
+        ("env.task=walker-walk", "env.task is not a setting: pass it as the first argument"),
+        ("seed=3", "seed is not a setting: pass it as seed="),
+        ("method=curl", "method is not a setting: pass it as method="),
+        ("agent=sac", "agent is not a setting: pass it as agent="),
         ("curl.scale=1", "curl.scale has no effect here"),
         ("rainbow.n_step=3", "rainbow.n_step has no effect here"),
         ("rainbow.feature_source=conv", "rainbow.feature_source has no effect here"),

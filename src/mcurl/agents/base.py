@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcurl.errors import UserError
+from mcurl.errors import UserError, argument
 from mcurl.objectives.base import Objective
 from mcurl.registry import Pluggable
 from mcurl.replay.augment import Augmentation, WholeFrame
@@ -126,7 +126,8 @@ class Agent(Pluggable, ABC):
         Raises:
             UserError: the agent does not support contrastive objectives.
         """
-        raise UserError(f"the agent {cls.__name__} does not support contrastive objectives: use --method rl-only")
+        other = argument("method", "rl-only")
+        raise UserError(f"the agent {cls.__name__} does not support contrastive objectives: use {other}")
 
     @abstractmethod
     def __init__(

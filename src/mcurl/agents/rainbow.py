@@ -18,7 +18,7 @@ from mcurl.agents.base import Agent, BatchSpec, Clock, Update, UpdateSchedule
 from mcurl.agents.distributional import cross_entropy, double_q_target, expected, make_support, of_action
 from mcurl.agents.optim import adam, clip_and_step, load_optimizer, objective_parameters, set_learning_rates
 from mcurl.config.fields import setting
-from mcurl.errors import UserError
+from mcurl.errors import UserError, argument, one_line, settings_argument
 from mcurl.networks.atari import HEAD_WIDTH, ContrastHead, DataEfficientEncoder, encoder_width
 from mcurl.networks.ema import ema_update, momentum_copy
 from mcurl.networks.noisy import DuelingHead, HeadWeights
@@ -29,7 +29,7 @@ from mcurl.replay.batch import Batch, Contrast, Transitions
 VIEW_PAD = 4
 """A view of an 84 × 84 frame is a random crop of 80 × 80, padded by 4 on every side, and cropped to 84 × 84."""
 FeatureSource = Literal["head", "conv"]
-RANDOM_START = "rainbow.random_start=true rainbow.learning_starts=5000"
+RANDOM_START = {"rainbow.random_start": True, "rainbow.learning_starts": 5000}
 """Settings that found a reward in RoadRunner with 12 of 12 seeds, unlike exploration by noise alone."""
 AugmentationName = Literal["padded-crop", "shift", "none"]
 
@@ -151,7 +151,8 @@ class Rainbow(Agent):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if not isinstance(action_space, gymnasium.spaces.Discrete):
-            raise UserError(f"Rainbow needs discrete actions, not {action_space}: use --agent sac")
+            other = argument("agent", "sac")
+            raise UserError(f"Rainbow needs discrete actions, not {one_line(action_space)}: use {other}")
         s, shape = settings, _pixels(observation_shape)
         self.settings, self.objective, self.device = settings, objective, device
         random_steps = s.learning_starts if s.random_start else 0
@@ -159,7 +160,7 @@ class Rainbow(Agent):
         self.batch_spec = _batch_spec(s, min(shape[1:]))
         self.evaluation_epsilon = s.evaluation_epsilon
         if not s.random_start:
-            self.no_reward_hint = f"start a new run with --set {RANDOM_START} for random actions at the beginning"
+            self.no_reward_hint = f"start a new run with {settings_argument(RANDOM_START)} for random actions first"
         self.support = make_support(s.atoms, s.v_min, s.v_max, device)
         self.online = QNetwork(s, shape, int(action_space.n), dtype).to(device)
         self.target = momentum_copy(self.online)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mcurl.agents.base import Agent, BatchSpec, Clock, Update, UpdateSchedule
 from mcurl.agents.optim import adam, descend, load_optimizer, objective_parameters, set_learning_rates
 from mcurl.config.fields import setting
-from mcurl.errors import UserError
+from mcurl.errors import UserError, argument, one_line
 from mcurl.networks.acting import PixelPolicy
 from mcurl.networks.ema import ema_update, momentum_copy
 from mcurl.networks.encoders import Convolutions, FeatureHead, PixelEncoder, StateEncoder, centre_crop
@@ -122,7 +122,8 @@ class SAC(Agent):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if not isinstance(action_space, gymnasium.spaces.Box):
-            raise UserError(f"SAC needs continuous actions, not {action_space}: use --agent rainbow")
+            other = argument("agent", "rainbow")
+            raise UserError(f"SAC needs continuous actions, not {one_line(action_space)}: use {other}")
         s, actions = settings, int(np.prod(action_space.shape))
         self.settings, self.objective, self.device = settings, objective, device
         self.schedule = UpdateSchedule(s.learning_starts, s.updates_per_step, random_steps=s.learning_starts)

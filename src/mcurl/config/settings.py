@@ -26,7 +26,7 @@ from mcurl.config.fields import (
 )
 from mcurl.config.sections import CheckpointSettings, EvaluationSettings, ReplaySettings
 from mcurl.config.tasks import Method, flatten, methods
-from mcurl.errors import UserError, suggest
+from mcurl.errors import UserError, argument, suggest
 from mcurl.run.names import (
     UNNAMED_AGENTS,
     append_changes,
@@ -278,7 +278,7 @@ def _refuse_agent(name: str) -> None:
 
     if name.lower() in AGENTS:
         agent = name.lower()
-        choice = f"did you mean --method rl-only (the RL loss alone), or --agent {agent}?"
+        choice = f"did you mean {argument('method', 'rl-only')} (the RL loss alone), or {argument('agent', agent)}?"
         raise UserError(f"{name} is an agent, not a method: {choice}")
 
 

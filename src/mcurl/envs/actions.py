@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from mcurl.envs.stack import Rescaling
-from mcurl.errors import UserError
+from mcurl.errors import UserError, one_line
 
 MAX_COMBINATIONS = 4096
 """Largest number of actions that a MultiDiscrete or MultiBinary space is flattened to."""
@@ -37,10 +37,10 @@ def convert_actions(space: gymnasium.Space[Any], task: str) -> tuple[Callable[[A
         return _flatten(space, task)
     if not isinstance(space, Box) or not np.issubdtype(space.dtype, np.floating):
         supported = "Discrete, MultiDiscrete, MultiBinary and bounded Box of floats"
-        raise UserError(f"{task} has actions of {space}: only {supported} are supported")
+        raise UserError(f"{task} has actions of {one_line(space)}: only {supported} are supported")
     if space.low.size == 0 or not (np.abs(space.low) < UNBOUNDED).all() or not (np.abs(space.high) < UNBOUNDED).all():
         raise UserError(
-            f"{task} has actions without bounds ({space}): they cannot be rescaled to [-1, 1]; "
+            f"{task} has actions without bounds ({one_line(space)}): they cannot be rescaled to [-1, 1]; "
             "wrap it in gymnasium.wrappers.RescaleAction or give its Box finite bounds"
         )
     rescaling, dtype = Rescaling(space.low, space.high), space.dtype
@@ -57,9 +57,8 @@ def _flatten(space: MultiDiscrete | MultiBinary, task: str) -> tuple[Callable[[A
     for size in sizes:
         combinations *= size
     if combinations > MAX_COMBINATIONS:
-        raise UserError(
-            f"{task} has actions of {space}: {combinations:,} combinations; at most {MAX_COMBINATIONS:,} are flattened"
-        )
+        limit = f"{combinations:,} combinations; at most {MAX_COMBINATIONS:,} are flattened"
+        raise UserError(f"{task} has actions of {one_line(space)}: {limit}")
 
     def to_inner(action: Any) -> Any:
         return (np.array(np.unravel_index(int(action), sizes)).reshape(shape) + start).astype(dtype)

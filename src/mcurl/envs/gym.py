@@ -30,7 +30,7 @@ from mcurl.envs.foreign import INTERFACE, SHIMMY, EnvironmentFailure, Hint, call
 from mcurl.envs.images import Channels, Fit, FrameWatch, Framing, find_image
 from mcurl.envs.opengl import choose_backends, complaint
 from mcurl.envs.stack import StackedEnv, check_settings
-from mcurl.errors import UserError, suggest
+from mcurl.errors import UserError, one_line, settings_argument, suggest
 
 
 @dataclass(frozen=True)
@@ -320,9 +320,9 @@ class GymEnv(StackedEnv):
     def _check_renders(self) -> None:
         """Raise UserError if rendered images cannot be the frames."""
         if "rgb_array" not in (_render_modes(self._env) or ()):
-            space = str(self._env.observation_space)
+            space = one_line(self._env.observation_space)
             raise UserError(
-                f"{self.name} has no images: it cannot render rgb_array, and its observations are {space[:200]}, "
+                f"{self.name} has no images: it cannot render rgb_array, and its observations are {space}, "
                 "not an image such as uint8 [H, W, 3]"
             )
 
@@ -338,7 +338,7 @@ class GymEnv(StackedEnv):
         if isinstance(self.action_space, gymnasium.spaces.Discrete) and not isinstance(
             inner, gymnasium.spaces.Discrete
         ):
-            lines.append(f"{self.name}: {inner} is flattened to {self.action_space.n} actions")
+            lines.append(f"{self.name}: {one_line(inner)} is flattened to {self.action_space.n} actions")
         if not self._limit:
             lines.append(
                 f"{self.name} has no time limit: evaluations cut off episodes after {self.settings.evaluation_limit:,} "
@@ -470,7 +470,9 @@ def _constructor_hint(creator: Any) -> Hint:
 def _argument_hint(error: BaseException) -> str:
     """How to set the argument that a constructor misses, if the error is about one."""
     match = re.search(r"missing \d+ required [\w -]*arguments?: '(\w+)'", message(error))
-    return f"--set env.kwargs.{match[1]}=VALUE sets it" if match and isinstance(error, TypeError) else ""
+    if not match or not isinstance(error, TypeError):
+        return ""
+    return f"{settings_argument({f'env.kwargs.{match[1]}': 'VALUE'})} sets it"
 
 
 def _opengl_hint(error: BaseException) -> str:

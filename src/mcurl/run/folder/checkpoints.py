@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcurl.errors import UserError
+from mcurl.errors import UserError, argument
 from mcurl.files import TEXT_BYTES, own_folder, read_bytes, read_object, real_folder, write_file
 from mcurl.run.checkpoint import load_tree, recover, save_tree, write_atomically
 from mcurl.run.folder.documents import Span, read_sealed, seal
@@ -132,7 +132,7 @@ def earlier_hint(checkpoint: Checkpoint) -> str:
     """How the checkpoint before a damaged one is used; empty if there is none."""
     complete = Checkpoints(checkpoint.folder.parent).complete()
     earlier = [other.env_steps for other in complete if other.env_steps < checkpoint.env_steps]
-    return f"; the one before it is used with --checkpoint {max(earlier)}" if earlier else ""
+    return f"; the one before it is used with {argument('checkpoint', max(earlier))}" if earlier else ""
 
 
 class Checkpoints:

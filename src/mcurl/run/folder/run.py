@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from mcurl.errors import UserError, printable
+from mcurl.errors import UserError, argument, printable
 from mcurl.files import JSON_BYTES, own_folder, read_bytes, read_object, read_text, write_file, write_new
 from mcurl.recording import recording_path
 from mcurl.run.evaluations import read_vouched
@@ -160,8 +160,8 @@ class Run:
             if not run.checkpoints() and run.settings == json.loads(as_json(settings)) and not run.locked:
                 return
             again = run.command("resume")
-            raise UserError(f"{folder} exists already: use `{again}`, or another --seed, --name or --out")
-        message = "without a checkpoint: move it away, or use another --seed, --name or --out"
+            raise UserError(f"{folder} exists already: use `{again}`, or another {_elsewhere()}")
+        message = f"without a checkpoint: move it away, or use another {_elsewhere()}"
         raise UserError(f"{folder} exists already, {message}")
 
     def command(self, name: str, *words: object) -> str:
@@ -435,7 +435,7 @@ class Run:
                     f"they were renamed: {', '.join(map(str, renamed[:3]))}; give one its name back, such as 000100000"
                 )
             else:
-                hint = "they were removed, so start a new run with another --seed, --name or --out"
+                hint = f"they were removed, so start a new run with another {_elsewhere()}"
             raise UserError(f"{self.folder} has no checkpoint{' yet' if self.resumable else ''}: {hint}")
         return checkpoints[-1]
 
@@ -456,9 +456,11 @@ class Run:
         steps = checkpoint.env_steps if checkpoint else 0
         if env_steps is not None and (env_steps <= steps or env_steps < self.env_steps):
             current = f"a budget of {self.env_steps:,}" if env_steps > steps else f"{steps:,}"
-            raise UserError(f"{self.folder} has {current} env steps already: --env-steps must be above {env_steps:,}")
+            least = f"{argument('env_steps')} must be above {env_steps:,}"
+            raise UserError(f"{self.folder} has {current} env steps already: {least}")
         if env_steps is None and checkpoint and checkpoint.final and steps >= self.env_steps:
-            raise UserError(f"{self.folder} is complete with {steps:,} env steps: use a larger --env-steps to continue")
+            more = f"use a larger {argument('env_steps')} to continue"
+            raise UserError(f"{self.folder} is complete with {steps:,} env steps: {more}")
         return checkpoint
 
     def checkpoint_at(self, env_steps: int) -> Checkpoint:
@@ -531,3 +533,9 @@ class Run:
             with contextlib.suppress(UserError):
                 return checkpoint.logs().get(name, Span()).length
         return 0
+
+
+def _elsewhere() -> str:
+    """The arguments with which a new run has another folder."""
+    seed, name, out = map(argument, ("seed", "name", "out"))
+    return f"{seed}, {name} or {out}"
