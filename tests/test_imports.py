@@ -122,7 +122,7 @@ RULES: dict[str, set[str]] = {
         *("agents.optim", "config.fields", "networks.ema", "objectives.base", "objectives.registry"),
         *("replay.sampling",),
     },
-    "integrations.sb3": {"integrations", "networks.encoders", "objectives.base"},
+    "integrations.sb3": {"config.fields", "integrations", "networks.encoders", "objectives.base"},
     "sb3": {"integrations.sb3"},
     "torchrl": {"integrations.torchrl"},
     "parsers": {"commands", "run.names"},

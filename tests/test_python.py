@@ -421,6 +421,28 @@ def test_numpy_integers_are_integers(finished: mcurl.RunResult) -> None:
             mcurl.make_env("toy/reach", seed=seed)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("seed", ["x", -1, 1.5, [1]])
+def test_a_seed_of_a_policy_is_checked(seed: Any, finished: mcurl.RunResult) -> None:
+    policy = mcurl.load(finished)
+    for use in (lambda: policy.env(seed=seed), lambda: policy.evaluate(1, seed=seed)):
+        with pytest.raises(mcurl.UserError, match="seed"):
+            use()
+
+
+def test_no_observations_have_no_actions_and_lists_of_unequal_lengths_are_refused(finished: mcurl.RunResult) -> None:
+    policy = mcurl.load(finished)
+    assert policy.act(np.zeros((0, *policy.observation_shape), np.uint8)).shape == (0, 2)
+    with pytest.raises(mcurl.UserError, match="is one array"):
+        policy.act([[1], [1, 2]])  # type: ignore[arg-type]
+
+
+def test_messages_name_the_arguments_of_python(finished: mcurl.RunResult) -> None:
+    with pytest.raises(mcurl.UserError, match="use a larger env_steps= to continue"):
+        mcurl.resume(finished)
+    with pytest.raises(mcurl.UserError, match="another seed=, name= or out="):
+        small()
+
+
 def test_a_run_without_a_checkpoint_has_no_policy(finished: mcurl.RunResult, here: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         small(callbacks=[Recorder(stop_at=0, exception=ZeroDivisionError())])

@@ -58,7 +58,10 @@ FAST = [
     ("train toy/reach --method seq-curl --set seq_curl.lenght=8", "did you mean seq_curl.length?"),
     ("train toy/reach --set compute.thread=1", "did you mean compute.threads?"),
     ("train toy/reach --set env.image=1", "there is no setting env.image: did you mean env.image_size?"),
-    ("train toy/reach --import my_envs", "unknown option --import: a module of yours is part of a name: task gym/MODULE"),
+    (
+        "train toy/reach --import my_envs",
+        "unknown option --import: a module of yours is part of a name: task gym/",
+    ),
     ("train toy/reach --set env.shadows=1", "env.shadows has no effect here: it is a setting of dmc/, not of toy/"),
     ("train gym/CartPole-v1 --set env.kwarg.x=1", "there is no setting env.kwarg.x: did you mean env.kwargs?"),
     ("settings toy/reach --import x", "unknown option --import: a module of yours is part of a name"),

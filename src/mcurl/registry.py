@@ -72,7 +72,7 @@ class Registry(Generic[T]):
             raise UserError(f"unknown {self.kind} {name!r}: {suggest(name, self.classes)}; {hint}")
 
     def outline(self, name: str) -> Outline:
-        """What the source of a registered class says of its settings. It is not imported, because that takes seconds."""
+        """The settings of a registered class, from its source. The class is not imported, which would take seconds."""
         return outline(self.classes[name])
 
     def names_of(self, cls: type[T]) -> list[str]:
@@ -141,7 +141,8 @@ def _source_classes(path: str) -> list[tuple[ast.ClassDef, str]]:
     """The syntax of a class and of its bases in this package, each with its module; the class first."""
     module, _, name = path.partition(":")
     spec = find_spec(module)
-    assert spec is not None and spec.origin is not None, module
+    assert spec is not None
+    assert spec.origin is not None
     homes, classes = {}, {}
     for line in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
         if isinstance(line, ast.ImportFrom) and (line.module or "").partition(".")[0] == __package__:

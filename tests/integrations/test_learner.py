@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,3 +151,30 @@ def test_groups_and_their_schedule() -> None:
 def test_wrong_settings_are_refused(name: str, settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_objective(name, D, settings)
+
+
+@pytest.mark.parametrize(
+    ("observations", "padded", "options", "message"),
+    [
+        ((8, 2, 6, 6), None, {}, r"padded is bool \[B, 4\], the positions outside their episode, not None"),
+        ((8, 2, 6, 6), (2, 5), {}, r"not \[2, 5\]"),
+        ((8, 2, 6, 6), (8,), {}, r"not \[8\]"),
+        ((7, 2, 6, 6), (2, 4), {}, r"observations are a tensor \[8, C, H, W\] for this padding, not Tensor \[7, 2"),
+        ((2, 4, 2, 6, 6), (2, 4), {}, r"observations are a tensor \[8, C, H, W\]"),
+        ((8, 2, 6, 6), (2, 4), {"frame_stack": 0}, "frame_stack=0 does not divide the 2 channels"),
+        ((8, 2, 6, 6), (2, 4), {"frame_stack": 3}, "frame_stack=3 does not divide the 2 channels"),
+    ],
+)
+def test_sequences_of_the_wrong_shape_are_refused(
+    observations: tuple[int, ...], padded: tuple[int, ...] | None, options: dict[str, Any], message: str
+) -> None:
+    objective = make_objective("mcurl", 8, {"length": 4, "batch": 2})
+    padding = None if padded is None else np.zeros(padded, np.bool_)
+    with pytest.raises(UserError, match=message):
+        objective.prepare(torch.zeros(observations), padding, np.random.default_rng(0), **options)
+
+
+@pytest.mark.parametrize("feature_dim", [0, -1, 2.5, "50"])
+def test_a_number_of_features_is_a_whole_number(feature_dim: Any) -> None:
+    with pytest.raises(UserError, match="feature_dim is a whole number, at least 1"):
+        make_objective("curl", feature_dim)

@@ -44,6 +44,55 @@ def build(cls: type[Any], env: Any = None, **options: Any) -> Any:
     return cls("CnnPolicy", env, **{**defaults, **extra, **options})
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"contrast_lr": -1.0}, "contrast_lr must be above 0"),
+        ({"contrast_lr": "fast"}, "contrast_lr is a number"),
+        ({"encoder_factor": -1}, "encoder_factor must be at least 0"),
+        ({"key_momentum": 5.0}, "key_momentum must be from 0 to 1"),
+        ({"shift_pad": 1.5}, "shift_pad is a whole number"),
+        ({"frame_stack": 0}, "frame_stack must be at least 1"),
+        ({"frame_stack": 2}, "frame_stack=2 does not divide the 1 channels"),
+        ({"action_repeat": 0}, "action_repeat must be at least 1"),
+        ({"objective": 3}, "an objective is a name or a subclass of Objective, not 3"),
+        ({"objective_settings": ["length"]}, "settings are a dict"),
+        ({"objective_settings": {"mcurl.lenght": 4}}, "there is no setting mcurl.lenght: did you mean length"),
+        ({"objective_settings": {"mcurl.length": 4}}, "write 'length', without the section"),
+    ],
+)
+def test_options_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(MCurlSAC, **options)
+
+
+def test_other_policies_and_observations_are_refused() -> None:
+    for policy in ("MlpPolicy", "MultiInputPolicy", 3):
+        with pytest.raises(UserError, match='the policy is "CnnPolicy" or a subclass of CurlSACPolicy'):
+            MCurlSAC(policy, Bar())  # type: ignore[arg-type]
+    env = Bar()
+    env.observation_space = gymnasium.spaces.Dict(image=env.observation_space)
+    with pytest.raises(UserError, match="learns from one image"):
+        MCurlSAC("CnnPolicy", env)
+
+
+def test_a_loaded_model_keeps_its_options(tmp_path: Path) -> None:
+    build(MCurlSAC, action_repeat=4).save(tmp_path / "model")
+    with pytest.raises(UserError, match="objective cannot be changed by load"):
+        MCurlSAC.load(tmp_path / "model", objective="curl")
+    assert MCurlSAC.load(tmp_path / "model").contrast_options.action_repeat == 4
+
+
+def test_windows_across_episodes_wait_for_enough_rows() -> None:
+    settings = {"length": 16, "batch": 4, "cross_episodes": True}
+    model = build(MCurlSAC, objective_settings=settings, learning_starts=2)
+    updates = []
+    original = model.contrast.update
+    model.contrast.update = lambda *a, **k: updates.append(model.num_timesteps) or original(*a, **k)
+    model.learn(20)
+    assert updates == list(range(16, 21))
+
+
 def score(model: Any) -> float:
     """Mean reward over all columns."""
     env = Bar(discrete=isinstance(model, MCurlDQN))
@@ -222,7 +271,7 @@ class States(Bar):
     [
         (lambda: build(MCurlSAC, States()), "learns from images"),
         (lambda: build(MCurlSAC, VecNormalize(make_vec_env(Bar))), "norm_obs=False"),
-        (lambda: MCurlSAC(MCurlDQN.policy_aliases["CnnPolicy"], Bar()), "CnnPolicy is not a subclass of CurlSACPolicy"),
+        (lambda: MCurlSAC(MCurlDQN.policy_aliases["CnnPolicy"], Bar()), "is not a subclass of CurlSACPolicy"),
         (lambda: build(MCurlSAC, objective="mcrl"), "did you mean mcurl"),
         (lambda: build(MCurlSAC, policy_kwargs={"share_features_extractor": True}), "omit it"),
         (lambda: build(MCurlSAC, policy_kwargs=ENCODER | {"features_extractor_kwargs": {"side": 13}}), "side=13"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -46,3 +49,18 @@ def test_what_does_not_fit_is_refused() -> None:
         random_crop(PIXELS, 6)
     with pytest.raises(UserError, match="pad=-1"):
         random_shift(PIXELS, -1)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "size"),
+    [
+        (torch.zeros(2, 3, 8, 8), 6.5),
+        (torch.zeros(2, 3, 8, 8), "6"),
+        (torch.zeros(3, 8, 8), 6),
+        (np.zeros((2, 3, 8, 8)), 6),
+    ],
+)
+def test_what_is_not_pixels_or_not_a_number_of_them_is_refused(pixels: Any, size: Any) -> None:
+    for augment in (random_crop, random_shift):
+        with pytest.raises(UserError, match="pixels"):
+            augment(pixels, size)

@@ -98,3 +98,12 @@ def test_saved_and_loaded_it_gives_the_same_loss(tmp_path: Path) -> None:
 def test_steps_that_are_no_whole_slices_are_refused() -> None:
     with pytest.raises(UserError, match="7 steps are no whole slices: expected a multiple of length=5"):
         build()(TensorDict({"pixels": torch.zeros(7, 1, SIDE, SIDE)}, [7]))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_samples_without_pixels_or_without_a_mask_are_refused() -> None:
+    loss, sample = build(), replay().sample()
+    with pytest.raises(UserError, match="no mask"):
+        loss(sample.exclude(("collector", "mask")))
+    with pytest.raises(UserError, match="no 'pixels' in the sample"):
+        loss(sample.exclude("pixels"))

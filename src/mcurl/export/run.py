@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mcurl.config.resolve import resolve
 from mcurl.config.settings import TrainSettings
 from mcurl.errors import UserError
 from mcurl.evaluate import load_agent
@@ -93,7 +95,19 @@ def _command(metadata: Mapping[str, Any], settings: TrainSettings) -> str:
     if words[:2] != ["mcurl", "train"]:
         words = ["mcurl", "train", settings.task, "--method", settings.method, "--agent", settings.agent]
         words += ["--env-steps", str(settings.env_steps), "--seed", str(settings.seed)]
+        words += ["--set", *changes] if (changes := _changes(settings)) else []
     return shlex.join(words)
+
+
+def _changes(settings: TrainSettings) -> list[str]:
+    """``key=value`` of each setting that differs from what the task, method and agent have by default."""
+    defaults = resolve(settings.task, settings.method, agent=settings.agent).sections
+    return [
+        f"{section}.{field.name}={str(value).lower() if value is None or isinstance(value, bool) else value}"
+        for section, values in settings.sections.items()
+        for field in dataclasses.fields(values)
+        if (value := getattr(values, field.name)) != getattr(defaults[section], field.name)
+    ]
 
 
 def _versions(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,9 +23,11 @@ def random_crop(pixels: Tensor, size: int, *, generator: torch.Generator | None 
     Raises:
         UserError: the crop does not fit.
     """
-    n, _, height, width = pixels.shape
-    if not 1 <= size <= min(height, width):
-        raise UserError(f"a crop of {size} pixels does not fit into observations of {height}×{width}")
+    n, _, height, width = _shape(pixels)
+    if isinstance(size, np.integer):
+        size = int(size)
+    if not isinstance(size, int) or not 1 <= size <= min(height, width):
+        raise UserError(f"a crop of {size!r} pixels does not fit into observations of {height}×{width}")
     top, left = (
         torch.randint(side - size + 1, (n,), generator=generator, device=pixels.device) for side in (height, width)
     )
@@ -45,15 +48,25 @@ def random_shift(pixels: Tensor, pad: int = 4, *, generator: torch.Generator | N
     Raises:
         UserError: ``pad`` is negative.
     """
-    if pad < 0:
-        raise UserError(f"pad={pad}: expected a number of pixels, at least 0")
-    n, _, height, width = pixels.shape
+    if isinstance(pad, np.integer):
+        pad = int(pad)
+    if not isinstance(pad, int) or pad < 0:
+        raise UserError(f"pad={pad!r}: expected a number of pixels, at least 0")
+    n, _, height, width = _shape(pixels)
     # F.pad repeats no edges of uint8.
     rows = torch.arange(-pad, height + pad, device=pixels.device).clamp(0, height - 1)
     columns = torch.arange(-pad, width + pad, device=pixels.device).clamp(0, width - 1)
     padded = pixels.index_select(2, rows).index_select(3, columns)
     top, left = (torch.randint(2 * pad + 1, (n,), generator=generator, device=pixels.device) for _ in range(2))
     return _crop(padded, top, left, height, width)
+
+
+def _shape(pixels: Tensor) -> torch.Size:
+    """The shape of pixels. Raises UserError if they are not a tensor of four dimensions."""
+    if not isinstance(pixels, Tensor) or pixels.ndim != 4:
+        found = list(pixels.shape) if hasattr(pixels, "shape") else ""
+        raise UserError(f"pixels are a tensor [N, C, H, W], not a {type(pixels).__name__} {found}".rstrip())
+    return pixels.shape
 
 
 def _crop(pixels: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mcurl.config.fields import field_hints, field_meta, read_value
-from mcurl.errors import UserError, suggest
+from mcurl.errors import UserError, one_line, suggest
 from mcurl.objectives.base import Objective
 from mcurl.objectives.registry import OBJECTIVES
 
@@ -25,12 +25,20 @@ def make_objective(
         UserError: the objective or a setting does not exist, or a value is out of range.
     """
     cls = OBJECTIVES.get(objective) if isinstance(objective, str) else objective
+    if not (isinstance(cls, type) and issubclass(cls, Objective)):
+        raise UserError(f"an objective is a name or a subclass of Objective, not {one_line(objective)}")
+    if isinstance(feature_dim, bool) or not isinstance(feature_dim, int) or feature_dim < 1:
+        raise UserError(f"feature_dim is a whole number, at least 1, not {feature_dim!r}")
+    if settings is not None and not isinstance(settings, Mapping):
+        raise UserError(f'settings are a dict such as {{"length": 16}}, not {one_line(settings)}')
     hints, meta = field_hints(cls.Settings), field_meta(cls.Settings)
     values: dict[str, Any] = {}
     for name, raw in (settings or {}).items():
         key = f"{cls.section}.{name}"
         if name not in hints:
-            raise UserError(f"there is no setting {key}: {suggest(name, hints)}")
+            short = str(name).removeprefix(f"{cls.section}.")
+            advice = f"write {short!r}, without the section" if short in hints else suggest(short, hints)
+            raise UserError(f"there is no setting {cls.section}.{short if short not in hints else name}: {advice}")
         values[name] = read_value(key, hints[name], raw)
         meta[name].check(key, values[name])
     return cls(cls.Settings(**values), feature_dim)

@@ -27,7 +27,8 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import Tensor, nn
 
-from mcurl.errors import UserError
+from mcurl.config.fields import field_hints, field_meta, read_value, setting
+from mcurl.errors import UserError, one_line
 from mcurl.integrations.augment import random_crop, random_shift
 from mcurl.integrations.learner import ContrastiveLearner
 from mcurl.integrations.objective import make_objective
@@ -50,18 +51,25 @@ class ContrastOptions:
     """``"mcurl"``, ``"curl"``, ``"seq-curl"``, ``"sym-curl"``, ``"module:Class"``, or a class."""
     objective_settings: dict[str, Any] | None = None
     """Settings of the objective that differ from their defaults, e.g. ``{"length": 16, "mask_rate": 0.6}``."""
-    contrast_lr: float | None = None
+    contrast_lr: float | None = setting(None, above=0)
     """Base learning rate of the contrastive loss; None: SB3's learning rate at the start."""
-    encoder_factor: float = 2.0
+    encoder_factor: float = setting(2.0, low=0)
     """The encoder's learning rate for the contrastive loss, as a multiple of ``contrast_lr``."""
-    key_momentum: float = 0.025
+    key_momentum: float = setting(0.025, low=0, high=1)
     """Momentum of the key encoder, per update (CURL: 0.05 at every second one; on Atari 0.001)."""
-    shift_pad: int = 4
+    shift_pad: int = setting(4, low=0)
     """Largest shift in pixels; 0 is off."""
-    frame_stack: int = 1
+    frame_stack: int = setting(1, low=1)
     """Frames in an observation; for masks over single frames."""
-    action_repeat: int = 1
+    action_repeat: int = setting(1, low=1)
     """Simulator steps per step of the environment (frame skip), for the learning-rate schedules."""
+
+    def __post_init__(self) -> None:
+        hints, meta = field_hints(ContrastOptions), field_meta(ContrastOptions)
+        for name in ("contrast_lr", "encoder_factor", "key_momentum", "shift_pad", "frame_stack", "action_repeat"):
+            value = read_value(name, hints[name], getattr(self, name))
+            meta[name].check(name, value)
+            object.__setattr__(self, name, value)
 
 
 class CurlEncoder(BaseFeaturesExtractor):  # type: ignore[misc]
@@ -203,13 +211,32 @@ class _Contrastive:
         names = ContrastOptions.__dataclass_fields__
         self.contrast_options = self._options(**{name: kwargs.pop(name) for name in names if name in kwargs})
         self.learned_env_steps = 0
+        needed = self.policy_class_needed.__name__
         if isinstance(policy, type) and not issubclass(policy, self.policy_class_needed):
-            raise UserError(f"{policy.__name__} is not a subclass of {self.policy_class_needed.__name__}")
+            raise UserError(f"{policy.__name__} of {policy.__module__} is not a subclass of {needed}")
+        if not isinstance(policy, type) and policy != "CnnPolicy":
+            raise UserError(f'the policy is "CnnPolicy" or a subclass of {needed}, not {policy!r}')
+        space = getattr(env, "observation_space", None)
+        if isinstance(space, gymnasium.spaces.Dict | gymnasium.spaces.Tuple):
+            raise UserError(
+                f"the contrastive loss learns from one image: choose it with a wrapper, from {one_line(space)}"
+            )
         super().__init__(policy, env, *args, **kwargs)  # type: ignore[call-arg]
 
     @staticmethod
     def _options(**options: Any) -> ContrastOptions:
         return ContrastOptions(**options)
+
+    @classmethod
+    def load(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in SB3. The options of the contrastive loss are those that the model was saved with.
+
+        Raises:
+            UserError: an option of the contrastive loss is passed.
+        """
+        if names := [name for name in kwargs if name in ContrastOptions.__dataclass_fields__]:
+            raise UserError(f"{names[0]} cannot be changed by load: a model keeps the options that it was saved with")
+        return super().load(*args, **kwargs)  # type: ignore[misc]
 
     @abstractmethod
     def _encoding_network(self: Any) -> Any:
@@ -219,6 +246,8 @@ class _Contrastive:
         _check_observations(self.observation_space, self._vec_normalize_env)
         super()._setup_model()  # type: ignore[misc]
         o, network = self.contrast_options, self._encoding_network()
+        if (channels := self.observation_space.shape[0]) % o.frame_stack:
+            raise UserError(f"frame_stack={o.frame_stack} does not divide the {channels} channels of the observations")
         objective = make_objective(o.objective, network.features_extractor.features_dim, o.objective_settings)
         self.augment = _augmentation(network.features_extractor, self.observation_space.shape, o.shift_pad)
         self.contrast = ContrastiveLearner(
@@ -258,6 +287,9 @@ class _Contrastive:
         finally:
             self.replay_buffer = buffer
         episodes = _episodes(buffer)
+        spec = self.contrast.objective.contrast_spec
+        if spec.source != "rl" and spec.cross_episodes and episodes.size < spec.length:
+            return  # no window fits yet
         for _ in range(gradient_steps):
             metrics = self._contrast_step(buffer, episodes, batch_size)
         for name, value in metrics.items():
@@ -323,7 +355,9 @@ def _check_observations(space: gymnasium.Space[Any], normalize: Any) -> None:
     if normalize is not None and normalize.norm_obs:
         raise UserError("the policy scales images itself: use VecNormalize(env, norm_obs=False)")
     if not is_image_space(space):
-        raise UserError(f"the contrastive loss learns from images, uint8 [C, H, W] from 0 to 255, not from {space}")
+        raise UserError(
+            f"the contrastive loss learns from images, uint8 [C, H, W] from 0 to 255, not from {one_line(space)}"
+        )
 
 
 def _augmentation(extractor: Any, shape: tuple[int, ...], pad: int) -> Augment:

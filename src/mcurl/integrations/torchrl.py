@@ -78,9 +78,15 @@ class MCurlLoss(LossModule):  # type: ignore[misc]
         """The loss of ``B*T`` steps, slice after slice: ``pixels [B*T, C, H, W]`` and ``mask bool [B*T, 1]``.
 
         Raises:
-            UserError: the number of steps is no multiple of T.
+            UserError: pixels or mask are missing, or the number of steps is no multiple of T.
         """
-        pixels = tensordict.get(self.tensor_keys.pixels).flatten(0, tensordict.ndim - 1)
+        pixels = tensordict.get(self.tensor_keys.pixels, default=None)
+        if pixels is None:
+            keys = ", ".join(map(repr, tensordict.keys(True, True)))
+            raise UserError(
+                f"no {self.tensor_keys.pixels!r} in the sample: loss.set_keys(pixels=...) names one of {keys}"
+            )
+        pixels = pixels.flatten(0, tensordict.ndim - 1)
         query, key, plan = self.objective.prepare(
             pixels, self._padded(tensordict), self.generator, frame_stack=self.frame_stack, augment=self.augment
         )
@@ -95,7 +101,11 @@ class MCurlLoss(LossModule):  # type: ignore[misc]
             raise UserError(f"{steps} steps are no whole slices: expected a multiple of length={spec.length}")
         mask = tensordict.get(self.tensor_keys.mask, default=None)
         if mask is None:
-            return np.zeros((steps // spec.length, spec.length), np.bool_)
+            name = self.tensor_keys.mask
+            how = (
+                "sample with SliceSampler(pad_output=True), or write one there that is true for the steps of each slice"
+            )
+            raise UserError(f"no mask {name!r} in the sample, which tells the slices' steps from padding: {how}")
         return ~mask.reshape(-1, spec.length).cpu().numpy()
 
     def _encode(self, parameters: TensorDictParams) -> Any:

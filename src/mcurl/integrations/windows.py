@@ -95,8 +95,10 @@ class Episodes:
             indices are those of the first two axes as one: of ``observations.reshape(N * E, ...)``.
 
         Raises:
-            UserError: with ``cross_episodes``, there are fewer than ``length`` rows.
+            UserError: a number is below 1, or, with ``cross_episodes``, there are fewer than ``length`` rows.
         """
+        if batch < 1 or length < 1:
+            raise UserError(f"{batch} windows of {length} rows: expected at least one of at least one row")
         if cross_episodes:
             return self._across(batch, length, generator)
         first, stop = self.spans.first, self.spans.stop

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from mcurl.errors import UserError
 from mcurl.registry import Pluggable
 
 Encode = Callable[[Tensor], Tensor]
@@ -180,16 +181,34 @@ class Objective(nn.Module, Pluggable, ABC):
 
         Returns:
             ``query_pixels``, ``key_pixels`` and ``plan`` of :meth:`loss`.
+
+        Raises:
+            UserError: the padding is missing, or the shapes do not fit each other or the objective.
         """
         augment = augment or (lambda pixels: pixels)
         if self.contrast_spec.source == "rl":
             return augment(observations), augment(observations), None
-        assert padded is not None, "sequences need their padding"
+        self._check_sequences(observations, padded, frame_stack)
+        padded = np.asarray(padded, np.bool_)
         plan = self.plan(Sequences(padded, _consecutive_frames(padded.shape, frame_stack)), generator)
         query = augment(_masked_observations(observations, plan, generator))
         if plan.zero_first:
             query = torch.cat([torch.zeros_like(query[:1]), query])
         return query, augment(observations), plan.to(observations.device)
+
+    def _check_sequences(self, observations: Tensor, padded: Any, frame_stack: int) -> None:
+        """Raise UserError if observations and padding are not sequences of the objective's length."""
+        length = self.contrast_spec.length
+        shape = tuple(np.shape(padded)) if padded is not None else None
+        if shape is None or len(shape) != 2 or shape[1] != length:
+            found = "None" if shape is None else str(list(shape))
+            raise UserError(f"padded is bool [B, {length}], the positions outside their episode, not {found}")
+        if not isinstance(observations, Tensor) or observations.ndim != 4 or len(observations) != shape[0] * length:
+            found = f"{type(observations).__name__} {list(np.shape(observations))}"
+            raise UserError(f"observations are a tensor [{shape[0] * length}, C, H, W] for this padding, not {found}")
+        if frame_stack < 1 or observations.shape[1] % frame_stack:
+            channels = observations.shape[1]
+            raise UserError(f"frame_stack={frame_stack} does not divide the {channels} channels of the observations")
 
 
 def _consecutive_frames(shape: tuple[int, ...], frame_stack: int) -> npt.NDArray[np.int64]:
