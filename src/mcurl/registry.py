@@ -143,7 +143,8 @@ def _source_classes(path: str) -> list[tuple[ast.ClassDef, str]]:
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None
-    homes, classes = {}, {}
+    homes: dict[str, str] = {}
+    classes: dict[str, ast.ClassDef] = {}
     for line in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
         if isinstance(line, ast.ImportFrom) and (line.module or "").partition(".")[0] == __package__:
             homes |= {alias.asname or alias.name: f"{line.module}:{alias.name}" for alias in line.names}

@@ -70,7 +70,7 @@ def test_other_policies_and_observations_are_refused() -> None:
     for policy in ("MlpPolicy", "MultiInputPolicy", 3):
         with pytest.raises(UserError, match='the policy is "CnnPolicy" or a subclass of CurlSACPolicy'):
             MCurlSAC(policy, Bar())  # type: ignore[arg-type]
-    env = Bar()
+    env: Any = Bar()
     env.observation_space = gymnasium.spaces.Dict(image=env.observation_space)
     with pytest.raises(UserError, match="learns from one image"):
         MCurlSAC("CnnPolicy", env)
@@ -86,9 +86,13 @@ def test_a_loaded_model_keeps_its_options(tmp_path: Path) -> None:
 def test_windows_across_episodes_wait_for_enough_rows() -> None:
     settings = {"length": 16, "batch": 4, "cross_episodes": True}
     model = build(MCurlSAC, objective_settings=settings, learning_starts=2)
-    updates = []
-    original = model.contrast.update
-    model.contrast.update = lambda *a, **k: updates.append(model.num_timesteps) or original(*a, **k)
+    updates, original = [], model.contrast.update
+
+    def update(*args: Any, **kwargs: Any) -> Any:
+        updates.append(model.num_timesteps)
+        return original(*args, **kwargs)
+
+    model.contrast.update = update
     model.learn(20)
     assert updates == list(range(16, 21))
 
