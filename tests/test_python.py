@@ -436,11 +436,12 @@ def test_no_observations_have_no_actions_and_lists_of_unequal_lengths_are_refuse
         policy.act([[1], [1, 2]])  # type: ignore[arg-type]
 
 
-def test_messages_name_the_arguments_of_python(finished: mcurl.RunResult) -> None:
+def test_messages_name_the_arguments_of_python(finished: mcurl.RunResult, here: Path) -> None:
     with pytest.raises(mcurl.UserError, match="use a larger env_steps= to continue"):
         mcurl.resume(finished)
+    (here / "runs" / "toy-reach" / "taken-seed1").mkdir(parents=True)
     with pytest.raises(mcurl.UserError, match="another seed=, name= or out="):
-        small()
+        mcurl.train("toy/reach", name="taken", out=here / "runs")
 
 
 def test_a_run_without_a_checkpoint_has_no_policy(finished: mcurl.RunResult, here: Path) -> None:

@@ -270,7 +270,7 @@ def test_a_missing_argument_of_the_constructor_names_its_setting() -> None:
 
     gymnasium.register("NeedsLevel-v0", NeedsLevel)  # type: ignore[arg-type]
     try:
-        with pytest.raises(UserError, match=r"--set env\.kwargs\.level=VALUE sets it"):
+        with pytest.raises(UserError, match=r"settings=\{'env\.kwargs\.level': 'VALUE'\} sets it"):
             make_env(GymSettings("NeedsLevel-v0"), 1)
     finally:
         del gymnasium.registry["NeedsLevel-v0"]
