@@ -89,7 +89,7 @@ def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
         run.checkpoint(10, {})
     before = tree_of(tmp_path)
     with pytest.raises(
-        UserError, match=r"exists already: use `mcurl resume .*mcurl-seed1`, or another --seed, --name or --out"
+        UserError, match=r"exists already: use `mcurl resume .*mcurl-seed1`, or another seed=, name= or out="
     ) as error:
         make(tmp_path)
     one_line(error)
@@ -204,7 +204,7 @@ def test_a_damaged_checkpoint_names_the_one_before(tmp_path: Path) -> None:
         newest = run.latest_checkpoint().folder
         assert (newest / "state.safetensors").stat().st_mode == (newest / "state.json").stat().st_mode
         (newest / "state.safetensors").write_bytes(b"x")
-        with pytest.raises(UserError, match="does not match; the one before it is used with --checkpoint 10") as error:
+        with pytest.raises(UserError, match="does not match; the one before it is used with checkpoint=10") as error:
             run.latest_checkpoint().load()
         one_line(error)
 
