@@ -218,7 +218,7 @@ def test_any_damage_to_a_checkpoint_is_named(tmp_path: Path, name: str) -> None:
     whole = path.read_bytes()
     for damage in (whole[:-2], whole.replace(b"2", b"3"), b"", b"[]", b"\0" * len(whole)):
         path.write_bytes(damage)
-        with pytest.raises(UserError, match=f"{name} .*--checkpoint 10") as error:
+        with pytest.raises(UserError, match=f"{name} .*checkpoint=10") as error:
             use_latest(run.folder)
         one_line(error)
     path.write_bytes(whole)
