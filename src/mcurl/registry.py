@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from mcurl.errors import UserError, suggest
 
@@ -71,10 +67,6 @@ class Registry(Generic[T]):
             hint = f"a user-defined {self.kind} is named MODULE:CLASS"
             raise UserError(f"unknown {self.kind} {name!r}: {suggest(name, self.classes)}; {hint}")
 
-    def outline(self, name: str) -> Outline:
-        """The settings of a registered class, from its source. The class is not imported, which would take seconds."""
-        return outline(self.classes[name])
-
     def names_of(self, cls: type[T]) -> list[str]:
         """Registered names of a class and of its base classes, the most general first."""
         names = {path: name for name, path in self.classes.items()}
@@ -102,57 +94,6 @@ class Registry(Generic[T]):
         if not dataclasses.is_dataclass(getattr(cls, "Settings", None)):
             raise UserError(f"{path} needs Settings, a frozen dataclass of its settings")
         return cls  # type: ignore[no-any-return]
-
-
-class Outline(NamedTuple):
-    """The settings of a class, by their names."""
-
-    section: str
-    settings: tuple[str, ...]
-
-
-@cache
-def outline(path: str) -> Outline:
-    """The section and the fields of ``Settings`` of a class of this package, read from its source.
-
-    Args:
-        path: ``module:Class``; the class or a base of it has a line ``Settings = Name`` and a line ``section = "..."``.
-    """
-    names: dict[str, str] = {}
-    for cls, module in reversed(_source_classes(path)):
-        for line in cls.body:
-            if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
-                if isinstance(line.value, ast.Name):
-                    names[line.targets[0].id] = f"{module}:{line.value.id}"
-                elif isinstance(line.value, ast.Constant):
-                    names[line.targets[0].id] = str(line.value.value)
-    return Outline(names["section"], field_names(names["Settings"]))
-
-
-@cache
-def field_names(path: str) -> tuple[str, ...]:
-    """The fields of a dataclass ``module:Class`` of this package, those of its bases first, read from its source."""
-    lines = [line for cls, _ in reversed(_source_classes(path)) for line in cls.body]
-    fields = [line.target.id for line in lines if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)]
-    return tuple(dict.fromkeys(fields))
-
-
-def _source_classes(path: str) -> list[tuple[ast.ClassDef, str]]:
-    """The syntax of a class and of its bases in this package, each with its module; the class first."""
-    module, _, name = path.partition(":")
-    spec = find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
-    homes: dict[str, str] = {}
-    classes: dict[str, ast.ClassDef] = {}
-    for line in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
-        if isinstance(line, ast.ImportFrom) and (line.module or "").partition(".")[0] == __package__:
-            homes |= {alias.asname or alias.name: f"{line.module}:{alias.name}" for alias in line.names}
-        elif isinstance(line, ast.ClassDef):
-            classes[line.name] = line
-            homes[line.name] = f"{module}:{line.name}"
-    bases = [base.id for base in classes[name].bases if isinstance(base, ast.Name) and base.id in homes]
-    return [(classes[name], module), *(found for base in bases for found in _source_classes(homes[base]))]
 
 
 def import_user_module(module: str) -> None:

@@ -15,7 +15,7 @@ In the last two, an unknown setting, and one that the run does not use, is an er
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,6 @@ from mcurl.config.fields import Meta, field_hints, field_meta, read_literal, rea
 from mcurl.config.settings import (
     ENV_STEPS,
     ENV_STEPS_META,
-    FIXED_SECTIONS,
     Parts,
     Setting,
     TrainSettings,
@@ -38,7 +37,6 @@ from mcurl.config.settings import (
 )
 from mcurl.config.tasks import flatten, read_experiments, read_toml
 from mcurl.errors import UserError, argument, suggest
-from mcurl.registry import field_names
 from mcurl.run.names import MAX_SEED, MAX_STEPS
 
 # The registries are imported inside functions, because the packages of agents and objectives import config.fields.
@@ -90,7 +88,6 @@ def resolve(
         ENV_STEPS_META.check("env_steps", read_value("env_steps", int, env_steps))
     if not 0 <= seed <= MAX_SEED:
         raise UserError(f"the seed must be an integer from 0 to {MAX_SEED}, not {seed}")
-    _check_names(explicit, suite, method, agent)
     parts = Parts.of(suite, method, agent)
     _check_method(parts, method, f"{suite}/{name}")
     known = known_settings(parts)
@@ -211,34 +208,6 @@ def _layer(experiments: Mapping[str, Any], *path: str) -> dict[str, Any]:
     return {key: value for key, value in flatten(table) if key != "agent"}
 
 
-def _check_names(explicit: Iterable[str], suite: str, method: str, agent: str) -> None:
-    """Raise UserError for a misspelt setting. No class is imported; a run with a user's class is not checked."""
-    from mcurl.agents.registry import AGENTS
-    from mcurl.objectives.registry import OBJECTIVES
-
-    objective = find_method(method).objective
-    if ":" in agent or ":" in (objective or ""):
-        return
-    registered = {registry.outline(name) for registry in (AGENTS, OBJECTIVES) for name in registry}
-    used = [AGENTS.outline(agent), *([] if objective is None else [OBJECTIVES.outline(objective)])]
-    fixed = {section: field_names(path) for section, path in FIXED_SECTIONS.items()}
-    env = {"env": tuple(field_hints(envs.settings_class(suite)))}
-    choices = {f"{section}.{name}" for section, names in (env | fixed | dict(used)).items() for name in names}
-    valid = choices | {f"{section}.{name}" for section, names in registered for name in names} | _ARGUMENTS
-    for key in explicit:
-        name = ".".join(key.split(".")[:2]) if key.startswith("env.") else key  # env.kwargs has entries
-        if name not in valid | {"env_steps"}:
-            _refuse_of_other_suites(key, suite)
-            raise UserError(f"there is no setting {key}: {_nearest(key, used[0].section, choices - {'env.task'})}")
-
-
-def _nearest(key: str, agent: str, choices: Collection[str]) -> str:
-    """The nearest setting, in words. ``agent`` is the section of a name without a section."""
-    section, _, name = key.partition(".")
-    meant = f"{section if name else agent}.{_OTHER_NAMES.get(name or section)}"
-    return f"did you mean {meant}?" if meant in choices else suggest(key, choices)
-
-
 def _require_in_use(key: str, parts: Parts, run: str) -> None:
     """Raise UserError if a setting of the user is unknown, or not used by the run."""
     known = known_settings(parts)
@@ -255,16 +224,12 @@ def _require_in_use(key: str, parts: Parts, run: str) -> None:
         why = f"it is a setting of {other.label}, and {parts.agent.label} learns {run}"
         sections = f"the run's sections are {', '.join(parts.sections)}"
         raise UserError(f"{key} has no effect here: {why}; {sections}")
-    _refuse_of_other_suites(key, parts.suite)
-    choices = [name for name, setting in known.items() if unused_reason(setting, parts) is None]
-    raise UserError(f"there is no setting {key}: {_nearest(key, parts.agent.section, choices)}")
-
-
-def _refuse_of_other_suites(key: str, suite: str) -> None:
-    """Raise UserError if a key is a setting of other suites' environments."""
-    section, _, name = key.partition(".")
     if section == "env" and (suites := _suites_with(name.partition(".")[0])):
-        raise UserError(f"{key} has no effect here: it is a setting of {' and '.join(suites)}, not of {suite}/")
+        raise UserError(f"{key} has no effect here: it is a setting of {' and '.join(suites)}, not of {parts.suite}/")
+    choices = [name for name, setting in known.items() if unused_reason(setting, parts) is None]
+    meant = f"{section if name else parts.agent.section}.{_OTHER_NAMES.get(name or section)}"
+    advice = f"did you mean {meant}?" if meant in choices else suggest(key, choices)
+    raise UserError(f"there is no setting {key}: {advice}")
 
 
 def _suites_with(name: str) -> list[str]:
