@@ -231,6 +231,12 @@ def test_acting_needs_no_environment(exported: Path, task: str) -> None:
 STRANGE = "raise SystemExit('the code of a stranger ran')\n"
 
 
+@pytest.mark.parametrize("command", ["evaluate {}", "watch {}", "resume {}", "export {} --to copy"])
+def test_commands_of_runs_say_what_an_exported_policy_is(exported: Path, command: str, capsys: Capture) -> None:
+    assert cli.main(command.format(exported).split()) == 2
+    assert "is an exported policy, not a run folder: `mcurl.load` in Python opens it" in capsys.readouterr().err
+
+
 def test_a_folder_of_links_is_loaded(exported: Path, tmp_path: Path) -> None:
     """As ``huggingface_hub.snapshot_download`` returns it."""
     snapshot = tmp_path / "snapshot"

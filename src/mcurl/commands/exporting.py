@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcurl.commands.options import chosen_checkpoint
+from mcurl.commands.options import chosen_checkpoint, open_run
 from mcurl.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ def export(options: argparse.Namespace) -> int:
     """Write the policy of a checkpoint as a folder for other people, and upload it on request."""
     from mcurl.export.folder import check_target
     from mcurl.run.display import Status
-    from mcurl.run.folder import Run
 
     check_target(options.to)
     hub = None
@@ -30,7 +29,7 @@ def export(options: argparse.Namespace) -> int:
         hub = Hub(options.push)
     elif options.private:
         raise UserError("--private has an effect only with --push")
-    with Run.open(options.path) as run:
+    with open_run(options.path) as run:
         checkpoint = chosen_checkpoint(run, options.checkpoint)
         with Status("exporting"):
             from mcurl.export.run import export  # takes seconds

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mcurl.errors import UserError
 
 if TYPE_CHECKING:
     from mcurl.config.settings import TrainSettings
     from mcurl.run.folder import Checkpoint, Run
+
+
+def open_run(path: Path, *, train: bool = False) -> Run:
+    """Open the run that a command names, see :meth:`Run.open`. Raises UserError if it is none."""
+    from mcurl.run.folder import Run, is_run
+
+    if not is_run(path) and os.path.exists(path / "config.json"):
+        from mcurl.export.folder import is_export  # takes seconds
+
+        if is_export(path):
+            raise UserError(f"{path} is an exported policy, not a run folder: `mcurl.load` in Python opens it")
+    return Run.open(path, train=train)
 
 
 def chosen_checkpoint(run: Run, env_steps: str | None) -> Checkpoint:

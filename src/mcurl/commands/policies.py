@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcurl.commands.options import chosen_checkpoint, import_modules
+from mcurl.commands.options import chosen_checkpoint, import_modules, open_run
 from mcurl.errors import UserError, printable
 from mcurl.files import read_bytes
 from mcurl.runtime.program import command_line
@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluate the policy of a checkpoint, keep the result, and record and show the episodes on request."""
-    from mcurl.run.folder import Run
 
     _check_evaluate(options)
     import_modules(options.modules)
-    with Run.open(options.path) as run:
+    with open_run(options.path) as run:
         checkpoint = chosen_checkpoint(run, options.checkpoint)
         if options.final and checkpoint.env_steps < run.env_steps:
             steps = f"{checkpoint.env_steps:,} of {run.env_steps:,} env steps"
@@ -151,12 +150,11 @@ def watch(options: argparse.Namespace) -> int:
     """Write a video of what trained agents see, beside what a person sees."""
     from mcurl.pictures import check_video
     from mcurl.run.display import Status
-    from mcurl.run.folder import Run
 
     check_video(options.out, "--out")
     import_modules(options.modules)
     with ExitStack() as stack:
-        runs = [stack.enter_context(Run.open(path)) for path in options.paths]
+        runs = [stack.enter_context(open_run(path)) for path in options.paths]
         chosen = [(run, chosen_checkpoint(run, options.checkpoint)) for run in runs]
         with Status("playing"):
             from mcurl.watch import watch  # takes seconds

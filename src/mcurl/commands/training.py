@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mcurl.commands.options import import_modules, resolve_settings
+from mcurl.commands.options import import_modules, open_run, resolve_settings
 from mcurl.errors import printable
 
 if TYPE_CHECKING:
@@ -67,14 +67,13 @@ def resume(options: argparse.Namespace) -> int:
     """Resume a run, from its latest checkpoint or an earlier one, or extend it."""
     from mcurl.config.fields import read_value
     from mcurl.config.settings import TrainSettings
-    from mcurl.run.folder import Run
     from mcurl.run.logger import check_sinks
 
     check_sinks(options.log)
     env_steps = None if options.env_steps is None else read_value("--env-steps", int, options.env_steps)
     at = None if options.checkpoint is None else read_value("--checkpoint", int, options.checkpoint)
     import_modules(options.modules)
-    with Run.open(options.path, train=True) as run:
+    with open_run(options.path, train=True) as run:
         TrainSettings.from_json(run.settings)  # before anything is changed
         checkpoint = run.check_budget(env_steps, at)
         check_sinks(run.sinks)
