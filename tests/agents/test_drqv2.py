@@ -288,7 +288,7 @@ def test_bf16_is_close_to_fp32() -> None:
 
 def test_what_it_cannot_learn_is_refused() -> None:
     for shape, space, text in (
-        (SHAPE, discrete(3), "--agent rainbow"),
+        (SHAPE, discrete(3), "agent=.rainbow."),
         ((5,), box(2), "are states"),
         ((9, 7, 7), box(2), "too small for drqv2.layers=4"),
     ):
