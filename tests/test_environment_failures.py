@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,7 @@ def test_a_reward_that_single_precision_does_not_hold_is_not_stored(run: Any) ->
 
 
 def test_a_failing_close_ends_nothing_and_hides_nothing(run: Any) -> None:
+    before = set(threading.enumerate())
     status, printed = run("CloseFails", steps=20)
     assert status == 0
     assert "CloseFails-v0: close() raised RuntimeError: cannot let go" in printed
@@ -167,6 +169,7 @@ def test_a_failing_close_ends_nothing_and_hides_nothing(run: Any) -> None:
     status, printed = run("CloseFailsToo")
     assert status == 2
     assert "raised RuntimeError: simulator lost its connection" in printed.strip().splitlines()[-1]
+    assert set(threading.enumerate()) == before
 
 
 @pytest.mark.parametrize(

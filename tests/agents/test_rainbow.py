@@ -283,7 +283,7 @@ def test_views_are_data_efficient_curls() -> None:
 
 
 def test_actions_must_be_discrete_and_observations_pixels() -> None:
-    with pytest.raises(UserError, match="agent=.sac."):
+    with pytest.raises(UserError, match=r"agent=.sac."):
         Rainbow(SMALL, SHAPE, box(2), device=CPU)
     with pytest.raises(UserError, match="states"):
         Rainbow(SMALL, (5,), discrete(2), device=CPU)

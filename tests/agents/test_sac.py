@@ -281,7 +281,7 @@ def test_a_setting_without_effect_is_refused() -> None:
 
 
 def test_actions_must_be_continuous() -> None:
-    with pytest.raises(UserError, match="agent=.rainbow."):
+    with pytest.raises(UserError, match=r"agent=.rainbow."):
         SAC(SacSettings(**SMALL), SHAPE, discrete(3), device=CPU)
 
 

@@ -96,8 +96,9 @@ class _Worker:
 
     def __init__(self) -> None:
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        threading.Thread(target=self._run, name="environment", daemon=True).start()
         self._last: Future[Any] | None = None
+        self._thread = threading.Thread(target=self._run, name="environment", daemon=True)
+        self._thread.start()
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
@@ -107,11 +108,14 @@ class _Worker:
 
     def close(self, function: Callable[[], object]) -> None:
         """Call a last function, unless a call is still under way, and end the thread."""
-        if self._last is None or self._last.done():
-            future = self.submit(function)
-            with contextlib.suppress(TimeoutError):
-                future.result(_CLOSE_SECONDS)
-        self._calls.put(None)
+        try:
+            if self._last is None or self._last.done():
+                with contextlib.suppress(TimeoutError):
+                    self.submit(function).result(_CLOSE_SECONDS)
+        finally:  # also after a call that failed
+            self._calls.put(None)
+            if self._last is None or self._last.done():
+                self._thread.join(_CLOSE_SECONDS)
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
