@@ -2,7 +2,7 @@
 
     python tests/attacks/endurance.py 60                     # minutes of toy/reach
     python tests/attacks/endurance.py 60 --env-steps 3k      # at most so many env steps
-    python tests/attacks/endurance.py 120 --task dmc/cartpole-swingup --env-steps 100k --every 1000 --set replay.capacity=1k
+    python tests/attacks/endurance.py 120 --task dmc/cartpole-swingup --env-steps 100k --set replay.capacity=1k
 
 It is measured at every checkpoint, which follows an evaluation. A small replay is full during the warm-up; from then on
 nothing has a reason to grow but the logs. The speed is judged by CPU time: other programs may use the machine. Linux
