@@ -18,6 +18,9 @@ from pathlib import Path
 
 import mcurl
 from mcurl import cli, training  # noqa: F401 - loads PyTorch before the forks
+from mcurl.runtime.device import load_compiler
+
+load_compiler()  # before the forks, too: seconds for each of them
 
 ENV_STEPS, KILLED_AT = 220, 180
 """Budget, and the evaluation in which the run is killed: behind the checkpoints at 80 and 160."""
