@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mcurl.agents.sac import SAC
 from mcurl.cli import main
 from mcurl.config import resolve as config
 from mcurl.envs.stack import StackedEnv
+from mcurl.envs.toy import ReachEnv
 from mcurl.errors import UserError, settings_argument
 from mcurl.run.display import Display
 from mcurl.run.folder import Run
@@ -265,3 +267,22 @@ def test_a_budget_below_the_first_update_is_said_before_and_after(
     assert (before in printed, "no update was made" in printed) == (not updates, not updates)
     with Run.open(tmp_path / task.replace("/", "-") / "x-seed1") as run:
         assert run.latest_checkpoint().load()["clock"]["updates"] == updates
+
+
+def test_a_resume_that_would_be_refused_is_not_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, step = tmp_path / "toy-reach" / "x-seed1", ReachEnv.step
+
+    def deletes(env: ReachEnv, action: Any) -> Any:
+        if (run / "checkpoints" / "000000010").exists():
+            shutil.rmtree(run / "replay", ignore_errors=True)
+        return step(env, action)
+
+    monkeypatch.setattr(ReachEnv, "step", deletes)
+    small = ["checkpoint.every=10", "evaluation.every=0", "evaluation.final_episodes=0", "compute.device=cpu"]
+    line = ["train", "toy/reach", "--method", "sac-state", "--out", str(tmp_path), "--name", "x", "--env-steps", "30"]
+    assert main([*line, "--set", *small]) == 2
+    message = capsys.readouterr().err
+    assert "was deleted or cut off by another program" in message
+    assert "resume with" not in message

@@ -26,6 +26,10 @@ class UserError(Exception):
         return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
 
 
+class NotResumableError(UserError):
+    """What a resume needs is gone from the run folder."""
+
+
 @contextmanager
 def on_command_line() -> Iterator[None]:
     """A context manager in which :func:`argument` and :func:`settings_argument` name options, not Python arguments."""

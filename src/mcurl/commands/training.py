@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mcurl.commands.options import import_modules, open_run, resolve_settings
-from mcurl.errors import printable
+from mcurl.errors import NotResumableError, printable
 
 if TYPE_CHECKING:
     from mcurl.run.folder import Run
@@ -130,6 +130,8 @@ def _run_with_display(
         else:
             print("stopped before the first checkpoint")
         return 130
+    except NotResumableError:
+        raise
     except Exception:
         # Not after a refused resume: the same command would be refused again.
         if run.reached is not None and run.reached.folder.exists():

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mcurl.errors import UserError
+from mcurl.errors import NotResumableError, UserError
 from mcurl.files import open_plain, own_folder, write_all
 from mcurl.replay.sampling import Records
 
@@ -161,13 +161,13 @@ class Journal:
         return {"frames": self._frames[0].nbytes, "rows": self._records.table.itemsize}
 
     def _check_files(self, folder: Path) -> None:
-        """Raise UserError unless the files are as long as this object or its predecessor wrote them."""
+        """Raise NotResumableError unless the files are as long as this object or its predecessor wrote them."""
         stops = {start // SEGMENT_ROWS: stop for start, stop, *_ in self._blocks}  # of the last block in each segment
         for segment, stop in stops.items():
             for column, size in self._row_bytes.items():
                 path = _path(folder, column, segment)
                 if not path.is_file() or path.stat().st_size < (stop - segment * SEGMENT_ROWS) * size:
-                    raise UserError(f"{path} was deleted or cut off by another program while the run trained")
+                    raise NotResumableError(f"{path} was deleted or cut off by another program while the run trained")
 
     def _layout(self) -> dict[str, Any]:
         return {
