@@ -29,10 +29,11 @@ test: $(DEVELOPERS)
 test-slow: $(DEVELOPERS)
 	$(BIN)/python -m pytest -m slow
 
-# For hours: as many inputs as EXAMPLES says for each kind of file. The short form is part of `make test`.
-EXAMPLES ?= 100000
+# Random inputs to everything that reads settings, files and command lines: some 250 a second.
+EXAMPLES ?= 1000000
+fuzz: SEED ?= 0
 fuzz: $(DEVELOPERS)
-	MCURL_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/attacks --numprocesses auto
+	PYTHONPATH=tests $(BIN)/python tests/attacks/fuzz.py $(EXAMPLES) $(SEED)
 
 about:
 	@if [ "$(TASK) $(METHOD)" = "dmc/cartpole-swingup mcurl" ]; then printf '%s\n' "$$RUN"; fi

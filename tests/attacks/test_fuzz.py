@@ -1,6 +1,7 @@
 """Whatever stands in settings, files and command lines: it works, or there is one line that says what is wrong.
 
-``make fuzz`` runs these tests for hours, ``tests/attacks/guided.py`` under a coverage-guided fuzzer.
+``make fuzz`` gives these tests random inputs, ``tests/attacks/guided.py`` those of a coverage-guided fuzzer, and
+``MCURL_FUZZ_EXAMPLES=5000`` more of Hypothesis's own.
 """
 
 from __future__ import annotations
