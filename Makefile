@@ -31,7 +31,7 @@ test-slow: $(DEVELOPERS)
 
 # Random inputs to everything that reads settings, files and command lines: some 250 a second.
 EXAMPLES ?= 1000000
-fuzz: SEED ?= 0
+SEED ?= 0
 fuzz: $(DEVELOPERS)
 	PYTHONPATH=tests $(BIN)/python tests/attacks/fuzz.py $(EXAMPLES) $(SEED)
 
@@ -55,7 +55,6 @@ attacks: $(DEVELOPERS)
 	$(BIN)/python tests/attacks/faults.py $(N)
 
 # N kills at random times, by one process, by suites and by Ray: minutes per ten. Another SEED: other times and victims.
-SEED ?= 0
 kills: N = 100
 kills: $(DEVELOPERS)
 	$(BIN)/python tests/attacks/kills.py $(N) $(SEED)
