@@ -14,7 +14,7 @@ from mcurl.errors import UserError
 
 pytest.importorskip("torchrl")
 from tensordict import TensorDict
-from torchrl.data import LazyTensorStorage, SliceSampler, TensorDictReplayBuffer
+from torchrl.data import LazyTensorStorage, RandomSampler, SliceSampler, TensorDictReplayBuffer
 from torchrl.objectives import SoftUpdate
 
 from mcurl.torchrl import MCurlLoss
@@ -31,13 +31,14 @@ class Encoder(nn.Sequential):
         return super().forward(pixels / 255)  # type: ignore[no-any-return]
 
 
-def replay() -> Any:
+def slices(**options: Any) -> SliceSampler:
+    return SliceSampler(slice_len=T, end_key=("next", "done"), **options)
+
+
+def replay(sampler: Any = None) -> Any:
     steps = sum(LENGTHS)
-    buffer = TensorDictReplayBuffer(
-        storage=LazyTensorStorage(steps),
-        sampler=SliceSampler(slice_len=T, end_key=("next", "done"), strict_length=False, pad_output=True),
-        batch_size=B * T,
-    )
+    sampler = sampler or slices(strict_length=False, pad_output=True)
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(steps), sampler=sampler, batch_size=B * T)
     done = torch.zeros(steps, 1, dtype=torch.bool)
     done[np.cumsum(LENGTHS) - 1] = True
     pixels = torch.randint(0, 256, (steps, 1, SIDE, SIDE), dtype=torch.uint8)
@@ -101,9 +102,23 @@ def test_steps_that_are_no_whole_slices_are_refused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_samples_without_pixels_or_without_a_mask_are_refused() -> None:
-    loss, sample = build(), replay().sample()
-    with pytest.raises(UserError, match="no mask"):
-        loss(sample.exclude(("collector", "mask")))
+def test_without_a_mask_slices_are_whole() -> None:
+    loss = build()
+    for _ in range(5):
+        assert not loss._padded(replay(slices()).sample()).any()
+    moved = replay(slices()).sample().exclude("index")
+    assert torch.isfinite(loss(moved)["loss_mcurl"])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("sampler", [RandomSampler(), slices(strict_length=False)])
+def test_steps_that_are_no_slices_are_refused(sampler: Any) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(UserError, match=r"no slices of 5 steps in a row: sample with SliceSampler\(slice_len=5\)"):
+        build()(replay(sampler).sample())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_samples_without_pixels_are_refused() -> None:
     with pytest.raises(UserError, match="no 'pixels' in the sample"):
-        loss(sample.exclude("pixels"))
+        build()(replay().sample().exclude("pixels"))

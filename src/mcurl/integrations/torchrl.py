@@ -77,8 +77,11 @@ class MCurlLoss(LossModule):  # type: ignore[misc]
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """The loss of ``B*T`` steps, slice after slice: ``pixels [B*T, C, H, W]`` and ``mask bool [B*T, 1]``.
 
+        Without a mask, all steps are real.
+
         Raises:
-            UserError: pixels or mask are missing, or the number of steps is no multiple of T.
+            UserError: pixels are missing, the number of steps is no multiple of T, or, without a mask, the steps of a
+                slice do not follow each other.
         """
         pixels = tensordict.get(self.tensor_keys.pixels, default=None)
         if pixels is None:
@@ -100,12 +103,9 @@ class MCurlLoss(LossModule):  # type: ignore[misc]
         if steps % spec.length:
             raise UserError(f"{steps} steps are no whole slices: expected a multiple of length={spec.length}")
         mask = tensordict.get(self.tensor_keys.mask, default=None)
-        if mask is None:
-            name = self.tensor_keys.mask
-            how = (
-                "sample with SliceSampler(pad_output=True), or write one there that is true for the steps of each slice"
-            )
-            raise UserError(f"no mask {name!r} in the sample, which tells the slices' steps from padding: {how}")
+        if mask is None:  # slices of SliceSampler(strict_length=True) are whole
+            _check_slices(tensordict.get("index", default=None), spec.length)
+            return np.zeros((steps // spec.length, spec.length), np.bool_)
         return ~mask.reshape(-1, spec.length).cpu().numpy()
 
     def _encode(self, parameters: TensorDictParams) -> Any:
@@ -127,3 +127,15 @@ class MCurlLoss(LossModule):  # type: ignore[misc]
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.generator.bit_generator.state = json.loads(state["generator"])
+
+
+def _check_slices(index: Tensor | None, length: int) -> None:
+    """Raise UserError if rows ``int64 [B*T]`` or ``[B*T, 1]`` of a storage are not B slices of rows in a row."""
+    if index is None or index.shape[1:].numel() > 1:  # of a storage with several dimensions
+        return
+    rows = index.reshape(-1, length)
+    if not ((rows.diff() == 1) | (rows[:, 1:] == 0)).all():  # the first row follows the last one
+        raise UserError(
+            f"the steps of the sample are no slices of {length} steps in a row: sample with "
+            f"SliceSampler(slice_len={length}), with pad_output=True if slices may be shorter (strict_length=False)"
+        )
