@@ -49,6 +49,8 @@ def test_the_values_of_the_suite_are_its_defaults() -> None:
 def test_a_name_fits_into_a_path() -> None:
     changed = changed_settings({"a": {"text": "x/../y z", "none": None}}, {"a": {"text": "", "none": 1}})
     assert append_changes("mcurl", changed) == "mcurl-text=x-..-y-z-none=none"
+    # Files of unknown origin have any keys, too: half a character of UTF-16 is in no file name, and in no hash.
+    assert append_changes("mcurl", {"../a/\ud800": 1, "b" * MAX_LENGTH: 2}).startswith("mcurl-..-a-=1-bbb")
     many = {f"setting_{number}": number for number in range(40)}
     long, other = (append_changes("mcurl", many | {"setting_39": value}) for value in (39, 40))
     assert len(long) <= MAX_LENGTH

@@ -153,7 +153,7 @@ def append_changes(name: str, changed: Mapping[str, Any]) -> str:
     >>> append_changes("mcurl", {"mask_rate": 0.3, "projection": True})
     'mcurl-mask_rate=0.3-projection=true'
     """
-    text = "-".join([name, *(f"{key}={_text(value)}" for key, value in changed.items())])
+    text = "-".join([name, *(f"{_text(key)}={_text(value)}" for key, value in changed.items())])
     if len(text) <= MAX_LENGTH:
         return text
     return f"{text[: MAX_LENGTH - 9].rstrip('-.')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
