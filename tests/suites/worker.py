@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-arguments = sys.argv[3:]  # after -m mcurl
+arguments = sys.argv[sys.argv.index("mcurl") + 1 :]  # after -P -m mcurl
 plan = json.loads(Path(os.environ["PLAN"]).read_text())
 
 
