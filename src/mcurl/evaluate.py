@@ -20,7 +20,7 @@ from mcurl.errors import UserError
 from mcurl.published import atari_random_and_human, human_normalised
 from mcurl.recording import Recorder, Recording, build, episode_seed
 from mcurl.run.checkpoint import WRONG_VALUES, first_line, tree_hash
-from mcurl.run.folder import Checkpoint, Run, SettingsChanged
+from mcurl.run.folder import Checkpoint, Run, SettingsChangedError
 from mcurl.runtime import seeding
 from mcurl.runtime.device import prepare
 
@@ -137,7 +137,7 @@ def _check_settings(run: Run, checkpoint: Checkpoint) -> None:
     """Raise UserError if the run's settings are not those that the policy was trained with."""
     try:
         run.check_settings(checkpoint)
-    except SettingsChanged:
+    except SettingsChangedError:
         raise
     except UserError:  # a part of the checkpoint is damaged; its policy may be whole
         run.check_settings(None)

@@ -114,7 +114,7 @@ def test_without_a_mask_slices_are_whole() -> None:
 @pytest.mark.parametrize("sampler", [RandomSampler(), slices(strict_length=False)])
 def test_steps_that_are_no_slices_are_refused(sampler: Any) -> None:
     torch.manual_seed(0)
-    with pytest.raises(UserError, match=r"no slices of 5 steps in a row: sample with SliceSampler\(slice_len=5\)"):
+    with pytest.raises(UserError, match=r"no slices of 5 consecutive steps: sample with SliceSampler\(slice_len=5\)"):
         build()(replay(sampler).sample())
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluate the policy of a checkpoint, keep the result, and record and show the episodes on request."""
-
     _check_evaluate(options)
     import_modules(options.modules)
     with open_run(options.path) as run:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mcurl.errors import UserError
+from mcurl.errors import UserError, one_line
 
 T = TypeVar("T")
 Hint = Callable[[BaseException], str]
@@ -68,9 +68,7 @@ def call(
 
 def describe(error: BaseException) -> str:
     """The type, message and place of an exception, on one line."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", message(error)).strip()
-    line = " ".join(text.split())
-    line = line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]}..."
+    line = one_line(re.sub(r"\x1b\[[0-9;]*m", "", message(error)), _MAX_MESSAGE)
     return f"{type(error).__name__}{': ' if line else ''}{line}{_place(error)}"
 
 

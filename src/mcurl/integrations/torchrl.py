@@ -130,12 +130,12 @@ class MCurlLoss(LossModule):  # type: ignore[misc]
 
 
 def _check_slices(index: Tensor | None, length: int) -> None:
-    """Raise UserError if rows ``int64 [B*T]`` or ``[B*T, 1]`` of a storage are not B slices of rows in a row."""
+    """Raise UserError if rows ``int64 [B*T]`` or ``[B*T, 1]`` of a storage are not B slices of T consecutive rows."""
     if index is None or index.shape[1:].numel() > 1:  # of a storage with several dimensions
         return
     rows = index.reshape(-1, length)
     if not ((rows.diff() == 1) | (rows[:, 1:] == 0)).all():  # the first row follows the last one
         raise UserError(
-            f"the steps of the sample are no slices of {length} steps in a row: sample with "
+            f"the steps of the sample are no slices of {length} consecutive steps: sample with "
             f"SliceSampler(slice_len={length}), with pad_output=True if slices may be shorter (strict_length=False)"
         )

@@ -16,13 +16,13 @@
 
 from mcurl.run.folder.checkpoints import RECENT_CHECKPOINTS, Checkpoint, earlier_hint
 from mcurl.run.folder.paths import is_run, run_folder, suggest_runs
-from mcurl.run.folder.run import Run, SettingsChanged
+from mcurl.run.folder.run import Run, SettingsChangedError
 
 __all__ = [
     "RECENT_CHECKPOINTS",
     "Checkpoint",
     "Run",
-    "SettingsChanged",
+    "SettingsChangedError",
     "earlier_hint",
     "is_run",
     "run_folder",

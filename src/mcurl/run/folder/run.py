@@ -28,7 +28,7 @@ from mcurl.run.provenance import environment_packages, run_metadata
 from mcurl.runtime.program import command_line
 
 
-class SettingsChanged(UserError):  # noqa: N818 - what happened to them
+class SettingsChangedError(UserError):
     """The settings of a run are not those that a checkpoint was made with."""
 
 
@@ -224,7 +224,7 @@ class Run:
             What was changed in the section ``compute``, in words. It may change the arithmetic, not what is computed.
 
         Raises:
-            SettingsChanged: another setting was changed.
+            SettingsChangedError: another setting was changed.
             UserError: the settings or the checkpoint are damaged.
         """
         path, settings = self.folder / "settings.json", self.settings
@@ -236,7 +236,7 @@ class Run:
         if changed := [text for name, text in changes.items() if not name.startswith("compute.")]:
             since = f"was changed since the checkpoint at {checkpoint.env_steps:,} env steps"
             copy = f"cp {shlex.quote(str(checkpoint.settings_path))} {shlex.quote(str(path))}"
-            raise SettingsChanged(f"{path} {since}: {'; '.join(changed[:3])}. To put the settings back: {copy}")
+            raise SettingsChangedError(f"{path} {since}: {'; '.join(changed[:3])}. To put the settings back: {copy}")
         return list(changes.values())
 
     @property
