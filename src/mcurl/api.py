@@ -142,14 +142,14 @@ def train(
         UserError: an argument, a name or a setting is invalid, the folder exists already, another run trains in this
             process, or training diverged.
     """
-    from mcurl.config.resolve import read_seed, resolve
+    from mcurl.config.resolve import resolve
     from mcurl.run.logger import check_sinks
 
     _check_text(task=task, method=method, agent="" if agent is None else agent, name="" if name is None else name)
     _check_callbacks(callbacks)
     _check_log(log)
     check_sinks(log)
-    seed, out = read_seed(seed), as_path("out", out)
+    out = as_path("out", out)
     preset = None if preset is None else str(as_path("preset", preset))
     with _exclusive():
         resolved = resolve(

@@ -86,8 +86,7 @@ def resolve(
     AGENTS.check(agent)
     if env_steps is not None:
         ENV_STEPS_META.check("env_steps", read_value("env_steps", int, env_steps))
-    if not 0 <= seed <= MAX_SEED:
-        raise UserError(f"the seed must be an integer from 0 to {MAX_SEED}, not {seed}")
+    seed = read_seed(seed)
     parts = Parts.of(suite, method, agent)
     _check_method(parts, method, f"{suite}/{name}")
     known = known_settings(parts)

@@ -37,8 +37,9 @@ def make_objective(
         key = f"{cls.section}.{name}"
         if name not in hints:
             short = str(name).removeprefix(f"{cls.section}.")
-            advice = f"write {short!r}, without the section" if short in hints else suggest(short, hints)
-            raise UserError(f"there is no setting {cls.section}.{short if short not in hints else name}: {advice}")
+            if short in hints:
+                raise UserError(f"there is no setting {name!r}: write {short!r}, without the section")
+            raise UserError(f"there is no setting {cls.section}.{short}: {suggest(short, hints)}")
         values[name] = read_value(key, hints[name], raw)
         meta[name].check(key, values[name])
     return cls(cls.Settings(**values), feature_dim)

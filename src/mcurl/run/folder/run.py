@@ -15,7 +15,7 @@ from typing import Any, Self
 from mcurl.errors import UserError, argument, printable
 from mcurl.files import JSON_BYTES, own_folder, read_bytes, read_object, read_text, write_file, write_new
 from mcurl.recording import recording_path
-from mcurl.run.evaluations import read_vouched
+from mcurl.run.evaluations import read_evaluations
 from mcurl.run.folder.checkpoints import Checkpoint, Checkpoints
 from mcurl.run.folder.documents import Span, differences, seal
 from mcurl.run.folder.lock import Lock
@@ -333,9 +333,7 @@ class Run:
 
     def checked_evaluations(self) -> dict[int, list[float]]:
         """As :meth:`evaluations`. Raises UserError if the file does not begin as at the newest checkpoint, too."""
-        with contextlib.suppress(FileNotFoundError):
-            read_vouched(self.folder)
-        return self.evaluations()
+        return read_evaluations(self.folder)
 
     def save_recording(self, env_steps: int, data: bytes) -> None:
         """Write the recorded episodes of an evaluation, see :meth:`mcurl.recording.Recording.to_bytes`.
