@@ -82,7 +82,8 @@ RULES: dict[str, set[str]] = {
     "watch": {"build", "config", "evaluate", "pictures", "run.folder"},
     "export.folder": {"agents.base", "run.checkpoint"},
     "export": {
-        *("config", "evaluate", "export.folder", "run.checkpoint", "run.folder", "runtime.program", "watch"),
+        *("config", "config.tasks", "evaluate", "export.folder", "run.checkpoint", "run.folder", "runtime.program"),
+        "watch",
     },
     "doctor": {"config", "envs", "native", "run.provenance", "runtime.device", "runtime.limits", "runtime.threads"},
     "report": {"config", "config.tasks", "published", "recording", "run.evaluations", "run.format", "run.names"},

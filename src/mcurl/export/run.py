@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from mcurl.config.resolve import resolve
 from mcurl.config.settings import TrainSettings
+from mcurl.config.tasks import flatten
 from mcurl.errors import UserError
 from mcurl.evaluate import load_agent
 from mcurl.export.card import Score, model_card
@@ -101,12 +101,12 @@ def _command(metadata: Mapping[str, Any], settings: TrainSettings) -> str:
 
 def _changes(settings: TrainSettings) -> list[str]:
     """``key=value`` of each setting that differs from what the task, method and agent have by default."""
-    defaults = resolve(settings.task, settings.method, agent=settings.agent).sections
+    s = settings
+    defaults = dict(flatten(resolve(s.task, s.method, agent=s.agent, seed=s.seed, env_steps=s.env_steps).to_json()))
     return [
-        f"{section}.{field.name}={str(value).lower() if value is None or isinstance(value, bool) else value}"
-        for section, values in settings.sections.items()
-        for field in dataclasses.fields(values)
-        if (value := getattr(values, field.name)) != getattr(defaults[section], field.name)
+        f"{key}={str(value).lower() if value is None or isinstance(value, bool) else value}"
+        for key, value in flatten(s.to_json())
+        if value != defaults.get(key)
     ]
 
 
