@@ -135,7 +135,7 @@ def test_later_evaluations_of_the_same_weights_are_scores(one: Path, tmp_path: P
 def test_a_policy_without_a_score_says_so(
     one: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "evaluations", lambda run: {})
+    monkeypatch.setattr(Run, "checked_evaluations", lambda run: {})
     monkeypatch.setattr(Run, "results", lambda run: [])
     status, _, err = outcome(capsys, "export", one, "--to", tmp_path / "policy", "--no-video")
     assert status == 0
