@@ -267,10 +267,11 @@ class Trainer:
             self.replay.close_as_truncated()
             self.agent_steps += 1
             return True
-        self._check_outcome(observation, reward)
+        learned = self._clip(reward)
+        self._check_outcome(observation, reward, learned)
         self.observation = observation
         frame, life_lost = newest_frame(self.observation, self.env.env), info.get("life_lost", False)
-        self.replay.append(action, self._clip(reward), frame, terminated, truncated, life_lost=life_lost)
+        self.replay.append(action, learned, frame, terminated, truncated, life_lost=life_lost)
         self.agent_steps += 1
         self.episode_return += float(reward)
         self.episode_length += 1
@@ -281,12 +282,12 @@ class Trainer:
         clip = self.agent.batch_spec.reward_clip
         return float(np.clip(reward, -clip, clip)) if clip else float(reward)
 
-    def _check_outcome(self, observation: np.ndarray, reward: Any) -> None:
-        """Raise EnvironmentFailure if what a step returned is not finite; nothing can be learned from it."""
+    def _check_outcome(self, observation: np.ndarray, reward: Any, learned: float) -> None:
+        """Raise EnvironmentFailure if what a step returned is not finite; ``learned`` is the clipped reward."""
         what = ""
         if not math.isfinite(reward):
             what = f"the reward {float(reward)}, which is"
-        elif not abs(self._clip(reward)) <= _LARGEST_REWARD:
+        elif not abs(learned) <= _LARGEST_REWARD:
             what = f"the reward {float(reward):g}, which is, in single precision,"
         elif observation.dtype.kind == "f" and not np.isfinite(observation).all():
             what = "an observation with numbers that are"

@@ -99,7 +99,7 @@ def test_one_run_is_of_one_kind() -> None:
     assert plan.replaced is not None
     kinds: list[str] = []
     for b in range(3000):
-        for is_run, members in groupby(range(32), key=lambda t, row=plan.selected[b]: bool(row[t])):  # type: ignore[misc]
+        for is_run, members in groupby(range(32), key=plan.selected[b].tolist().__getitem__):
             run = list(members)
             if not is_run or len(run) != 4 or run[0] == 0 or run[-1] == 31:
                 continue

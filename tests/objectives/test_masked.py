@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import plain
 import pytest
@@ -17,7 +19,7 @@ B, T, D = 3, 5, 6
 PIXELS = (2, 4, 4)
 
 
-def build(padded: np.ndarray, *, compact: bool = True, seed: int = 0, **changes: object):  # type: ignore[no-untyped-def]
+def build(padded: np.ndarray, *, compact: bool = True, seed: int = 0, **changes: object) -> Any:
     """An objective, its plan, the pixels that the plan asks for, and two encoders."""
     torch.manual_seed(seed)
     B, T = padded.shape
