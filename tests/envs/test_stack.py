@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import mcurl
 from mcurl.envs.stack import FrameStack, Rescaling, StackedEnv
 from mcurl.errors import UserError
 
@@ -111,3 +112,34 @@ def test_steps_need_a_reset() -> None:
     again.load_state_dict(env.state_dict())
     with pytest.raises(gymnasium.error.ResetNeeded):
         again.step(0)
+
+
+@pytest.mark.parametrize(
+    ("task", "action", "says"),
+    [
+        ("toy/catch", 3, "the action must be an integer from 0 to 2, not 3"),
+        ("toy/catch", -1, "the action must be an integer from 0 to 2, not -1"),
+        ("toy/catch", 1.5, "the action must be an integer from 0 to 2, not 1.5"),
+        ("toy/catch", None, "the action must be an integer from 0 to 2, not None"),
+        ("toy/reach", [0.5], "the action must be 2 finite numbers, not [0.5]"),
+        ("toy/reach", [0.5, float("nan")], "the action must be 2 finite numbers, not [0.5, nan]"),
+        ("toy/reach", ["up", "left"], "the action must be 2 finite numbers, not ['up', 'left']"),
+        ("dmc/cartpole-swingup", np.float32([np.inf]), "the action must be a finite number, not [inf]"),
+        ("atari/Pong", -1, "the action must be an integer from 0 to 5, not -1"),
+        ("atari/Pong", 99, "the action must be an integer from 0 to 5, not 99"),
+        ("gym/CartPole-v1", -1, "the action must be an integer from 0 to 1, not -1"),
+    ],
+)
+def test_actions_that_are_none(task: str, action: Any, says: str) -> None:
+    """Each is refused before anything moves, also the -1 that Python takes for the last action."""
+    env, other = mcurl.make_env(task), mcurl.make_env(task)
+    env.reset(seed=3)
+    other.reset(seed=3)
+    with pytest.raises(gymnasium.error.InvalidAction) as raised:
+        env.step(action)
+    assert str(raised.value) == says
+    env.action_space.seed(0)
+    good = env.action_space.sample()
+    np.testing.assert_array_equal(env.step(good)[0], other.step(good)[0])
+    env.close()
+    other.close()

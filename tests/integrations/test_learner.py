@@ -154,6 +154,22 @@ def test_wrong_settings_are_refused(name: str, settings: dict[str, object], mess
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate must be above 0, not 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0, not nan"),
+        ({"encoder_factor": -1.0}, "encoder_factor must be at least 0, not -1.0"),
+        ({"momentum": 1.5}, "momentum must be from 0 to 1, not 1.5"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm must be at least 0, not -1.0"),
+        ({"frame_stack": 0}, "frame_stack must be at least 1, not 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(**options)
+
+
+@pytest.mark.parametrize(
     ("observations", "padded", "options", "message"),
     [
         ((8, 2, 6, 6), None, {}, r"padded is bool \[B, 4\], the positions outside their episode, not None"),

@@ -122,3 +122,11 @@ def test_steps_that_are_no_slices_are_refused(sampler: Any) -> None:
 def test_samples_without_pixels_are_refused() -> None:
     with pytest.raises(UserError, match="no 'pixels' in the sample"):
         build()(replay().sample().exclude("pixels"))
+
+
+def test_its_keys_are_named() -> None:
+    loss = build()
+    assert loss.in_keys == ["pixels", ("collector", "mask")]
+    loss.set_keys(pixels="image")
+    assert loss.in_keys == ["image", ("collector", "mask")]
+    assert set(loss.out_keys) <= set(loss(replay().sample().rename_key_("pixels", "image")).keys())

@@ -32,7 +32,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from mcurl.envs.stack import FrameStack, StackStart, check_settings
+from mcurl.envs.stack import FrameStack, StackStart, check_action, check_settings
 from mcurl.errors import UserError, suggest
 
 # fmt: off
@@ -201,9 +201,11 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
 
         Raises:
             gymnasium.error.ResetNeeded: the game is over or not started.
+            gymnasium.error.InvalidAction: there is no such index.
         """
         if not self._playing:
             raise gymnasium.error.ResetNeeded("the game is over or has not begun: call reset()")
+        check_action(self.action_space, action)
         reward, screens = self._play(self._actions[action])
         observation = self._stack.push(self._make_frame(screens))
         lives = self._ale.lives()

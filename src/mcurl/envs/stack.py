@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcurl.envs.foreign import Diverged
-from mcurl.errors import UserError
+from mcurl.errors import UserError, one_line
 from mcurl.runtime.limits import process_memory
 
 StackStart = Literal["repeat", "blank"]
@@ -164,9 +165,11 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
 
         Raises:
             gymnasium.error.ResetNeeded: before the first reset, and after the end of an episode.
+            gymnasium.error.InvalidAction: see :func:`check_action`.
         """
         if self._over:
             raise gymnasium.error.ResetNeeded("the episode is over: call reset() before step()")
+        check_action(self.action_space, action)
         translated = self._translate(action)
         total, terminated, truncated = 0.0, False, False
         try:
@@ -232,6 +235,23 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
         self._diverged, self._diverged_in_a_row = state.get("diverged", (0, 0))
         if "state" in state:
             self._newest_state[...] = state["state"]
+
+
+def check_action(space: gymnasium.Space[Any], action: Any) -> None:
+    """Raise ``gymnasium.error.InvalidAction`` if ``action`` is no action of the agent's space.
+
+    Actions of a Box may be outside of its bounds, to which they are clipped, but are finite and as many as it has.
+    """
+    values = np.asarray(action)
+    if isinstance(space, gymnasium.spaces.Discrete):
+        valid = values.ndim == 0 and np.issubdtype(values.dtype, np.integer) and 0 <= int(values) < space.n
+        expected = f"an integer from 0 to {space.n - 1}"
+    else:
+        size = math.prod(space.shape or ())
+        valid = values.size == size and np.issubdtype(values.dtype, np.number) and bool(np.isfinite(values).all())
+        expected = f"{size} finite numbers" if size > 1 else "a finite number"
+    if not valid:
+        raise gymnasium.error.InvalidAction(f"the action must be {expected}, not {one_line(action)}")
 
 
 def check_settings(settings: Any, minima: dict[str, int], choices: dict[str, tuple[str, ...]]) -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from mcurl.config.fields import Meta
 from mcurl.integrations.optim import parameter_groups, set_learning_rates
 from mcurl.networks.ema import ema_update, momentum_copy
 from mcurl.objectives.base import Augment, Objective
@@ -33,6 +34,9 @@ class ContrastiveLearner(nn.Module):
         frame_stack: K, frames in an observation; needed for masks over single frames.
         max_grad_norm: gradient norm above which the gradient is clipped; 0: no clipping.
         seed: of the masks.
+
+    Raises:
+        UserError: a number is out of its range.
     """
 
     encoder: nn.Module
@@ -53,6 +57,9 @@ class ContrastiveLearner(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        Meta(low=0, high=1).check("momentum", momentum)
+        Meta(low=0).check("max_grad_norm", max_grad_norm)
+        Meta(low=1).check("frame_stack", frame_stack)
         self.__dict__["encoder"] = encoder  # not a submodule: it is saved with the agent
         self.objective, self.key_encoder = objective, momentum_copy(encoder)
         self.augment, self.frame_stack = augment, frame_stack

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mcurl.agents.optim import objective_parameters
+from mcurl.config.fields import Meta
 from mcurl.objectives.base import Objective
 
 
@@ -25,7 +26,12 @@ def parameter_groups(
     Returns:
         The groups ``"encoder"`` and ``"objective"`` (if it has parameters), each with ``params``, ``name``, ``lr`` and
         ``base_lr``, the rate that :func:`set_learning_rates` multiplies.
+
+    Raises:
+        UserError: ``learning_rate`` is not above 0, or ``encoder_factor`` below it.
     """
+    Meta(above=0).check("learning_rate", learning_rate)
+    Meta(low=0).check("encoder_factor", encoder_factor)
     with_encoder, rest = objective_parameters(objective)
     encoder_parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     rate = encoder_factor * learning_rate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from tensordict import TensorDict, TensorDictBase
@@ -45,6 +45,7 @@ class MCurlLoss(LossModule):  # type: ignore[misc]
         pixels: Any = "pixels"
         mask: Any = ("collector", "mask")
 
+    out_keys: ClassVar[list[str]] = ["loss_mcurl"]
     tensor_keys: _AcceptedKeys
     default_keys = _AcceptedKeys
     encoder: nn.Module
@@ -70,6 +71,12 @@ class MCurlLoss(LossModule):  # type: ignore[misc]
         self.objective = objective
         self.augment, self.frame_stack = augment, frame_stack
         self.generator = np.random.default_rng(seed)
+
+    @property
+    def in_keys(self) -> list[Any]:
+        """What it reads of a sample, as TorchRL's own losses say it. A sample without a mask is possible."""
+        keys = self.tensor_keys
+        return [keys.pixels] if self.objective.contrast_spec.source == "rl" else [keys.pixels, keys.mask]
 
     def _forward_value_estimator_keys(self, **kwargs: Any) -> None:
         """There is no value estimator."""
