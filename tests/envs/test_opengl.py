@@ -85,6 +85,22 @@ def test_missing_libraries_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not opengl.osmesa_works()
 
 
+def test_egl_without_a_library_of_opengl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's libegl1 comes without libgl1. PyOpenGL 3.1.10 then fails while it reports an error."""
+    load = ctypes.CDLL
+
+    def only_egl(name: str) -> ctypes.CDLL:
+        if name.startswith(("libGL", "libOpenGL", "libOSMesa")):
+            raise OSError(f"{name}: cannot open shared object file")
+        return load(name)
+
+    for variable in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(ctypes, "CDLL", only_egl)
+    assert not opengl.egl_works()
+    assert opengl.complaint() == "no OpenGL for rendering: apt-get install libegl1 libgl1 (or libosmesa6)"
+
+
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "31")
     assert not opengl.egl_works()

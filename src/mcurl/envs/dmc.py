@@ -21,7 +21,7 @@ from mcurl.envs import CannotSave
 from mcurl.envs.foreign import call
 from mcurl.envs.opengl import choose_backend
 from mcurl.envs.stack import Rescaling, StackedEnv, check_settings
-from mcurl.errors import UserError, suggest
+from mcurl.errors import UserError, one_line, suggest
 
 Observation = Literal["pixels", "state"]
 Shadows = Literal["full", "1024", "512", "off"]
@@ -322,9 +322,9 @@ def _import_dm_control(*, rendering: bool) -> Any:
         from dm_control import _render, suite
     except ModuleNotFoundError as error:
         raise UserError(f"DMControl tasks need dm_control ({error}): {install_command()}") from error
-    except (ImportError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # of PyOpenGL, too: ctypes.ArgumentError where a library is missing
         raise UserError(
-            f"dm_control does not load with MUJOCO_GL={backend} ({error}): unset MUJOCO_GL, "
+            f"dm_control does not load with MUJOCO_GL={backend} ({one_line(error)}): unset MUJOCO_GL, "
             "or apt-get install libegl1 libgl1"
         ) from error
     if rendering and backend in ("egl", "osmesa") and backend != _render.BACKEND:

@@ -120,6 +120,9 @@ def egl_works() -> bool:
         egl = ctypes.CDLL("libEGL.so.1")
     except OSError:
         return False
+    # EGL without a library of OpenGL: PyOpenGL would fail at its first call.
+    if not any(_loads(name) for name in ("OpenGL", "GL", "GLESv2")):
+        return False
     egl.eglGetProcAddress.restype = ctypes.c_void_p
     query = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
     open_display = egl.eglGetProcAddress(b"eglGetPlatformDisplayEXT")
@@ -157,10 +160,15 @@ def _can_render(egl: ctypes.CDLL, display: int | None) -> bool:
 
 
 def osmesa_works() -> bool:
-    """Whether OSMesa, a software renderer, can be loaded under one of the names that PyOpenGL tries."""
-    for name in ("libOSMesa.so", *(f"libOSMesa.so.{version}" for version in range(9, -1, -1))):
+    """Whether OSMesa, a software renderer, can be loaded."""
+    return _loads("OSMesa")
+
+
+def _loads(name: str) -> bool:
+    """Whether a library can be loaded under one of the names that PyOpenGL tries."""
+    for version in ("", *(f".{number}" for number in range(9, -1, -1))):
         try:
-            ctypes.CDLL(name)
+            ctypes.CDLL(f"lib{name}.so{version}")
         except OSError:
             continue
         return True
