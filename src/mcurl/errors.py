@@ -58,6 +58,15 @@ def argument(name: str, value: object = None) -> str:
     return f"{name}=" + ("" if value is None else repr(value))
 
 
+def call_or_command(call: str, command: str) -> str:
+    """What the user may do next: a call in Python, or a command on the command line.
+
+    >>> call_or_command("mcurl.resume('runs/x')", "mcurl resume runs/x")
+    "mcurl.resume('runs/x')"
+    """
+    return command if _on_command_line else call
+
+
 def settings_argument(values: Mapping[str, object]) -> str:
     """How the user writes settings: after ``--set``, or as an argument in Python.
 

@@ -89,7 +89,7 @@ def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
         run.checkpoint(10, {})
     before = tree_of(tmp_path)
     with pytest.raises(
-        UserError, match=r"exists already: use `mcurl resume .*mcurl-seed1`, or another seed=, name= or out="
+        UserError, match=r"exists already: use `mcurl.resume\('.*mcurl-seed1'\)`, or another seed=, name= or out="
     ) as error:
         make(tmp_path)
     one_line(error)
@@ -488,7 +488,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path:
         run.log_evaluation(0, [1.0])
         with pytest.raises(UserError, match=r"is being trained by another process|exists already"):
             make(tmp_path)
-    with pytest.raises(UserError, match=r"exists already: use `mcurl resume"):
+    with pytest.raises(UserError, match=r"exists already: use `mcurl.resume"):
         make(tmp_path, sac={"batch_size": 64})
     (run.folder / "notes.txt").write_text("mine")
     with make(tmp_path) as again:

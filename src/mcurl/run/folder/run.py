@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from mcurl.errors import UserError, argument, printable
+from mcurl.errors import UserError, argument, call_or_command, printable
 from mcurl.files import JSON_BYTES, own_folder, read_bytes, read_object, read_text, write_file, write_new
 from mcurl.recording import recording_path
 from mcurl.run.evaluations import read_evaluations
@@ -159,7 +159,7 @@ class Run:
         if is_run(folder) and (run := Run(folder)).resumable:
             if not run.checkpoints() and run.settings == json.loads(as_json(settings)) and not run.locked:
                 return
-            again = run.command("resume")
+            again = call_or_command(f"mcurl.resume({str(folder)!r})", run.command("resume"))
             raise UserError(f"{folder} exists already: use `{again}`, or another {_elsewhere()}")
         message = f"without a checkpoint: move it away, or use another {_elsewhere()}"
         raise UserError(f"{folder} exists already, {message}")
