@@ -167,11 +167,11 @@ LINES = [
     ("installed", "findings"),
     [
         ({"numpy": "2.0", "mujoco": "3.17.0"}, []),
-        ({"numpy": "2.0"}, [("error", "mujoco is not installed: pip install 'mcurl[dmc]'")]),
+        ({"numpy": "2.0"}, [("error", f"mujoco is not installed: {dmc.install_command()}")]),
         ({"mujoco": "3.17.0"}, [("error", "numpy is not installed: pip install mcurl")]),
         (
             {"numpy": "2.0", "mujoco": "4.0.0"},
-            [("warning", "mujoco is 4.0.0, but <4,>=3.17 is supported: pip install 'mcurl[dmc]'")],
+            [("warning", f"mujoco is 4.0.0, but <4,>=3.17 is supported: {dmc.install_command()}")],
         ),
         (
             {"numpy": "2.0", "mujoco": "3.18", "av": "15"},
