@@ -76,6 +76,25 @@ def test_a_torn_note_does_not_stop_reports(tmp_path: Path, capsys: pytest.Captur
     assert note.read_text() == text
 
 
+@pytest.mark.parametrize("depth", [0, 1])
+def test_nothing_is_written_through_a_linked_folder_of_a_store(tmp_path: Path, depth: int) -> None:
+    """A link to the store itself is fine."""
+    [run] = runs(1)
+    outside, real = tmp_path / "outside", tmp_path / "real"
+    outside.mkdir()
+    real.mkdir()
+    (tmp_path / "store").symlink_to(real)
+    folder = tmp_path / "store" / run.benchmark / (run.name if depth else "")
+    folder.parent.mkdir(exist_ok=True)
+    folder.symlink_to(outside)
+    with pytest.raises(UserError, match=f"{run.benchmark}.* is a link"):
+        store.add(tmp_path / "store", [run])
+    assert not list(outside.iterdir())
+    folder.unlink()
+    store.add(tmp_path / "store", [run])
+    assert store.load(real)
+
+
 def test_a_seed_whose_return_is_no_number_is_left_out_of_tables(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

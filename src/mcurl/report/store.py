@@ -281,13 +281,14 @@ def add(results: Path, runs: Iterable[RunScores], replace_seeds: bool = False) -
         What became of each run.
 
     Raises:
-        UserError: a run has other settings than the runs of its cell, the store has another run with its seed, or two
-            of the runs have the same seed.
+        UserError: a run has other settings than the runs of its cell, the store has another run with its seed, two of
+            the runs have the same seed, or a folder inside the store is a link.
     """
     changes: list[Change] = []
     contents: dict[Path, list[RunScores]] = {}
     for group in cells(map(_without_damaged_recordings, runs)).values():
         path = cell_path(results, group[0])
+        _check_folders(path)
         stored = {run.seed: run for run in load_cell(path)}
         others = [run for run in stored.values() if run.task != group[0].task]
         if others or path in contents:
@@ -345,6 +346,13 @@ def _update(run: RunScores, old: RunScores, path: Path) -> Change:
     recordings = {**old.recordings, **run.recordings}  # the run may have lost some since
     kept = replace(run, recordings=recordings, provenance={"note": old.note or None} | run.provenance)
     return Change(kept, "updated", path, ", ".join(reasons)) if reasons else Change(run, "unchanged", path)
+
+
+def _check_folders(path: Path) -> None:
+    """Raise UserError if a folder of a cell is a link: what it points to is not the store's."""
+    for folder in (path.parent.parent, path.parent):
+        if folder.is_symlink():
+            raise UserError(f"{folder} is a link: scores are written to the store's own folders alone")
 
 
 def _check_settings(run: RunScores, others: Iterable[RunScores]) -> None:
