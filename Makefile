@@ -40,9 +40,10 @@ about:
 
 # With the oldest versions that pyproject.toml admits, on Python 3.11 or 3.12 (NumPy 1.26 has no wheel for later ones).
 # With another Python: make test PYTHON=python3.13 VENV=.venv-3.13
+LOWEST ?= .venv-lowest
 test-lowest:
-	$(MAKE) VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt TOOLS=dev .venv-lowest/.installed-dev
-	.venv-lowest/bin/python -m pytest
+	$(MAKE) VENV=$(LOWEST) CONSTRAINTS=constraints-lowest.txt TOOLS=dev $(LOWEST)/.installed-dev
+	$(LOWEST)/bin/python -m pytest
 
 # Each extra alone, at its oldest and its newest versions, in environments of their own: a minute or two each.
 extras: $(DEVELOPERS)

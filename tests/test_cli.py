@@ -682,3 +682,27 @@ def test_threads_wait_calmly_unless_told_otherwise(
         monkeypatch.setenv(name, value)
     main(["tasks", "toy"])
     assert os.environ.pop("GOMP_SPINCOUNT", None) == expected
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train toy/reach --out FILE",
+        "export RUN --to FILE",
+        "verify RUN --picture FILE",
+        "verify RUN --video FILE",
+        "collect RUN --results FILE",
+        "report RUN --out FILE",
+        "report RUN --plot FILE",
+        "report RUN --openrlbenchmark FILE",
+        "table dmc --results FILE",
+        "suite run mini-dmc --out FILE",
+        "bench profile --plot-dir FILE",
+    ],
+)
+def test_a_file_is_no_folder(capsys: Capture, tmp_path: Path, words: str) -> None:
+    path = tmp_path / "file"
+    path.write_text("mine")
+    assert main(words.replace("FILE", str(path)).replace("RUN", "runs").split()) == 2
+    assert f": expected a folder, and {str(path)!r} is a plain file (see " in capsys.readouterr().err
+    assert path.read_text() == "mine"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 
 from mcurl import __version__, commands
 from mcurl.errors import UserError
+from mcurl.files import kind
 from mcurl.run.names import check_name
 
 DESCRIPTION = "M-CURL: masked contrastive representation learning for reinforcement learning from pixels."
@@ -117,7 +119,7 @@ def _add_train(train: Parser) -> None:
     train.add_argument("--max-parallel", type=_count, metavar="N", help=share)
     train.add_argument("--at-once", dest="max_parallel", type=_count, help=argparse.SUPPRESS)  # its former name
     out = "folder of all runs; default runs. An existing run is never overwritten"
-    train.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help=out)
+    train.add_argument("--out", type=_folder, default=Path("runs"), metavar="DIR", help=out)
     name = "name of the run in its folder, in results and in plots; default the method and the changed settings"
     train.add_argument("--name", type=_name, metavar="NAME", help=name)
     _add_log(train)
@@ -178,7 +180,7 @@ def _add_watch(watch: Parser) -> None:
 def _add_export(export: Parser) -> None:
     export.add_argument("path", type=Path, metavar="RUN", help="run folder")
     to = "the folder, new or empty; its layout is that of the Hugging Face hub"
-    export.add_argument("--to", type=Path, required=True, metavar="FOLDER", help=to)
+    export.add_argument("--to", type=_folder, required=True, metavar="FOLDER", help=to)
     scores = "folders of scores or runs, whose other runs of this name the model card lists, each under its own name"
     export.add_argument("--scores", nargs="+", type=Path, metavar="PATH", help=scores)
     export.add_argument("--no-video", action="store_true", help="leave out the video of an episode")
@@ -194,9 +196,9 @@ def _add_verify(verify: Parser) -> None:
     verify.add_argument("--jobs", type=_count, metavar="N", help="number of processes; default all cores")
     verify.add_argument("--keep-going", action="store_true", help="do not stop at the first score that fails")
     picture = "also draw the best and the median episode of each score as DIR/*.png"
-    verify.add_argument("--picture", type=Path, metavar="DIR", help=picture)
+    verify.add_argument("--picture", type=_folder, metavar="DIR", help=picture)
     video = "also write videos of them as DIR/*.mp4; needs PyAV (pip install 'mcurl[video]')"
-    verify.add_argument("--video", type=Path, metavar="DIR", help=video)
+    verify.add_argument("--video", type=_folder, metavar="DIR", help=video)
     _add_import(verify, "environments of your own (gym/MODULE:ID)")
 
 
@@ -229,7 +231,7 @@ def _add_collect(collect: Parser) -> None:
     paths = "run folders, or folders that contain them"
     collect.add_argument("paths", nargs="+", type=Path, metavar="RUNS", help=paths)
     results = "folder of the scores; default scores"
-    collect.add_argument("--results", type=Path, default=Path("scores"), metavar="DIR", help=results)
+    collect.add_argument("--results", type=_folder, default=Path("scores"), metavar="DIR", help=results)
     replace = "replace the scores of other runs with the same name and seed, and say which"
     collect.add_argument("--replace", action="store_true", help=replace)
     name = "name of the runs in the scores, instead of their own, such as mcurl-conv"
@@ -244,24 +246,24 @@ def _add_report(report: Parser) -> None:
     paths = "folders of scores, run folders, or folders that contain run folders"
     report.add_argument("paths", nargs="+", type=Path, metavar="PATHS", help=paths)
     out = "folder of a report: an HTML page, Markdown, CSV, SVG and PNG; default report with --suite, else none"
-    report.add_argument("--out", type=Path, metavar="DIR", help=out)
+    report.add_argument("--out", type=_folder, metavar="DIR", help=out)
     suite = "report a suite, such as table1, or a TOML file; may be repeated. Missing runs are shown as missing"
     report.add_argument("--suite", action="append", default=[], metavar="NAME", help=suite)
     published = "published columns of the report, such as m-curl,curl,der-final (docs/report.md); default the main ones"
     report.add_argument("--published", type=_names, metavar="NAMES", help=published)
     report.add_argument("--no-png", action="store_true", help="leave out PNG files, which need matplotlib")
     plots = "plot the learning curves and published scores of each task as DIR/<benchmark>-<task>.png"
-    report.add_argument("--plot", type=Path, metavar="DIR", help=plots)
+    report.add_argument("--plot", type=_folder, metavar="DIR", help=plots)
     table = "write all returns as one long table for other tools, a new file in .csv or .parquet (docs/statistics.md)"
     report.add_argument("--table", type=Path, metavar="FILE", help=table)
     offline = "write the runs for openrlbenchmark's offline mode, to a new folder (docs/statistics.md)"
-    report.add_argument("--openrlbenchmark", type=Path, metavar="DIR", help=offline)
+    report.add_argument("--openrlbenchmark", type=_folder, metavar="DIR", help=offline)
 
 
 def _add_table(table: Parser) -> None:
     table.add_argument("benchmark", metavar="BENCHMARK", help="dmc or atari100k")
     results = "folder of scores; default those that come with the package"
-    table.add_argument("--results", type=Path, metavar="DIR", help=results)
+    table.add_argument("--results", type=_folder, metavar="DIR", help=results)
 
 
 def _add_suite(suite: Parser, parsers: dict[str, Parser], layout: dict[str, Any]) -> None:
@@ -312,7 +314,7 @@ def _add_suite_runs(parser: Parser) -> None:
     jobs = "runs at a time; default one per core. They share the cores equally"
     parser.add_argument("--jobs", type=_count, metavar="N", help=jobs)
     out = "folder of all runs; default runs"
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help=out)
+    parser.add_argument("--out", type=_folder, default=Path("runs"), metavar="DIR", help=out)
 
 
 def _add_bench(bench: Parser) -> None:
@@ -336,7 +338,7 @@ def _add_bench(bench: Parser) -> None:
     bench.add_argument("--threads", type=_count, metavar="N", help="CPU threads; default all cores")
     bench.add_argument("--repeats", type=_count, default=20, metavar="N", help="number of repetitions; default 20")
     plot_dir = "folder of the figures of profile; default plots"
-    bench.add_argument("--plot-dir", type=Path, default=Path("plots"), metavar="DIR", help=plot_dir)
+    bench.add_argument("--plot-dir", type=_folder, default=Path("plots"), metavar="DIR", help=plot_dir)
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the timings to a JSON file")
 
 
@@ -375,6 +377,14 @@ def _gpus(text: str) -> float:
     if not 0 <= number < 1 and not (number >= 1 and number.is_integer()):
         raise argparse.ArgumentTypeError(f"expected a whole number, or a part of one GPU such as 0.25, not {text!r}")
     return number
+
+
+def _folder(text: str) -> Path:
+    """A folder, or the path of a new one."""
+    path = Path(text)
+    if os.path.lexists(path) and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a folder, and {text!r} is {kind(path)}")
+    return path
 
 
 def _count(text: str) -> int:
