@@ -9,28 +9,27 @@ from __future__ import annotations
 import atexit
 import contextlib
 import copy
-import inspect
 import math
 import numbers
 import re
 import sys
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import gymnasium
 import numpy as np
-from gymnasium.envs.registration import EnvSpec, load_env_creator
 from numpy.typing import NDArray
 
 from mcurl.envs import CannotSave, threaded
 from mcurl.envs.actions import convert_actions
-from mcurl.envs.foreign import INTERFACE, SHIMMY, EnvironmentFailure, Hint, call, describe, message, show
+from mcurl.envs.construct import construct, frames_per_second, opengl_hint, read_space, render_modes
+from mcurl.envs.foreign import INTERFACE, SHIMMY, EnvironmentFailure, Hint, call, message, show
 from mcurl.envs.images import Channels, Fit, FrameWatch, Framing, find_image
-from mcurl.envs.opengl import choose_backends, complaint
+from mcurl.envs.opengl import choose_backends
 from mcurl.envs.stack import StackedEnv, check_settings
-from mcurl.errors import UserError, one_line, settings_argument, suggest
+from mcurl.errors import UserError, one_line, suggest
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def _ahead(settings: GymSettings, task: str) -> gymnasium.Space[Any]:
     env = _make(task, settings.kwargs)
     _close_spare()
     _spare.append(_Spare(task, settings.kwargs, env))
-    return convert_actions(_space(env, "action_space", f"gym/{task}"), f"gym/{task}")[1]
+    return convert_actions(read_space(env, "action_space", f"gym/{task}"), f"gym/{task}")[1]
 
 
 @dataclass(frozen=True)
@@ -153,12 +152,13 @@ _spare: list[_Spare] = []
 """At most one."""
 
 
-def _take_spare(task: str, kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any] | None:
+def _make(task: str, kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+    """Make an environment, or take the one that was made to look at its action space."""
     for spare in _spare:
         if (spare.task, spare.kwargs, spare.thread) == (task, kwargs, threading.get_ident()):
             _spare.clear()
             return spare.env
-    return None
+    return construct(task, kwargs)
 
 
 def _close_spare() -> None:
@@ -207,12 +207,12 @@ class GymEnv(StackedEnv):
         try:
             self._form = None
             if not settings.render:
-                space = _space(self._env, "observation_space", self.name)
+                space = read_space(self._env, "observation_space", self.name)
                 self._form = find_image(space, settings.key, settings.channels, self.name)
             self._framing = Framing(settings.image_size, settings.fit, settings.grayscale)
             if self._form is None:
                 self._check_renders()
-            self._to_inner, actions = convert_actions(_space(self._env, "action_space", self.name), self.name)
+            self._to_inner, actions = convert_actions(read_space(self._env, "action_space", self.name), self.name)
         except UserError:
             with contextlib.suppress(UserError):  # the first one says more
                 self.close()
@@ -224,8 +224,8 @@ class GymEnv(StackedEnv):
         channels = 3 if self._form is None else self._form.channels
         channels = 1 if settings.grayscale and channels == 3 else channels
         size, repeat = settings.image_size, settings.action_repeat
-        frames_per_second = _frames_per_second(self._env)
-        super().__init__((channels, size, size), settings.frame_stack, repeat, frames_per_second / repeat)
+        rate = frames_per_second(self._env) / repeat
+        super().__init__((channels, size, size), settings.frame_stack, repeat, rate)
         self.action_space = actions
         self.notes += self._describe()
 
@@ -311,7 +311,7 @@ class GymEnv(StackedEnv):
 
     def _rendered(self) -> NDArray[np.uint8]:
         """The rendered image, ``uint8 [H, W, 3]``. Raises EnvironmentFailure if there is none."""
-        image: Any = self._call("render()", self._env.render, hint=_opengl_hint)
+        image: Any = self._call("render()", self._env.render, hint=opengl_hint)
         if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (3, 4):
             return image[..., :3]
         found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -319,7 +319,7 @@ class GymEnv(StackedEnv):
 
     def _check_renders(self) -> None:
         """Raise UserError if rendered images cannot be the frames."""
-        if "rgb_array" not in (_render_modes(self._env) or ()):
+        if "rgb_array" not in (render_modes(self._env) or ()):
             space = one_line(self._env.observation_space)
             raise UserError(
                 f"{self.name} has no images: it cannot render rgb_array, and its observations are {space}, "
@@ -372,112 +372,6 @@ class GymEnv(StackedEnv):
         if method is None:
             raise CannotSave(f"{self.name} has no {name}(): its state cannot be saved")
         return method
-
-
-def _make(task: str, kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
-    """Make an environment, without Gymnasium's wrappers. It renders images if it can.
-
-    Raises:
-        UserError: it cannot be made.
-    """
-    if (spare := _take_spare(task, kwargs)) is not None:
-        return spare
-    choose_backends()
-    spec = copy.deepcopy(gymnasium.spec(task.rpartition(":")[2]))
-    spec.max_episode_steps = None
-    spec.order_enforce = False
-    spec.disable_env_checker = True
-    name = f"gym/{task}"
-    creator = call(name, "its import", _creator, spec)
-    options = dict(spec.kwargs) | _merged(spec.kwargs, kwargs)
-    _check_arguments(creator, kwargs, name)
-    modes = _render_modes(creator)
-    if "rgb_array" in (modes or ()) or (modes is None and _accepts(creator, "render_mode")):
-        options["render_mode"] = "rgb_array"
-    env: gymnasium.Env[Any, Any] = call(
-        name, "its constructor", gymnasium.make, spec, **options, hint=_constructor_hint(creator)
-    )
-    return env
-
-
-def _space(env: gymnasium.Env[Any, Any], attribute: str, name: str) -> Any:
-    """A space that an environment declares. Raises EnvironmentFailure if it cannot be read."""
-    return call(name, f"its {attribute}", getattr, env, attribute)
-
-
-def _creator(spec: EnvSpec) -> Any:
-    """The class or function that makes an environment."""
-    return load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-
-
-def _parameters(creator: Any) -> Mapping[str, inspect.Parameter]:
-    """The arguments of a function; if they cannot be known, any."""
-    try:
-        return inspect.signature(creator).parameters
-    except (TypeError, ValueError):
-        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
-
-
-def _render_modes(env: Any) -> Collection[Any] | None:
-    """The render modes that a class or an environment declares; None if it declares none."""
-    metadata = getattr(env, "metadata", None)
-    modes = metadata.get("render_modes") if isinstance(metadata, Mapping) else None
-    return modes if isinstance(modes, Collection) else None
-
-
-def _frames_per_second(env: gymnasium.Env[Any, Any]) -> float:
-    """Frames in a second of an environment; 30 if it declares no positive number."""
-    declared = env.metadata.get("render_fps") if isinstance(env.metadata, Mapping) else None
-    if not isinstance(declared, int | float | np.number) or not math.isfinite(declared) or declared <= 0:
-        return 30.0
-    return float(declared)
-
-
-def _accepts(creator: Any, name: str) -> bool:
-    """Whether a function takes an argument of a name."""
-    parameters = _parameters(creator)
-    anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    return anything or name in parameters
-
-
-def _check_arguments(creator: Any, kwargs: Mapping[str, Any], name: str) -> None:
-    """Raise UserError for an argument that the environment does not take."""
-    choices = [key for key in _parameters(creator) if key not in ("self", "render_mode")]
-    for key in kwargs:
-        if not _accepts(creator, key):
-            advice = suggest(key, choices) if choices else "it takes none"
-            raise UserError(f"{name} has no argument env.kwargs.{key}: {advice}")
-
-
-def _merged(defaults: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The user's arguments; nested dicts are completed from the registration's."""
-    merged = {}
-    for key, value in kwargs.items():
-        default = defaults.get(key)
-        if isinstance(value, Mapping) and isinstance(default, Mapping):
-            merged[key] = {**default, **_merged(default, value)}
-        else:
-            merged[key] = copy.deepcopy(value)
-    return merged
-
-
-def _constructor_hint(creator: Any) -> Hint:
-    """What helps if a constructor fails: a class of the old gym package needs a converter."""
-    old = any(base.__module__.partition(".")[0] == "gym" for base in getattr(creator, "__mro__", ()))
-    return (lambda error: SHIMMY) if old else (lambda error: _argument_hint(error) or _opengl_hint(error))
-
-
-def _argument_hint(error: BaseException) -> str:
-    """How to set the argument that a constructor misses, if the error is about one."""
-    match = re.search(r"missing \d+ required [\w -]*arguments?: '(\w+)'", message(error))
-    if not match or not isinstance(error, TypeError):
-        return ""
-    return f"{settings_argument({f'env.kwargs.{match[1]}': 'VALUE'})} sets it"
-
-
-def _opengl_hint(error: BaseException) -> str:
-    """The variable or package that keeps OpenGL from working, if the error may come from that."""
-    return (complaint() or "") if re.search(r"(?i)gl|display|x11|screen|render", describe(error)) else ""
 
 
 def _interface_hint(error: BaseException) -> str:
