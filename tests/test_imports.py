@@ -70,19 +70,20 @@ RULES: dict[str, set[str]] = {
     "run.logger": {"run.display", "run.folder"},
     "batches": {"agents.base", "objectives.base", "replay", "runtime.seeding"},
     "build": {"agents.base", "objectives.base", "config", "envs", "replay", "runtime.device", "runtime.memory"},
+    "loading": {"agents.base", "build", "config", "run.checkpoint", "run.folder", "runtime.device"},
     "evaluate": {
-        *("agents.base", "build", "config", "envs", "published", "recording", "run.checkpoint", "run.folder"),
-        *("runtime.device", "runtime.seeding"),
+        *("agents.base", "build", "config", "envs", "loading", "published", "recording", "run.checkpoint"),
+        *("run.folder", "runtime.seeding"),
     },
     "training": {
         *("agents.base", "batches", "build", "config", "envs", "evaluate", "recording", "replay"),
         *("run.checkpoint", "run.folder", "run.logger"),
         *("runtime.cuda_graphs", "runtime.device", "runtime.seeding", "runtime.signals", "runtime.waiting"),
     },
-    "watch": {"build", "config", "evaluate", "pictures", "run.folder"},
+    "watch": {"build", "config", "evaluate", "loading", "pictures", "run.folder"},
     "export.folder": {"agents.base", "run.checkpoint"},
     "export": {
-        *("config", "config.tasks", "evaluate", "export.folder", "run.checkpoint", "run.folder", "runtime.program"),
+        *("config", "config.tasks", "export.folder", "loading", "run.checkpoint", "run.folder", "runtime.program"),
         "watch",
     },
     "doctor": {"config", "envs", "native", "run.provenance", "runtime.device", "runtime.limits", "runtime.threads"},
@@ -111,8 +112,8 @@ RULES: dict[str, set[str]] = {
     },
     "callbacks": {"run.logger", "runtime.signals"},
     "policy": {
-        *("agents.base", "build", "config", "config.fields", "envs", "evaluate", "export.folder", "native"),
-        *("run.folder", "runtime.device"),
+        *("agents.base", "build", "config", "config.fields", "envs", "evaluate", "export.folder", "loading"),
+        *("native", "run.folder", "runtime.device"),
     },
     "api": {
         *("callbacks", "config", "config.fields", "envs", "policy", "run.display", "run.folder", "run.logger"),

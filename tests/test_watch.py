@@ -176,7 +176,7 @@ def test_nothing_is_left_after_an_error(run: Path, capsys: Capture, tmp_path: Pa
 
 def test_the_policy_of_sac_sees_the_centre_crop(run: Path) -> None:
     from mcurl.config.settings import TrainSettings
-    from mcurl.evaluate import load_agent
+    from mcurl.loading import load_agent
 
     with Run.open(run) as opened:
         settings = TrainSettings.from_json(opened.settings)

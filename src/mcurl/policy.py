@@ -217,7 +217,7 @@ class RunFolderLoader:
 
     def load(self, folder: Path, device: Device) -> Policy:
         from mcurl.config.settings import TrainSettings
-        from mcurl.evaluate import load_agent
+        from mcurl.loading import load_agent
         from mcurl.run.folder import Run
         from mcurl.runtime.device import process_state_restored
 

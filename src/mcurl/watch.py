@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from mcurl.build import newest_frame
 from mcurl.config.settings import TrainSettings
-from mcurl.evaluate import Moment, load_agent, play_episode
+from mcurl.evaluate import Moment, play_episode
+from mcurl.loading import load_agent
 from mcurl.pictures import Mp4, check_video, draw_text, enlarge, frames_per_second, render, text_width
 from mcurl.run.folder import Checkpoint, Run
 

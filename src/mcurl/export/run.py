@@ -11,9 +11,9 @@ from mcurl.config.resolve import resolve
 from mcurl.config.settings import TrainSettings
 from mcurl.config.tasks import flatten
 from mcurl.errors import UserError
-from mcurl.evaluate import load_agent
 from mcurl.export.card import Score, model_card
 from mcurl.export.folder import make_config, write
+from mcurl.loading import load_agent
 from mcurl.run.checkpoint import tree_hash
 from mcurl.run.folder import Checkpoint, Run
 from mcurl.runtime.program import command_line
