@@ -21,6 +21,7 @@ import torch
 from mcurl.errors import UserError
 from mcurl.run import provenance
 from mcurl.run.checkpoint import save_tree
+from mcurl.run.evaluations import read_evaluations
 from mcurl.run.folder import Run, run_folder
 from mcurl.runtime.signals import stop_on_signal
 
@@ -377,6 +378,7 @@ def test_what_a_power_cut_leaves_behind_the_checkpoint_does_not_count(tmp_path: 
         for name in ("evaluations.csv", "metrics.jsonl"):
             with (run.folder / name).open("ab") as file:
                 file.write(garbage)
+    assert read_evaluations(run.folder) == {2: [1.0, 2.0]}
     with Run.open(run.folder, train=True) as again:
         assert again.evaluations() == {2: [1.0, 2.0]}
         assert again.metrics() == [(2, {"x": 1.0})]

@@ -20,23 +20,36 @@ _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?|[-+]?(nan|inf)", re.
 def read_evaluations(folder: Path) -> dict[int, list[float]]:
     """Env steps -> returns of the episodes, of the complete lines; empty if a run folder has no such file.
 
+    Where the lines behind the newest checkpoint cannot be read, as after a power cut, those before it count.
+
     Raises:
         UserError: the file is damaged, not as at the newest checkpoint, no plain file, or too large.
     """
     path = folder / NAME
     try:
-        lines = files.complete_lines(read_vouched(folder), path)
+        data, vouched = _read_vouched(folder)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return _parse(data, path)
+    except UserError:
+        if not vouched:
+            raise
+        return _parse(data[:vouched], path)
+
+
+def _parse(data: bytes, path: Path) -> dict[int, list[float]]:
+    """Env steps -> returns of the complete lines of the file's content."""
+    lines = files.complete_lines(data, path)
     if lines and lines[0] != HEADER:
         raise UserError(f"{path} is damaged: its first line is {lines[0][:80]!r}, not {HEADER}")
     return parse_rows(lines[1:], path)
 
 
-def read_vouched(folder: Path) -> bytes:
-    """The content of the file, which begins as at the newest checkpoint of the run, if that says how.
+def _read_vouched(folder: Path) -> tuple[bytes, int]:
+    """The content of the file, which begins as at the newest checkpoint, and its length there; 0 if nothing says it.
 
     Raises:
         UserError: it does not: it is damaged, or was changed; or it is no plain file, or too large.
@@ -46,7 +59,7 @@ def read_vouched(folder: Path) -> bytes:
     while True:
         data = files.read_bytes(path, files.TEXT_BYTES)
         if vouched is None or (len(data) >= vouched[1] and zlib.crc32(data[: vouched[1]]) == vouched[2]):
-            return data
+            return data, 0 if vouched is None else vouched[1]
         before, vouched = vouched, _vouched(folder)
         if vouched == before:  # else the run has gone on, or was continued from an earlier checkpoint, meanwhile
             raise UserError(
