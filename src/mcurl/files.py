@@ -318,9 +318,14 @@ def own_folder(path: Path) -> Path:
     """
     with contextlib.suppress(FileExistsError):
         path.mkdir()
-    if not real_folder(path):
-        raise UserError(f"{path} is {kind(path)}, not a folder of its own: nothing is written or deleted there")
+    check_own_folder(path)
     return path
+
+
+def check_own_folder(path: Path) -> None:
+    """Raise UserError if a link or something else is in the place of a folder, which may be missing."""
+    if os.path.lexists(path) and not real_folder(path):
+        raise UserError(f"{path} is {kind(path)}, not a folder of its own: nothing is written or deleted there")
 
 
 def check_changeable(path: Path) -> None:

@@ -130,7 +130,7 @@ def test_steps_need_a_reset() -> None:
         ("gym/CartPole-v1", -1, "the action must be an integer from 0 to 1, not -1"),
     ],
 )
-def test_actions_that_are_none(task: str, action: Any, says: str) -> None:
+def test_invalid_actions_are_refused(task: str, action: Any, says: str) -> None:
     """Each is refused before anything moves, also the -1 that Python takes for the last action."""
     env, other = mcurl.make_env(task), mcurl.make_env(task)
     env.reset(seed=3)

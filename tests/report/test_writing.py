@@ -87,7 +87,7 @@ def test_nothing_is_written_through_a_linked_folder_of_a_store(tmp_path: Path, d
     folder = tmp_path / "store" / run.benchmark / (run.name if depth else "")
     folder.parent.mkdir(exist_ok=True)
     folder.symlink_to(outside)
-    with pytest.raises(UserError, match=f"{run.benchmark}.* is a link"):
+    with pytest.raises(UserError, match=f"{run.benchmark}.* is a link, not a folder"):
         store.add(tmp_path / "store", [run])
     assert not list(outside.iterdir())
     folder.unlink()

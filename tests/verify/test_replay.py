@@ -151,6 +151,14 @@ def test_other_seeds_with_their_own_returns_are_found(tmp_path: Path) -> None:
         load_from(tmp_path, other)
 
 
+def test_an_action_that_is_not_finite_is_found(pendulum: Recording) -> None:
+    """The environment would refuse it, in words of Gymnasium's."""
+    actions = pendulum.actions.copy()
+    actions[3] = np.nan
+    with pytest.raises(Mismatch, match="a recorded action is not finite"):
+        verify(replace(pendulum, actions=actions))
+
+
 def test_a_state_that_differs_by_rounding_is_found_on_the_same_build(pendulum: Recording) -> None:
     assert pendulum.states is not None
     assert verify(pendulum) == 0

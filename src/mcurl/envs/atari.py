@@ -201,7 +201,7 @@ class AtariEnv(gymnasium.Env[Frame, np.int64]):
 
         Raises:
             gymnasium.error.ResetNeeded: the game is over or not started.
-            gymnasium.error.InvalidAction: there is no such index.
+            gymnasium.error.InvalidAction: it is no index into the action set.
         """
         if not self._playing:
             raise gymnasium.error.ResetNeeded("the game is over or has not begun: call reset()")

@@ -238,9 +238,9 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
 
 
 def check_action(space: gymnasium.Space[Any], action: Any) -> None:
-    """Raise ``gymnasium.error.InvalidAction`` if ``action`` is no action of the agent's space.
+    """Raise ``gymnasium.error.InvalidAction`` for an invalid action.
 
-    Actions of a Box may be outside of its bounds, to which they are clipped, but are finite and as many as it has.
+    Numbers for a Box may lie outside of its bounds, to which they are clipped, but must be finite and of its size.
     """
     values = np.asarray(action)
     if isinstance(space, gymnasium.spaces.Discrete):

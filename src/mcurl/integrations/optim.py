@@ -28,7 +28,7 @@ def parameter_groups(
         ``base_lr``, the rate that :func:`set_learning_rates` multiplies.
 
     Raises:
-        UserError: ``learning_rate`` is not above 0, or ``encoder_factor`` below it.
+        UserError: ``learning_rate`` is not above 0, or ``encoder_factor`` is negative.
     """
     Meta(above=0).check("learning_rate", learning_rate)
     Meta(low=0).check("encoder_factor", encoder_factor)

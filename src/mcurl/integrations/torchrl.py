@@ -74,7 +74,7 @@ class MCurlLoss(LossModule):  # type: ignore[misc]
 
     @property
     def in_keys(self) -> list[Any]:
-        """What it reads of a sample, as TorchRL's own losses say it. A sample without a mask is possible."""
+        """The keys that it reads from a sample. The mask may be missing."""
         keys = self.tensor_keys
         return [keys.pixels] if self.objective.contrast_spec.source == "rl" else [keys.pixels, keys.mask]
 

@@ -288,7 +288,8 @@ def add(results: Path, runs: Iterable[RunScores], replace_seeds: bool = False) -
     contents: dict[Path, list[RunScores]] = {}
     for group in cells(map(_without_damaged_recordings, runs)).values():
         path = cell_path(results, group[0])
-        _check_folders(path)
+        files.check_own_folder(path.parent.parent)
+        files.check_own_folder(path.parent)
         stored = {run.seed: run for run in load_cell(path)}
         others = [run for run in stored.values() if run.task != group[0].task]
         if others or path in contents:
@@ -346,13 +347,6 @@ def _update(run: RunScores, old: RunScores, path: Path) -> Change:
     recordings = {**old.recordings, **run.recordings}  # the run may have lost some since
     kept = replace(run, recordings=recordings, provenance={"note": old.note or None} | run.provenance)
     return Change(kept, "updated", path, ", ".join(reasons)) if reasons else Change(run, "unchanged", path)
-
-
-def _check_folders(path: Path) -> None:
-    """Raise UserError if a folder of a cell is a link: what it points to is not the store's."""
-    for folder in (path.parent.parent, path.parent):
-        if folder.is_symlink():
-            raise UserError(f"{folder} is a link: scores are written to the store's own folders alone")
 
 
 def _check_settings(run: RunScores, others: Iterable[RunScores]) -> None:

@@ -167,6 +167,8 @@ class _Replay:
             actions.dtype.kind in "iu" and actions.min() >= 0 and actions.max() < space.n
         ):
             raise Mismatch(f"a recorded action is not one of 0 to {space.n - 1}")
+        if not np.isfinite(actions).all():
+            raise Mismatch("a recorded action is not finite")
 
     def _episode(self, env: gymnasium.Env[Any, Any], episode: int, camera: Camera | None) -> float:
         recording = self.recording
