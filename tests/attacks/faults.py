@@ -25,13 +25,13 @@ from pathlib import Path
 LIBRARY = "MCURL_FAULTS"
 
 
-def _preload() -> None:
-    """Start this program again with the library, which is compiled into a temporary file."""
-    with tempfile.NamedTemporaryFile(suffix=".so", delete=False) as file:
-        source = Path(__file__).with_suffix(".c")
-        subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", file.name, str(source), "-ldl"], check=True)
-    environment = {**os.environ, "LD_PRELOAD": file.name, LIBRARY: file.name}
-    os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+def _preloaded() -> int:
+    """Run this program again with the library, which is compiled into a temporary folder; return its exit status."""
+    with tempfile.TemporaryDirectory() as scratch:
+        library, source = str(Path(scratch) / "faults.so"), Path(__file__).with_suffix(".c")
+        subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, str(source), "-ldl"], check=True)
+        environment = {**os.environ, "LD_PRELOAD": library, LIBRARY: library}
+        return subprocess.run([sys.executable, *sys.argv], env=environment).returncode
 
 
 def main(count: int, seed: int) -> int:
@@ -97,5 +97,5 @@ def _count(train: object, out: Path) -> int:
 
 if __name__ == "__main__":
     if LIBRARY not in os.environ:
-        _preload()
+        sys.exit(_preloaded())
     sys.exit(main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0))
