@@ -178,6 +178,17 @@ def test_published_marks_stand_at_the_budgets_that_the_runs_reach() -> None:
     assert "published scores at 100k and 500k" in whole.caption
 
 
+def test_published_curves_stand_where_they_have_a_point() -> None:
+    curve_to_40k = {0: 377.2, 20_000: 378.9, 40_000: 962.5}
+    figure = task_figure([run("cartpole-balance", "drqv2-rl-only", 1, curve_to_40k)], "dmc", "cartpole-balance")
+    marks = figure.panels[0].marks
+    assert [(mark.y, mark.std) for mark in marks] == [(373.9, 67.1), (374.7, 129.2), (834.9, 192.5)]
+    assert all(0 < mark.x - step < 2000 for mark, step in zip(marks, curve_to_40k, strict=True))
+    assert {mark.label for mark in marks} == {"DrQ-v2, its authors' curves"}
+    assert {mark.style for mark in marks} == {figure.panels[0].series[0].style}  # DrQ-v2 has no colour of its own
+    assert "published scores at 0, 20k and 40k" in figure.caption
+
+
 def test_atari_has_the_lines_of_a_human_and_a_random_policy() -> None:
     krull = run("Krull", "mcurl", 1, {0: 1.0}, benchmark="atari100k")
     lines = task_figure([krull], "atari100k", "Krull").panels[0].lines

@@ -4,6 +4,7 @@
 ``atari100k_published_per_game.csv``    25 other methods (``*_rliable100``: final scores, means over 100 runs)
 ``atari100k_aggregates.csv``            aggregate scores of these methods, with sources
 ``dmc_published_at_100k_500k.csv``      DMControl, from learning curves that the authors published, with sources
+``dmc_published_curves.csv``            the same at other env steps, where runs of this package are compared with them
 ``dmc_published_tables.csv``            DMControl, from tables in papers, with sources
 """
 

@@ -46,6 +46,10 @@ class Column:
         """The score of a task without its suite; None if there is none."""
         return self.scores.get(env_steps, {}).get(task.replace("-", "_"))
 
+    def env_steps(self, task: str) -> list[int]:
+        """The env steps, ascending, at which the task has a score."""
+        return [env_steps for env_steps in sorted(self.scores) if self.score(task, env_steps)]
+
 
 @cache
 def catalogue(benchmark: str) -> dict[str, Column]:
@@ -135,7 +139,7 @@ def _dmc() -> list[Column]:
         "SAC(state, tdmpc2 repo)": ("State SAC", "sac-state"),
         DRQV2_AUTHORS: ("DrQ-v2", "drqv2-rl-only"),
     }
-    for row in read_rows("dmc_published_at_100k_500k.csv"):
+    for row in read_rows("dmc_published_at_100k_500k.csv") + read_rows("dmc_published_curves.csv"):
         label, method = read.get(row["method"], (row["method"], None))
         score = Score(float(row["mean"]), float(row["std_over_seeds"]), int(row["n_seeds"]))
         repository = "/".join(row["source"].split()[0].split("/")[:2])

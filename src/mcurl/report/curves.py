@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
 
@@ -10,14 +10,13 @@ from mcurl.errors import UserError
 from mcurl.published import atari_random_and_human
 from mcurl.published.catalogue import Column as PublishedColumn
 from mcurl.published.catalogue import choose
-from mcurl.published.scores import BUDGETS
 from mcurl.report.model import Figure, Line, Mark, Panel, Points, Series, count
 from mcurl.report.palette import STYLES, steps, styles
 from mcurl.report.plan import FEWEST, TITLES, Scores, ShownArm, plan_of_benchmark, slug, thousands
 from mcurl.report.scores import RunScores, notes, run_notes
 
 MARK_STEP = 0.022
-"""Distance between published marks at one budget, as a part of the axis."""
+"""Distance between published marks at one env step, as a part of the axis."""
 
 
 def curves(scores: Scores, columns: Sequence[PublishedColumn]) -> Figure:
@@ -31,8 +30,10 @@ def curves(scores: Scores, columns: Sequence[PublishedColumn]) -> Figure:
     last = max((step for run in scores.runs for step in run.points), default=0)
     # Where all runs are short, their axis ends with them, and marks far to the right would squeeze the curves.
     end = max(plan.budgets) if suite and last >= max(plan.budgets) / 2 else last or max(plan.budgets)
-    budgets = [budget for budget in BUDGETS.get(plan.benchmark, ()) if budget <= end * 1.02]
-    marks = {task: _marks(task, budgets, compared, end) for task in tasks}
+    known_at = {task: {step for column in compared for step in column.env_steps(task)} for task in tasks}
+    marked = {task: sorted(step for step in steps if step <= end * 1.02) for task, steps in known_at.items()}
+    own = {arm.method: style[arm.name] for arm in reversed(plan.arms)} | {method: method for method in STYLES}
+    marks = {task: _marks(task, marked[task], compared, own, end) for task in tasks}
     panels = tuple(
         Panel(
             task,
@@ -50,7 +51,7 @@ def curves(scores: Scores, columns: Sequence[PublishedColumn]) -> Figure:
         panels,
         "frames" if plan.benchmark == "atari100k" else "env steps (action repeat included)",
         "mean return of an evaluation",
-        _curves_caption(scores, panels, budgets, bool(compared)),
+        _curves_caption(scores, panels, sorted(set().union(*marked.values())), any(known_at.values())),
         (0.0, max(right, 1) * 1.03),  # a run that has just begun has an evaluation at 0 alone
     )
 
@@ -132,16 +133,18 @@ def _points(run: RunScores) -> Points:
     return tuple((float(step), value) for step, value in run.points.items())
 
 
-def _marks(task: str, budgets: Sequence[int], columns: Sequence[PublishedColumn], end: int) -> tuple[Mark, ...]:
-    """Published scores, a little to the right of their budgets and beside each other."""
+def _marks(
+    task: str, env_steps: Sequence[int], columns: Sequence[PublishedColumn], style: Mapping[str, str], end: int
+) -> tuple[Mark, ...]:
+    """Published scores, a little to the right of their env steps and beside each other, in the style of the method."""
     marks = []
-    for budget in budgets:
-        found = [(column, score) for column in columns if (score := column.score(task, budget))]
+    for step in env_steps:
+        found = [(column, score) for column in columns if (score := column.score(task, step))]
         for i, (column, score) in enumerate(found):
             methods_before = [other.method for other in columns[: columns.index(column)]]
             method = str(column.method)
-            x = budget + MARK_STEP * end * (i + 1)
-            marks.append(Mark(method, column.label, x, score.mean, score.std, methods_before.count(method)))
+            x = step + MARK_STEP * end * (i + 1)
+            marks.append(Mark(style[method], column.label, x, score.mean, score.std, methods_before.count(method)))
     return tuple(marks)
 
 
@@ -152,7 +155,7 @@ def _levels(benchmark: str, task: str) -> tuple[Line, ...]:
     return Line("human", human, (7, 3)), Line("random policy", random, (1, 3))
 
 
-def _curves_caption(scores: Scores, panels: Sequence[Panel], budgets: Sequence[int], marks: bool) -> str:
+def _curves_caption(scores: Scores, panels: Sequence[Panel], marked: Sequence[int], published: bool) -> str:
     drawn = [series for panel in panels for series in panel.series]
     parts = ["Thick: the mean over seeds, not smoothed."]
     if any(series.band for series in drawn):
@@ -161,13 +164,14 @@ def _curves_caption(scores: Scores, panels: Sequence[Panel], budgets: Sequence[i
         parts.append("Thin: each of two seeds.")
     if any(series.partial or series.unfinished for series in drawn):
         parts.append("Dotted: unfinished runs.")
-    if marks and budgets:
-        where = " and ".join(thousands(budget) for budget in budgets)
+    if marked:
+        where = ", ".join(thousands(step) for step in marked[:-1])
+        where = " and ".join(filter(None, (where, thousands(marked[-1]))))
         parts.append(
             f"Hollow: published scores at {where}, drawn beside each other to the right of it; bar: one standard "
             "deviation over seeds, where it is known."
         )
-    elif marks:
+    elif published:
         parts.append("The runs end before the env steps of the published scores, which are not shown.")
     places = [(task, arm) for task in scores.plan.tasks for arm in scores.plan.arms]
     known = [(task, arm, "; ".join(run_notes(scores.find(task, arm)))) for task, arm in places]

@@ -47,7 +47,9 @@ def save(figure: Figure, target: Path) -> None:
     columns = min(COLUMNS, max(len(figure.panels), 1))
     rows = math.ceil(max(len(figure.panels), 1) / columns)
     single = len(figure.panels) == 1
-    size = (8.4, 4.2) if single else (3.1 * columns, 2.25 * rows + 1.2)
+    size = (8.4, 4.2) if single else (3.1 * columns, 2.25 * rows + 1.0)
+    if not single and (items := len(figure.legend())):
+        size = (size[0], size[1] + 0.18 * (math.ceil(items / _legend_columns(figure, size[0])) - 1))
     with rc_context({"svg.hashsalt": "mcurl", "font.size": 9, "text.parse_math": False}):
         canvas = Canvas(figsize=size, dpi=120, layout="constrained")
         grid = canvas.subplots(rows, columns, squeeze=False)
@@ -76,10 +78,17 @@ def _legend(canvas: Any, figure: Figure, single: bool) -> None:
     if single and handles:
         canvas.legend(handles=handles, loc="outside right upper", **style)
     elif handles:
-        style |= {"ncols": 5, "title": figure.title, "alignment": "left"}
+        style |= {"ncols": _legend_columns(figure, canvas.get_figwidth()), "title": figure.title, "alignment": "left"}
         canvas.legend(
             handles=handles, loc="outside upper left", title_fontproperties={"size": 10, "weight": "bold"}, **style
         )
+
+
+def _legend_columns(figure: Figure, width: float) -> int:
+    """As many columns as fit into a width in inches, up to five."""
+    handle, letter = 0.53, 0.063  # inches, with the space around the handle
+    widest = handle + letter * max(len(item.label) for item in figure.legend())
+    return max(1, min(5, int(width / widest)))
 
 
 def _panel(axes: Any, figure: Figure, panel: Panel) -> None:

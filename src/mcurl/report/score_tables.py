@@ -37,8 +37,8 @@ def score_table(scores: Scores, columns: Sequence[PublishedColumn], budget: int)
         beside = (_published_cell(column.score(task, budget)) for column in (*others, *reference))
         rows.append((Cell(task), *own, *beside))
     caption = (
-        "Mean over seeds, ± the standard deviation over seeds. An en dash: no run. The best of our methods is in bold "
-        f"where all of a row have at least {FEWEST} seeds."
+        "Mean over seeds, ± the standard deviation over seeds. An en dash: no run of this length. The best of our "
+        f"methods is in bold where all of a row have at least {FEWEST} seeds."
     )
     steps_text = thousands(budget)
     title = f"{plan.title}: scores after {steps_text} {'frames' if atari else 'env steps'}"
