@@ -25,6 +25,7 @@ from mcurl.report.runs import hours_per_100k, read_run, read_runs
 from mcurl.report.scores import RunScores, cells, changed_between, merge, notes
 from mcurl.report.store import add, load, read, shipped_results
 from mcurl.report.table import markdown, overview
+from mcurl.run.names import run_name
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -724,7 +725,8 @@ def test_the_results_in_this_repository_say_how_they_were_made(path: Path) -> No
     for note in json.loads(path.read_text()).values():
         settings = TrainSettings.from_json(note["settings"])
         assert settings.task.endswith(f"/{path.stem}")
-        assert settings.method == path.parent.name or path.parent.name.startswith(f"{settings.method}-")
+        name = run_name(note["settings"])
+        assert name == path.parent.name or path.parent.name.startswith(f"{name}-")
         if settings.method == path.parent.name:
             assert note["label"] == settings.parts.method.label
         whole = settings.to_json()
