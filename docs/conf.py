@@ -63,19 +63,21 @@ def adapt_links(page: str, text: str, folder: str = "docs") -> str:
     up = "../" * page.count("/")
 
     def link(match: re.Match[str]) -> str:
-        label, target, anchor = match[1], match[2], match[3] or ""
+        image, label, target, anchor = match[1], match[2], match[3], match[4] or ""
         if "://" in target:
             return match[0]
         path = posixpath.normpath(posixpath.join(folder, target))
+        if image and not path.startswith("docs/"):
+            return match[0]
         if path == "docs/report/index.html":
             return f'<a href="{up}report/index.html">{label.replace("`", "")}</a>'
         if path in OUTSIDE:
             return f"[{label}]({up}{OUTSIDE[path]}.md{anchor})"
         if path.startswith("docs/"):
-            return f"[{label}]({up}{path.removeprefix('docs/')}{anchor})"
+            return f"{image}[{label}]({up}{path.removeprefix('docs/')}{anchor})"
         return f"[{label}]({url}{path}{anchor})" if (url := _source_url()) else label
 
-    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)", link, text)
+    return re.sub(r"(!?)\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)", link, text)
 
 
 def _write_reference(app: Any) -> None:

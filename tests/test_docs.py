@@ -160,6 +160,7 @@ def test_every_module_of_the_python_reference_is_there(reference: dict[str, str]
             "[c](../CHANGELOG.md) [d](../docs/a.md)",
             "[c](../reference/changelog.md) [d](../a.md)",
         ),
+        ("reference/results", "results", "![p](../docs/plots/p.png)", "![p](../plots/p.png)"),
         ("reference/changelog", "", "[d](docs/a.md#b)", "[d](../a.md#b)"),
     ],
 )
