@@ -11,7 +11,7 @@ import pytest
 from mcurl import cli
 
 ENVS = """
-import random, signal, gymnasium, numpy as np
+import os, random, signal, gymnasium, numpy as np
 
 class Square(gymnasium.Env):
     length, bad = 10, None
@@ -88,6 +88,19 @@ class CloseFails(Square):
 class CloseFailsToo(CloseFails, Crash):
     pass
 
+class Fails(Square):
+    total = 0
+    def step(self, action):
+        Fails.total += 1
+        if os.path.exists("fail") and Fails.total >= int(open("fail").read()):
+            raise RuntimeError("lost")
+        return super().step(action)
+    def state_dict(self):
+        return {"count": self.count, "level": self.level, "rng": self.np_random.bit_generator.state}
+    def load_state_dict(self, state):
+        self.count, self.level = state["count"], state["level"]
+        self.np_random.bit_generator.state = state["rng"]
+
 class SavesObjects(Square):
     def state_dict(self):
         return {"rng": object()}
@@ -151,6 +164,33 @@ def test_an_exception_is_one_line_and_the_run_goes_on_from_there(run: Any) -> No
     status, printed = run.call("resume", folder)
     assert status == 0
     assert "resume is not exact" in printed
+
+
+def test_a_failure_right_after_a_checkpoint_does_not_replace_it(run: Any) -> None:
+    Path("fail").write_text("35")  # ten steps of the first evaluation, and the 25th of training
+    assert run("Fails", "checkpoint.every=24", steps=60)[0] == 2
+    Path("fail").unlink()
+    folder = Path("runs/gym-failing_envs-Fails-v0/x-seed1")
+    status, printed = run.call("resume", str(folder))
+    assert status == 0
+    assert "resumed at 24 env steps" in printed
+    assert "not exact" not in printed
+    assert run("Fails", "checkpoint.every=24", steps=60, out="undisturbed")[0] == 0
+    policy = "checkpoints/000000060/policy/state.safetensors"
+    assert (folder / policy).read_bytes() == Path("undisturbed", *folder.parts[1:], policy).read_bytes()
+
+
+def test_a_failure_right_after_an_extension_leaves_the_final_checkpoint(run: Any) -> None:
+    assert run("Fails", steps=40)[0] == 0
+    folder = Path("runs/gym-failing_envs-Fails-v0/x-seed1")
+    before = {path: path.read_bytes() for path in sorted((folder / "checkpoints").rglob("*")) if path.is_file()}
+    assert any(path.parent.name == "policy" for path in before)
+    Path("fail").write_text("0")
+    assert run.call("resume", str(folder), "--env-steps", "80")[0] == 2
+    assert {path: path.read_bytes() for path in sorted((folder / "checkpoints").rglob("*")) if path.is_file()} == before
+    Path("fail").unlink()
+    assert run.call("resume", str(folder))[0] == 0
+    assert (folder / "checkpoints/000000080/policy").is_dir()
 
 
 def test_a_reward_that_single_precision_does_not_hold_is_not_stored(run: Any) -> None:

@@ -168,7 +168,7 @@ def test_no_memory_left_is_one_line(
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("mcurl.training.build_replay", fail)
+    monkeypatch.setattr("mcurl.training.trainer.build_replay", fail)
     words = ["train", "toy/reach", "--env-steps", "30", "--out", str(tmp_path / "runs"), "--set", *SMALL]
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("mcurl: there is not enough memory: choose")

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from mcurl import evaluate, training
+from mcurl import evaluate
 from mcurl.agents.base import Clock
 from mcurl.agents.rainbow import RANDOM_START, Rainbow
 from mcurl.agents.sac import SAC
@@ -23,6 +23,7 @@ from mcurl.run.display import Display
 from mcurl.run.folder import Run
 from mcurl.run.logger import Logger, make_sinks
 from mcurl.training import Trainer
+from mcurl.training import trainer as training
 
 LENGTH, REWARDS, LIFE = 11, {3: 5.0, 7: -0.25}, 5
 """Steps of an episode, which a time limit ends; its rewards by step; the step at which a life is lost."""

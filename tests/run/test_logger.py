@@ -450,7 +450,7 @@ def test_names_of_sinks_are_known_without_torch() -> None:
 @pytest.mark.parametrize("where", ["train", "resume"])
 def test_trained_and_resumed_with_tensorboard(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard")
-    monkeypatch.setattr(training, "Logger", partial(Logger, every=5))
+    monkeypatch.setattr("mcurl.training.start.Logger", partial(Logger, every=5))
     option = ["--log", "tensorboard"]
     assert main(["train", "toy/reach", "--env-steps", "60", *(option if where == "train" else []), *TINY]) == 0
     folder = Path("runs/toy-reach/mcurl-seed1")
@@ -500,7 +500,7 @@ def test_after_a_stop_and_a_resume_every_point_is_there_once(number: signal.Sign
 @pytest.mark.usefixtures("here")
 def test_a_users_sink_gets_what_the_run_folder_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     """From Python, without a display."""
-    monkeypatch.setattr(training, "Logger", partial(Logger, every=5))
+    monkeypatch.setattr("mcurl.training.start.Logger", partial(Logger, every=5))
     settings = config.resolve("toy/reach", "mcurl", overrides=["env_steps=90", "compute.threads=1", *TINY[5:]])
     calls: list[tuple[Any, ...]] = []
     with Run.create(Path("runs"), settings.to_json(), label=settings.label) as run:
@@ -532,7 +532,7 @@ def test_several_seeds_have_the_option_too() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_users_sink_that_raises_leaves_a_run_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "Logger", partial(Logger, every=5))
+    monkeypatch.setattr("mcurl.training.start.Logger", partial(Logger, every=5))
 
     class Broken(Recorder):
         def metrics(self, env_steps: int, values: Mapping[str, float]) -> None:

@@ -41,6 +41,11 @@ class Clock:
         """Simulator steps so far, action repeat included."""
         return self.agent_steps * self.action_repeat
 
+    def is_due(self, every: int) -> bool:
+        """Whether the last agent step reached or passed a multiple of ``every`` simulator steps; 0: never."""
+        now = self.env_steps
+        return every > 0 and now // every > (now - self.action_repeat) // every
+
     def learned_env_steps(self, updates_per_step: int = 1, update_every: int = 1) -> int:
         """Simulator steps since the first update, including those of the coming update.
 

@@ -168,7 +168,7 @@ def _curves_caption(scores: Scores, panels: Sequence[Panel], marked: Sequence[in
         where = ", ".join(thousands(step) for step in marked[:-1])
         where = " and ".join(filter(None, (where, thousands(marked[-1]))))
         parts.append(
-            f"Hollow: published scores at {where}, drawn beside each other to the right of it; bar: one standard "
+            f"Hollow: published scores at {where}, drawn side by side a little to the right; bar: one standard "
             "deviation over seeds, where it is known."
         )
     elif published:
