@@ -19,15 +19,13 @@ from mcurl.envs.foreign import EnvironmentFailure
 from mcurl.errors import UserError
 from mcurl.loading import LoadedAgent, load_agent
 from mcurl.published import atari_random_and_human, human_normalised
-from mcurl.recording import Recorder, Recording, build, episode_seed
+from mcurl.recording import MAX_EPISODE_STEPS, Recorder, Recording, build, episode_seed
 from mcurl.run.checkpoint import tree_hash
 from mcurl.run.folder import Checkpoint, Run
 from mcurl.runtime import seeding
 
 Act = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """A policy without memory: observations ``[N, ...]`` -> actions ``[N, ...]``."""
-MAX_EPISODE_STEPS = 100_000
-"""Agent steps after which an episode is truncated, for environments without a time limit."""
 SCORE_BUDGETS = {"dmc": (100_000, 500_000), "atari": (400_000,)}
 """Suite -> env steps at which its benchmarks compare methods."""
 MakeEnv = Callable[[int], "gymnasium.Env[Any, Any]"]
@@ -115,7 +113,7 @@ def play_episode(
         seed,
         clock.env_steps,
         agent.evaluation_epsilon,
-        episode_limit(settings),
+        episode_limit(settings.env),
         None,
         None,
     )
@@ -203,7 +201,7 @@ def record_policy(
         seed=seed,
         env_steps=clock.env_steps,
         parallel=settings.evaluation.parallel,
-        max_episode_steps=episode_limit(settings),
+        max_episode_steps=episode_limit(settings.env),
         policy=tree_hash(agent.policy_state()),
         build=build(),
     )
@@ -244,7 +242,7 @@ def evaluate_policy(
         env_steps=clock.env_steps,
         parallel=settings.evaluation.parallel,
         epsilon=agent.evaluation_epsilon,
-        max_episode_steps=episode_limit(settings),
+        max_episode_steps=episode_limit(settings.env),
         callback=callback,
         recorder=recorder,
         message=message,
@@ -252,9 +250,13 @@ def evaluate_policy(
     )
 
 
-def episode_limit(settings: TrainSettings) -> int:
-    """Agent steps after which an evaluation cuts off an episode."""
-    return int(getattr(settings.env, "evaluation_limit", MAX_EPISODE_STEPS))
+def episode_limit(env: Any) -> int:
+    """Agent steps after which an evaluation cuts off an episode.
+
+    Args:
+        env: settings of the environment.
+    """
+    return int(getattr(env, "evaluation_limit", MAX_EPISODE_STEPS))
 
 
 def score_line(task: str, returns: npt.NDArray[np.float64]) -> str:

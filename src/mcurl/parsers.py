@@ -130,7 +130,7 @@ def _add_resume(resume: Parser) -> None:
     resume.add_argument("path", type=Path, metavar="RUN", help=run)
     budget = "new, larger budget in simulator steps; schedules keep their original horizon"
     resume.add_argument("--env-steps", metavar="N", help=budget)
-    checkpoint = "continue from this checkpoint, such as 100k, and rename later ones; default the latest"
+    checkpoint = "continue from this checkpoint, such as 100k; what came later is kept in *.aside; default the latest"
     resume.add_argument("--checkpoint", metavar="N", help=checkpoint)
     _add_import(resume)
     _add_log(resume)

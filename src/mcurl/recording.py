@@ -31,6 +31,8 @@ from mcurl.runtime import seeding
 FORMAT = "mcurl-episodes"
 VERSION = 1
 SUFFIX = ".episodes"
+MAX_EPISODE_STEPS = 100_000
+"""Agent steps after which an evaluation cuts off an episode, where the environment's settings have no limit."""
 FOLDER = "episodes"
 """Folder of the recordings in a run folder; a file is named after its env steps."""
 STATE_INTERVAL = 25

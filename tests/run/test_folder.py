@@ -251,13 +251,21 @@ def test_an_earlier_checkpoint_is_used_on_request_and_later_ones_are_kept(tmp_pa
     with make(tmp_path) as run:
         for step in (10, 20):
             run.log(step, {"x": 1.0})
+            if step == 20:
+                run.log_evaluation(step, [0.5])
+                run.save_recording(step, b"recorded")
             run.checkpoint(step, {"step": step})
+    metrics = (run.folder / "metrics.jsonl").read_bytes()
     with Run.open(run.folder, train=True) as again:
         checkpoint = again.check_budget(None, at=10)
         assert checkpoint is not None
         aside = again.rewind(checkpoint)
-        assert [path.name for path in aside] == ["000000020.aside"]
+        assert [path.name for path in aside] == ["000000020.aside", "logs.aside"]
         assert (aside[0] / "state.json").exists()
+        assert (aside[1] / "metrics.jsonl").read_bytes() == metrics
+        assert (aside[1] / "evaluations.csv").read_text().splitlines()[1:] == ["20,0,0.5"]
+        assert (aside[1] / "episodes" / "000000020.episodes").read_bytes() == b"recorded"
+        assert again.evaluations() == {}
         assert again.latest_checkpoint().load() == {"step": 10}
         assert again.metrics() == [(10, {"x": 1.0})]
         for step in (20, 30, 40):
@@ -265,7 +273,7 @@ def test_an_earlier_checkpoint_is_used_on_request_and_later_ones_are_kept(tmp_pa
         assert aside[0].exists()
     with Run.open(run.folder, train=True) as again:
         again.checkpoint(50, {})
-        assert [path.name for path in again.rewind(again.checkpoint_at(40))] == ["000000050.aside"]
+        assert [path.name for path in again.rewind(again.checkpoint_at(40))] == ["000000050.aside", "logs.aside-2"]
         with pytest.raises(UserError, match="has no checkpoint at 10 env steps: there are 40"):
             again.check_budget(None, at=10)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mcurl.envs import make_env, settings_class
-from mcurl.evaluate import evaluate
+from mcurl.evaluate import episode_limit, evaluate
 from mcurl.recording import Recorder, Recording, build
 
 
@@ -27,6 +27,7 @@ def record(
         env_steps=env_steps,
         parallel=parallel,
         epsilon=1.0,
+        max_episode_steps=episode_limit(env),
         recorder=recorder,
     )
     return recorder.recording(
@@ -37,7 +38,7 @@ def record(
         seed=seed,
         env_steps=env_steps,
         parallel=parallel,
-        max_episode_steps=100_000,
+        max_episode_steps=episode_limit(env),
         policy="0" * 64,
         build=build(),
     )

@@ -130,6 +130,12 @@ CHANGES: dict[str, Callable[[Recording], dict[str, Any]]] = {
     "seed of an episode": lambda r: {"seeds": change(r.seeds, 2, r.seeds[2] + 1)},
     "seed of the run": lambda r: {"seed": 2},
     "env steps": lambda r: {"env_steps": 1},
+    "games cut short": lambda r: {
+        "max_episode_steps": 3,
+        "lengths": (3,) * r.episodes,
+        "returns": (0.0,) * r.episodes,
+        "actions": np.concatenate([r.episode_actions(episode)[:3] for episode in range(r.episodes)]),
+    },
     "invalid action": lambda r: {"actions": r.actions + 1},
     "shape of actions": lambda r: {"actions": r.actions[:, None]},
 }

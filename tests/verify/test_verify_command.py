@@ -174,6 +174,14 @@ def test_scores_without_a_recording_are_listed(capsys: Capture) -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_table_without_settings_says_that_they_were_not_compared(capsys: Capture) -> None:
+    TABLE.with_suffix(".json").unlink()
+    status, out, _ = outcome(capsys, "scores")
+    assert status == 0
+    assert out.count("exactly; the settings of the environment are not beside it") == 2
+
+
+@pytest.mark.usefixtures("folder")
 def test_old_tables_of_means_are_compared(capsys: Capture) -> None:
     recording = read(RECORDED)
     TABLE.with_name("reach-seed2.episodes").unlink()

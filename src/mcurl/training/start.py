@@ -87,4 +87,4 @@ def _load(run: Run, checkpoint: Checkpoint, trainer: Trainer) -> None:
         reason = f"one of the two was changed since, or is damaged: {first_line(error)}"
         raise UserError(f"{checkpoint.folder} does not fit {path}: {reason}") from error
     for path in aside:
-        trainer.logger.message(f"a later checkpoint was renamed to {path}")
+        trainer.logger.message(f"what came after {checkpoint.env_steps:,} env steps is kept in {path}")

@@ -115,11 +115,9 @@ def _print_failure(score: Score, mismatch: Mismatch) -> None:
 
 def _print_success(task: Task, deviation: float) -> None:
     title, accuracy = printable(task.score.title), "exactly" if deviation == 0 else f"within {deviation:.0e}"
-    recording = task.recording
-    print(
-        f"{title}: {recording.score:.2f} over {recording.episodes} episodes, {accuracy}",
-        flush=True,
-    )
+    recording, expected = task.recording, task.score.expected
+    unknown = "; the settings of the environment are not beside it" if expected and expected.env is None else ""
+    print(f"{title}: {recording.score:.2f} over {recording.episodes} episodes, {accuracy}{unknown}", flush=True)
     for episode, paths in task.shown.items():
         for path in paths:
             print(f"  {path}: episode {episode}, return {recording.returns[episode]:.2f}", flush=True)

@@ -18,7 +18,7 @@ import numpy as np
 from mcurl.config.fields import field_hints, read_value
 from mcurl.envs import make_env, settings_class
 from mcurl.errors import UserError, suggest
-from mcurl.recording import STATE_INTERVAL, Recording, differences
+from mcurl.recording import MAX_EPISODE_STEPS, STATE_INTERVAL, Recording, differences
 
 STATE_TOLERANCE = 1e-3
 """Largest difference between two states, relative to the larger of 1 and the recorded value."""
@@ -143,6 +143,9 @@ class _Replay:
     ) -> None:
         self.recording, self.number, self.exact, self.tick, self.cameras = recording, environment, exact, tick, cameras
         self.settings = env_settings(recording, modules)
+        cut, limit = recording.max_episode_steps, recording.env.get("evaluation_limit", MAX_EPISODE_STEPS)
+        if cut != limit:
+            raise Mismatch(f"the episodes were cut off after {cut:,} agent steps; an evaluation plays up to {limit:,}")
         self.deviation = 0.0
 
     def play(self) -> Outcome:

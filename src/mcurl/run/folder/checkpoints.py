@@ -29,7 +29,7 @@ from mcurl.run.folder.documents import Span, read_sealed, seal
 RECENT_CHECKPOINTS = 2
 """Number of latest checkpoints to keep, in addition to final ones. The latest may be damaged by a disk failure."""
 ASIDE = ".aside"
-"""Suffix of checkpoints that training left behind when it was continued from an earlier one. They do not count."""
+"""Suffix of what training left behind when it was continued from an earlier checkpoint. It does not count."""
 _FORMAT, _VERSION = "mcurl-checkpoint", 2
 _STATE, _POLICY, _SETTINGS, _MANIFEST = "state.json", "policy/state.json", "settings.json", "manifest.json"
 _OLD_LOGS = "logs.json"
@@ -210,9 +210,13 @@ class Checkpoints:
         self._remove_older()
         return checkpoint
 
+    def after(self, checkpoint: Checkpoint) -> list[Path]:
+        """The folders of all later checkpoints."""
+        return [folder for folder in self._folders() if int(folder.name) > checkpoint.env_steps]
+
     def set_aside_after(self, checkpoint: Checkpoint) -> list[Path]:
         """Rename all later checkpoints, before training is continued from this one. Returns their new paths."""
-        return [_set_aside(folder) for folder in self._folders() if int(folder.name) > checkpoint.env_steps]
+        return [_set_aside(folder) for folder in self.after(checkpoint)]
 
     def has_remains(self) -> bool:
         """Whether there is anything that may have been a checkpoint, or a part of one."""
@@ -248,10 +252,16 @@ def _is_ours(folder: Path) -> bool:
 
 def _set_aside(path: Path) -> Path:
     """Rename a file or folder, so that it does not count as a checkpoint. Returns its new path."""
-    target = next(name for name in _names_aside(path) if not name.exists() and not name.is_symlink())
+    target = free_name_aside(path)
     path.rename(target)
     return target
 
 
-def _names_aside(path: Path) -> Iterator[Path]:
+def free_name_aside(path: Path) -> Path:
+    """The first of :func:`names_aside` that is not in use."""
+    return next(name for name in names_aside(path) if not os.path.lexists(name))
+
+
+def names_aside(path: Path) -> Iterator[Path]:
+    """Names for what training left behind at this path: ``NAME.aside``, ``NAME.aside-2``, ..."""
     return (path.with_name(f"{path.name}{ASIDE}{f'-{number}' if number > 1 else ''}") for number in itertools.count(1))

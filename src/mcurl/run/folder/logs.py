@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mcurl.errors import UserError
-from mcurl.files import TEXT_BYTES, open_plain, read_bytes, sync, write_all, write_file
-from mcurl.recording import find_recordings
+from mcurl.files import TEXT_BYTES, new_folder, open_plain, read_bytes, sync, write_all, write_file
+from mcurl.recording import FOLDER as RECORDINGS
+from mcurl.recording import MAX_FILE_BYTES, find_recordings
 from mcurl.run.evaluations import HEADER, NAME, parse_row
 from mcurl.run.folder.documents import Span
 
@@ -124,6 +125,21 @@ class Logs:
         for recorded_at, path in find_recordings(self.folder).items():
             if recorded_at > env_steps:
                 path.unlink()
+
+    def copy(self, folder: Path) -> None:
+        """Copy the logs that a resume cuts back, and the recordings, to a new folder.
+
+        Raises:
+            UserError: a file cannot be copied. Nothing is left at ``folder`` then.
+        """
+        logs = [path for name in DETERMINISTIC if os.path.lexists(path := self.folder / name)]
+        try:
+            with new_folder(folder) as new:
+                (new / RECORDINGS).mkdir()
+                for path in (*logs, *find_recordings(self.folder).values()):
+                    write_file(new / path.relative_to(self.folder), read_bytes(path, max(TEXT_BYTES, MAX_FILE_BYTES)))
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be copied: {error.strerror}") from error
 
     def restart(self) -> None:
         """Empty the logs, and delete the recordings."""

@@ -16,7 +16,7 @@ from mcurl.errors import UserError, argument, call_or_command, printable
 from mcurl.files import JSON_BYTES, own_folder, read_bytes, read_object, read_text, write_file, write_new
 from mcurl.recording import recording_path
 from mcurl.run.evaluations import read_evaluations
-from mcurl.run.folder.checkpoints import Checkpoint, Checkpoints
+from mcurl.run.folder.checkpoints import Checkpoint, Checkpoints, free_name_aside
 from mcurl.run.folder.documents import Span, differences, seal
 from mcurl.run.folder.lock import Lock
 from mcurl.run.folder.logs import EVALUATIONS, EVALUATIONS_HEADER, METRICS, SPEED, Logs
@@ -490,17 +490,22 @@ class Run:
         :meth:`check_owner`.
 
         Recordings of later evaluations are deleted; the resumed run writes them again. Later checkpoints are renamed,
-        because their rows of the replay will be gone. If the process is killed meanwhile, it can be done again.
+        because their rows of the replay will be gone. What they vouch for is a result: where there are any, logs and
+        recordings are copied to ``logs.aside`` before. If the process is killed meanwhile, it can be done again.
 
         Returns:
-            The new paths of the later checkpoints.
+            Where the later checkpoints and the copy of the logs are now; empty if there were no later checkpoints.
 
         Raises:
             UserError: a log is not as at the checkpoint. Nothing is changed.
         """
         spans = checkpoint.logs()
         self._logs.check(spans, checkpoint.env_steps)
-        aside = self._checkpoints.set_aside_after(checkpoint)
+        aside = []
+        if self._checkpoints.after(checkpoint):
+            copy = free_name_aside(self.folder / "logs")
+            self._logs.copy(copy)
+            aside = [*self._checkpoints.set_aside_after(checkpoint), copy]
         self._logs.rewind(spans, checkpoint.env_steps)
         self.reached = checkpoint
         return aside
