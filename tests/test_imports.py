@@ -20,7 +20,7 @@ RULES: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "registry": set(),
-    "envs": {"runtime.limits"},
+    "envs": {"registry", "runtime.limits"},
     "pictures": set(),
     "published": set(),
     "native": set(),

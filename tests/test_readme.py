@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -143,14 +145,41 @@ def test_an_example_trains_resumes_and_is_evaluated(task: str, parts: list[str],
 
 
 @pytest.mark.usefixtures("modules")
-def test_a_suite_of_ones_own_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(envs, "SUITES", dict(envs.SUITES))
-    monkeypatch.setattr(
-        sys, "argv", ["mcurl", "train", "mine/corridor", "--env-steps", "60", *SHORT, "rainbow.learning_starts=30"]
-    )
-    with pytest.raises(SystemExit) as status:
-        exec(MODULES["my_mcurl_cli.py"], {"__name__": "__main__"})
-    assert status.value.code == 0
+def test_a_suite_of_ones_own_trains_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envs, "SUITES", {**envs.SUITES, "mine": "my_suite"})
+    line = ["train", "mine/corridor", "--env-steps", "60", *SHORT, "rainbow.learning_starts=30"]
+    assert cli.main(line) == 0
+
+
+def own_suites(value: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command with this value of ``MCURL_SUITES``."""
+    line, environ = [sys.executable, "-P", "-m", "mcurl", *words], {**os.environ, envs.OWN_SUITES: value}
+    return subprocess.run(line, env=environ, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.usefixtures("modules")
+def test_a_suite_of_ones_own_trains_several_seeds_and_is_evaluated() -> None:
+    small = ["--env-steps", "60", *SHORT, "rainbow.learning_starts=30"]
+    trained = own_suites("mine=my_suite", "train", "mine/corridor", "--seed", "1,2", *small)
+    assert (trained.returncode, trained.stderr) == (0, "")
+    for seed in (1, 2):
+        run = f"runs/mine-corridor/mcurl-learning_starts=30-seed{seed}"
+        assert own_suites("mine=my_suite", "evaluate", run, "--episodes", "1").returncode == 0
+
+
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("mine", "MCURL_SUITES has 'mine'; write NAME=MODULE,NAME=MODULE with lower-case names"),
+        ("dmc=my_suite", "MCURL_SUITES names dmc, which is a suite of this package: choose another name"),
+        ("mine=nowhere", "cannot import nowhere: No module named 'nowhere'; is its folder in PYTHONPATH?"),
+        ("other=my_suite", "the suite other needs OtherSettings in my_suite"),
+    ],
+)
+def test_a_suite_that_is_none_is_one_line(value: str, message: str) -> None:
+    refused = own_suites(value, "train", f"{value.partition('=')[0]}/corridor")
+    assert (refused.returncode, refused.stderr) == (2, f"mcurl: {message}\n")
 
 
 TESTED_ELSEWHERE = {"README.md", "in-your-agent.md", "python.md", "tune.md"}

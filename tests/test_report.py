@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,51 @@ def test_scores_grow_seed_by_seed(tmp_path: Path) -> None:
     assert (first.seed, first.episodes) == (1, {0: [0.5], 1000: [8.0, 9.0, 10.0]})
     assert second == second
     assert not first.averaged
+
+
+def test_a_run_whose_returns_changed_is_not_called_unchanged(tmp_path: Path) -> None:
+    about = {"started_at": "2026-01-01T00:00:00"}
+    assert store(tmp_path, make_run(tmp_path / "a", about=about)) == ["added"]
+    before = everything(tmp_path / "scores")
+    again = make_run(tmp_path / "b", about=about, episodes={0: [1.0, 3.0], 1000: [10.0, 40.0]})
+    with pytest.raises(UserError, match="seed 1 already, from this run before its returns changed"):
+        store(tmp_path, again)
+    assert everything(tmp_path / "scores") == before
+    assert store(tmp_path, again, replace=True) == ["replaced"]
+    assert points(tmp_path / "scores") == {CELL: {1: {0: 2.0, 1000: 25.0}}}
+    longer = {0: [1.0, 3.0], 1000: [10.0, 40.0], 2000: [5.0]}
+    assert store(tmp_path, make_run(tmp_path / "c", about=about, env_steps=2000, episodes=longer)) == ["updated"]
+
+
+def test_additions_at_one_time_lose_nothing(tmp_path: Path) -> None:
+    runs = [read_run(make_run(tmp_path, seed)) for seed in range(1, 13)]
+    with ThreadPoolExecutor(len(runs)) as pool:
+        changes = list(pool.map(lambda run: add(tmp_path / "scores", [run]), runs))
+    assert [change.action for [change] in changes] == ["added"] * len(runs)
+    assert sorted(points(tmp_path / "scores")[CELL]) == list(range(1, 13))
+
+
+def test_a_store_that_cannot_be_added_to_is_not_created(tmp_path: Path) -> None:
+    twice = [read_run(make_run(tmp_path / name, episodes={1000: [value]})) for name, value in (("a", 1.0), ("b", 2.0))]
+    with pytest.raises(UserError, match="two runs of"):
+        add(tmp_path / "new" / "scores", twice)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_score_over_another_number_of_episodes_is_noted(tmp_path: Path) -> None:
+    games = {1: [1.0] * 100, 2: [1.0]}
+    runs = [
+        read_run(make_run(tmp_path, seed, task="atari/Krull", env_steps=400_000, episodes={400_000: returns}))
+        for seed, returns in games.items()
+    ]
+    assert notes(runs) == ["seed 2: its score is over 1 episode, not 100"]
+    assert notes(runs[1:]) == ["seed 2: its score is over 1 episode, not 100"]
+    assert notes(runs[:1]) == []
+    control = [read_run(make_run(tmp_path, seed)) for seed in (1, 2)]
+    assert notes(control) == []
+    assert notes([*control, read_run(make_run(tmp_path, 3, episodes={1000: [1.0, 2.0, 3.0]}))]) == [
+        "seed 3: its score is over 3 episodes, not 2"
+    ]
 
 
 def test_what_is_read_from_a_store_is_what_was_added(tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ def memory_needed(settings: TrainSettings) -> int:
     repeat = getattr(env, "action_repeat", 0) or getattr(env, "frame_skip", 1)
     rows = min(settings.replay.capacity, settings.env_steps // repeat)
     channels = 3 if settings.task.startswith("dmc/") else 1  # of the other suites it is not known yet
-    return PROCESS_BYTES + int(rows * channels * env.image_size**2)
+    side = getattr(env, "image_size", 0)  # nor is this, in a suite of the user's own
+    return PROCESS_BYTES + int(rows * channels * side**2)
 
 
 def build_replay(settings: TrainSettings, env: gymnasium.Env[Any, Any], spec: BatchSpec, compute: Compute) -> Replay:

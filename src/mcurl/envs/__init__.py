@@ -6,6 +6,7 @@ libraries of a suite are imported on first use.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from importlib import import_module
@@ -16,6 +17,7 @@ import gymnasium
 
 from mcurl.envs.quiet import silence_libraries
 from mcurl.errors import UserError, suggest
+from mcurl.registry import import_user_module
 
 SUITES = {"dmc": "mcurl.envs.dmc", "atari": "mcurl.envs.atari", "toy": "mcurl.envs.toy", "gym": "mcurl.envs.gym"}
 """Suite -> its module.
@@ -24,6 +26,9 @@ A module defines ``<Suite>Settings``, ``tasks()``, ``resolve(name)`` and ``make(
 ``action_space(settings)`` if the suite's TOML file does not name the agent, and may define
 ``make_without_pixels(settings, seed)``, for playing recorded actions again, and ``release()``, see :func:`release`.
 """
+
+OWN_SUITES = "MCURL_SUITES"
+"""Environment variable: suites of the user's own, as NAME=MODULE,NAME=MODULE. Processes that a run starts know it."""
 
 _OTHER_SPELLINGS = {
     "atari": r"(?:ALE/)?(\w+?)(?:-ram)?(?:NoFrameskip|Deterministic)?-v[045]",
@@ -100,13 +105,36 @@ def suite_module(suite: str) -> ModuleType:
     if suite.lower() not in SUITES:
         raise UserError(f"unknown suite {suite!r}: {suggest(suite, SUITES)}")
     silence_libraries()
+    if suite.lower() in _OWN:
+        if "" not in sys.path:
+            sys.path.insert(0, "")  # as for other modules that the user names
+        import_user_module(SUITES[suite.lower()])
     return import_module(SUITES[suite.lower()])
 
 
 def settings_class(suite: str) -> type[Any]:
     """The frozen dataclass of a suite's settings, first field ``task``. Raises UserError for an unknown suite."""
-    cls: type[Any] = getattr(suite_module(suite), f"{suite.capitalize()}Settings")
+    module, name = suite_module(suite), f"{suite.capitalize()}Settings"
+    if not hasattr(module, name):
+        raise UserError(f"the suite {suite} needs {name} in {module.__name__}")
+    cls: type[Any] = getattr(module, name)
     return cls
+
+
+def _read_own_suites() -> dict[str, str]:
+    """The suites in :data:`OWN_SUITES`. Raises UserError if it cannot be read."""
+    own = {}
+    for entry in filter(None, os.environ.get(OWN_SUITES, "").split(",")):
+        if not (match := re.fullmatch(r"\s*([a-z]\w*)=([\w.]+)\s*", entry)):
+            raise UserError(f"{OWN_SUITES} has {entry!r}; write NAME=MODULE,NAME=MODULE with lower-case names")
+        if match[1] in SUITES:
+            raise UserError(f"{OWN_SUITES} names {match[1]}, which is a suite of this package: choose another name")
+        own[match[1]] = match[2]
+    return own
+
+
+_OWN = _read_own_suites()
+SUITES.update(_OWN)
 
 
 def release() -> None:

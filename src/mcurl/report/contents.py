@@ -15,7 +15,7 @@ from mcurl.report.score_tables import normalised_table, provenance_table, score_
 from mcurl.report.scores import RunScores, cells
 
 SCORES = {
-    "atari100k": "The score is the mean of 100 full games with the final weights, after 400k frames.",
+    "atari100k": "The score is the mean of 100 full games, unless noted, with the final weights, after 400k frames.",
     "dmc": "The score is the mean return of the first evaluation at or after the budget, within one agent step.",
 }
 

@@ -5,6 +5,7 @@ A *cell* is one place in a table: the runs of one benchmark, task and name, whic
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections import Counter, defaultdict
@@ -26,6 +27,8 @@ _SAME_LEARNING = (
     *("compute.device", "compute.threads", "compute.overlap", "compute.graphs", "compute.native"),
 )
 """Settings and sections in which the runs of a cell may differ: they do not change what is learned."""
+_FINAL_EPISODES = {"atari100k": 100}
+"""Benchmark -> episodes of its final evaluation, where its scores are comparable with that number alone."""
 MAX_LABEL = 200
 """Longest label and note that is shown, in characters."""
 _WITHOUT_HORIZON = ("sac",)
@@ -194,14 +197,25 @@ def _with_defaults(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def same_run(first: RunScores, second: RunScores) -> bool:
-    """Whether two records are of one run: it started at one time, or its evaluations agree as far as both go."""
+    """Whether two records are of one run: its evaluations agree as far as both go.
+
+    If it is not known when both started, all evaluations of the shorter record are in the longer one. A run that was
+    continued from an earlier checkpoint on another machine may have other returns from there: that is another run.
+    """
     if (*first.cell, first.seed) != (*second.cell, second.seed) or changed_between(first, second):
         return False
     started = first.provenance.get("started_at"), second.provenance.get("started_at")
-    if all(started):
-        return started[0] == started[1]
+    if all(started) and started[0] != started[1]:
+        return False
     short, long = sorted((first.points, second.points), key=len)
-    return all(step in long and abs(long[step] - value) <= 1e-9 * abs(value) for step, value in short.items())
+    if not all(started) and short.keys() - long.keys():
+        return False
+    return all(_agree(short[step], long[step]) for step in short.keys() & long.keys())
+
+
+def _agree(a: float, b: float) -> bool:
+    """Whether two means are equal but for the order of their sum."""
+    return math.isclose(a, b, rel_tol=1e-9) or (math.isnan(a) and math.isnan(b))
 
 
 def merge(runs: Iterable[RunScores]) -> list[RunScores]:
@@ -301,7 +315,7 @@ def run_notes(runs: Iterable[RunScores]) -> list[str]:
 
 
 def notes(runs: Iterable[RunScores]) -> list[str]:
-    """What must be known of the runs of a cell: notes of single runs, unfinished ones, different simulators."""
+    """What must be known of the runs of a cell: their notes, unfinished ones, numbers of episodes, simulators."""
     runs = list(runs)
     texts = run_notes(runs)
     texts += [
@@ -309,6 +323,7 @@ def notes(runs: Iterable[RunScores]) -> list[str]:
         for run in runs
         if not run.finished
     ]
+    texts += _episode_notes([run for run in runs if run.finished])
     seeds: dict[str, list[str]] = defaultdict(list)
     for run in runs:
         seeds[run.simulator].append(str(run.seed))
@@ -316,3 +331,16 @@ def notes(runs: Iterable[RunScores]) -> list[str]:
         versions = "; ".join(f"seed {', '.join(numbers)}: {version}" for version, numbers in seeds.items())
         texts.append(f"made with different simulators ({versions})")
     return texts
+
+
+def _episode_notes(runs: Sequence[RunScores]) -> list[str]:
+    """The scores over another number of episodes than is usual; usual is most seeds' where the benchmark says none."""
+    counts = {run.seed: run.number_of_episodes(run.env_steps) for run in runs}
+    if not counts:
+        return []
+    usual = _FINAL_EPISODES.get(runs[0].benchmark, Counter(counts.values()).most_common(1)[0][0])
+    return [
+        f"seed {seed}: its score is over {count} episode{'s' if count > 1 else ''}, not {usual}"
+        for seed, count in counts.items()
+        if count != usual
+    ]

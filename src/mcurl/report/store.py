@@ -269,6 +269,8 @@ def file_name(task: str) -> str:
 def add(results: Path, runs: Iterable[RunScores], replace_seeds: bool = False) -> list[Change]:
     """Add runs to a store. All runs are checked first: after an error, nothing has changed.
 
+    Only one process at a time adds to a store; others wait.
+
     A run that went on since it was added is updated. An unfinished run is added if its seed is new, and replaces
     nothing.
 
@@ -284,6 +286,11 @@ def add(results: Path, runs: Iterable[RunScores], replace_seeds: bool = False) -
         UserError: a run has other settings than the runs of its cell, the store has another run with its seed, two of
             the runs have the same seed, or a folder inside the store is a link.
     """
+    with files.locked_folder(results):
+        return _add(results, runs, replace_seeds)
+
+
+def _add(results: Path, runs: Iterable[RunScores], replace_seeds: bool) -> list[Change]:
     changes: list[Change] = []
     contents: dict[Path, list[RunScores]] = {}
     for group in cells(map(_without_damaged_recordings, runs)).values():
@@ -324,8 +331,11 @@ def _decide(run: RunScores, path: Path, stored: dict[int, RunScores], replace_se
         unfinished = "" if run.finished else f"unfinished, at {run.env_steps:,} of {run.budget:,} env steps"
         return Change(run, "added", path, unfinished or _describe(run))
     if not replace_seeds:
+        started = old.provenance.get("started_at")
+        same = started is not None and started == run.provenance.get("started_at")
+        origin = "from this run before its returns changed" if same else "from another run"
         raise UserError(
-            f"{path} has seed {run.seed} already, from another run ({_describe(old)}); {run.source} has "
+            f"{path} has seed {run.seed} already, {origin} ({_describe(old)}); {run.source} has "
             f"{_describe(run)}: {_ADVICE}"
         )
     return Change(run, "replaced", path, f"{_describe(old)} by {_describe(run)}")
