@@ -231,6 +231,20 @@ def test_acting_needs_no_environment(exported: Path, task: str) -> None:
 STRANGE = "raise SystemExit('the code of a stranger ran')\n"
 
 
+@pytest.mark.parametrize("form", ["--out {}", "--out={}"])
+def test_a_model_card_does_not_tell_where_the_run_was(form: str, tmp_path: Path) -> None:
+    task, *arguments = RUNS["mcurl"]
+    private, out = tmp_path / "private", tmp_path / "policy"
+    words = ["train", task, *form.format(private).split(), "--env-steps", "60", "--name", "x", *arguments]
+    program = [sys.executable, "-P", "-m", "mcurl"]
+    subprocess.run([*program, *words], check=True, capture_output=True)
+    run = private / task.replace("/", "-") / "x-seed1"
+    subprocess.run([*program, "export", run, "--to", out, "--no-video"], check=True, capture_output=True)
+    assert f"mcurl train {task} --env-steps 60 --name x" in (out / "README.md").read_text()
+    for path in out.rglob("*"):
+        assert not path.is_file() or b"private" not in path.read_bytes(), path
+
+
 @pytest.mark.parametrize("command", ["evaluate {}", "watch {}", "resume {}", "export {} --to copy"])
 def test_commands_of_runs_say_what_an_exported_policy_is(exported: Path, command: str, capsys: Capture) -> None:
     assert cli.main(command.format(exported).split()) == 2

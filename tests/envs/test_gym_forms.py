@@ -95,6 +95,11 @@ FORMS = {
         {"a": {"b": PICTURE}, "c": 0 * PICTURE},
         {"key": "a.b"},
     ),
+    "a dot in a key": (
+        Dict({"cam.rgb": Dict({"0": Box(0, 255, (30, 30, 3), np.uint8)}), "cam": Box(0, 255, (30, 30, 3), np.uint8)}),
+        {"cam.rgb": {"0": PICTURE}, "cam": 0 * PICTURE},
+        {"key": "cam.rgb.0"},
+    ),
     "tuple": (Tuple([Discrete(3), Box(0, 255, (3, 30, 30), np.uint8)]), (1, CHW), {}),
     "newest of stacked colour frames": (
         Box(0, 255, (4, 30, 30, 3), np.uint8),

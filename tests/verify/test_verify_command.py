@@ -242,6 +242,11 @@ def test_an_evaluation_is_recorded_in_a_new_file(capsys: Capture) -> None:
     assert read(Path("my.episodes")).seed == 5
     assert main(arguments) == 2
     assert Path("my.episodes").read_bytes() == data
+    kept = list((RUN / "results").iterdir())
+    capsys.readouterr()
+    assert main(["evaluate", str(RUN), "--episodes", "2", "--record", "nowhere/my.episodes"]) == 2
+    assert capsys.readouterr().err == "mcurl: --record nowhere/my.episodes: there is no folder nowhere\n"
+    assert list((RUN / "results").iterdir()) == kept
     for options in (["--record"], ["--final", "--seed", "3"], ["--final", "--episodes", "3"]):
         assert main(["evaluate", str(RUN), *options]) == 2
 

@@ -50,9 +50,9 @@ def evaluate(options: argparse.Namespace) -> int:
             )
         for message in messages:
             print(f"mcurl: {printable(message)}", file=sys.stderr)
-        files = {"video": options.video, "recorded": _save_episodes(options, run, recording)}
         values = result(run, recording)
-        files["kept"] = None if options.final else _keep(run, values)
+        kept = None if options.final else _keep(run, values)  # first: nothing that fails later loses it
+        files = {"video": options.video, "recorded": _save_episodes(options, run, recording), "kept": kept}
     if options.json:
         paths = {name: str(path) for name, path in files.items() if path is not None}
         print(json.dumps({"run": str(options.path), **values, "files": paths}, indent=2))
@@ -100,8 +100,10 @@ def _check_evaluate(options: argparse.Namespace) -> None:
         raise UserError(f"--final plays the episodes of the run's final evaluation: omit {names}")
     if options.record == "" and not options.final:
         raise UserError("--record needs the name of a file; without one, --final is needed")
-    if options.record and Path(options.record).exists():
+    if options.record and os.path.lexists(options.record):
         raise UserError(f"{options.record} exists already: use another name for --record")
+    if options.record and not (folder := Path(options.record).parent).is_dir():
+        raise UserError(f"--record {options.record}: there is no folder {folder}")
     if options.video:
         from mcurl.pictures import check_video
 

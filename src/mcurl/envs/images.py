@@ -35,14 +35,19 @@ class ImageForm:
     The axes of the image are brought to ``[H, W, C]``, and its values, from the declared bounds, to 0 to 255.
     """
 
-    key: str
-    """Keys of Dict and Tuple spaces that lead to the image, separated by dots; empty: the observation itself."""
+    path: tuple[str | int, ...]
+    """Keys of Dict and indices of Tuple spaces that lead to the image; empty: the observation itself."""
     space: Box
     """The declared space of the image."""
     layout: str
     """``"HWC"``, ``"CHW"``, ``"HW"``, ``"KHWC"`` or ``"KCHW"`` (K: stacked frames)."""
     newest: bool
     """Whether only the newest of stacked frames is used."""
+
+    @property
+    def key(self) -> str:
+        """The path as one text."""
+        return _text(self.path)
 
     @property
     def channels(self) -> int:
@@ -98,9 +103,9 @@ class ImageForm:
         return tuple(self.layout.index(axis) for axis in "HWKC" if axis in self.layout)
 
     def _find(self, observation: Any, where: str) -> Any:
-        for key in self.key.split(".") if self.key else ():
+        for key in self.path:
             try:
-                observation = observation[int(key) if isinstance(observation, tuple) else key]
+                observation = observation[key]
             except (KeyError, IndexError, TypeError, ValueError):
                 raise EnvironmentFailure(
                     f"{where} returned an observation without {self.key!r}, which its space declares"
@@ -157,30 +162,36 @@ def find_image(space: gymnasium.Space[Any], key: str, channels: Channels, task: 
     Raises:
         UserError: the key is unknown or leads to no image, or there are several images and no key.
     """
-    parts = dict(_parts(space))
+    parts = {_text(path): (path, part) for path, part in _parts(space)}
     if key:
         if key not in parts:
             names = [name for name in parts if name]
             choices = suggest(key, names) if names else "the observation has no keys"
             raise UserError(f"{task} has no observation env.key={key}: {choices}")
-        layout = _layout(parts[key])
+        path, part = parts[key]
+        layout = _layout(part)
         if layout is None:
-            raise UserError(f"{task}: env.key={key} is {parts[key]}, which is not an image")
-        return ImageForm(key, parts[key], layout, channels == "newest")
-    images = {name: layout for name, part in parts.items() if (layout := _layout(part)) is not None}
+            raise UserError(f"{task}: env.key={key} is {part}, which is not an image")
+        return ImageForm(path, part, layout, channels == "newest")
+    images = {name: layout for name, (_, part) in parts.items() if (layout := _layout(part)) is not None}
     if len(images) > 1:
         raise UserError(f"{task} has several images: choose one with env.key={' or env.key='.join(images)}")
     for name, layout in images.items():
-        return ImageForm(name, parts[name], layout, channels == "newest")
+        return ImageForm(*parts[name], layout, channels == "newest")
     return None
 
 
-def _parts(space: gymnasium.Space[Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Key and space of each part of nested Dict and Tuple spaces."""
+def _text(path: tuple[str | int, ...]) -> str:
+    """A path as in ``env.key``: its keys and indices, separated by dots. A key may have dots of its own."""
+    return ".".join(map(str, path))
+
+
+def _parts(space: gymnasium.Space[Any], path: tuple[str | int, ...] = ()) -> list[tuple[tuple[str | int, ...], Any]]:
+    """Path and space of each part of nested Dict and Tuple spaces."""
     if not isinstance(space, Dict | Tuple):
-        return [(prefix, space)]
+        return [(path, space)]
     items = space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces)
-    return [part for key, inner in items for part in _parts(inner, f"{prefix}.{key}" if prefix else str(key))]
+    return [part for key, inner in items for part in _parts(inner, (*path, key))]
 
 
 def _layout(space: gymnasium.Space[Any]) -> str | None:

@@ -87,12 +87,16 @@ def _scores(run: Run, env_steps: int, policy: str) -> list[Score]:
 
 
 def _command(metadata: Mapping[str, Any], settings: TrainSettings) -> str:
-    """The command line that made the run, without its folder of runs; of a run from Python, a similar one."""
+    """The command line that made the run, without its folder of runs.
+
+    A similar one, of a run from Python or with a preset, which is a file that others do not have.
+    """
     words = list(metadata.get("command", []))
     while "--out" in words:
         at = words.index("--out")
         del words[at : at + 2]
-    if words[:2] != ["mcurl", "train"]:
+    words = [word for word in words if not word.startswith("--out=")]
+    if words[:2] != ["mcurl", "train"] or any(word.partition("=")[0] == "--preset" for word in words):
         words = ["mcurl", "train", settings.task, "--method", settings.method, "--agent", settings.agent]
         words += ["--env-steps", str(settings.env_steps), "--seed", str(settings.seed)]
         words += ["--set", *changes] if (changes := _changes(settings)) else []
