@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
-def native_operations_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Restore the disabled native operations and the record of those that ran, which are state of the process."""
+def native_operations_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore the disabled native operations and the record of those that ran, which outlive a test."""
     from mcurl import native
 
-    monkeypatch.setattr(native, "disabled", native.disabled)
     monkeypatch.setattr(native, "_used", set())
+    with native.disabled_only(native.disabled()):
+        yield

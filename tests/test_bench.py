@@ -127,7 +127,7 @@ def test_what_an_operation_gains_alone() -> None:
         "atari curl without all",
     ]
     assert min(full.milliseconds, dueling.milliseconds, everything.milliseconds) > 0
-    assert native.disabled == {}
+    assert native.disabled() == {}
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ RULES: dict[str, set[str]] = {
     "runtime": set(),
     "runtime.seeding": set(),
     "runtime.signals": set(),
-    "runtime.threads": set(),
+    "runtime.threads": {"runtime.limits"},
     "runtime.waiting": {"native.teams"},
     "runtime.parallel": {"runtime.program", "runtime.signals"},
     "runtime.program": set(),
@@ -116,8 +116,8 @@ RULES: dict[str, set[str]] = {
         *("native", "run.folder", "runtime.device"),
     },
     "api": {
-        *("callbacks", "config", "config.fields", "envs", "policy", "run.display", "run.folder", "run.logger"),
-        *("runtime.device", "runtime.signals", "runtime.threads", "training"),
+        *("callbacks", "config", "config.fields", "envs", "policy", "run.display", "run.eta"),
+        *("run.folder", "run.logger", "runtime.device", "runtime.signals", "runtime.threads", "training"),
     },
     "gymnasium": {"api", "envs"},
     "integrations": {

@@ -15,6 +15,7 @@ from mcurl.cli import main
 from mcurl.errors import UserError
 from mcurl.runtime import limits
 from mcurl.runtime.memory import check_memory, check_memory_of_runs, limited_allocations
+from mcurl.runtime.threads import available_cores
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,27 @@ def test_the_limit_of_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     after = limits.machine_memory()
     assert after is not None
     assert after.total == before.total
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("quota", "cores"), [(150_000, 2), (100_000, 1), (None, 64)])
+def test_the_cores_of_a_container(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: int, quota: int | None, cores: int
+) -> None:
+    groups = Path("/proc/self/cgroup").read_text() if Path("/proc/self/cgroup").exists() else ""
+    if "cpu" not in groups if version == 1 else "0::" not in groups:
+        pytest.skip("no such control groups")
+    monkeypatch.setattr(limits, "_CGROUPS", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert available_cores() == 64
+    if version == 2:
+        (tmp_path / "cpu.max").write_text(f"{quota or 'max'} 100000\n")
+    else:
+        (tmp_path / "cpu").mkdir()
+        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota or -1}\n")
+        (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert available_cores() == cores
 
 
 def test_several_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,7 +250,7 @@ def process_state() -> dict[str, Any]:
         "torch": torch.get_rng_state().tolist(),
         "numpy": np.random.get_state()[1].tolist(),  # type: ignore[index,union-attr]
         "random": random.getstate(),
-        "native": native.disabled,
+        "native": native.disabled(),
         "environment": {name: os.environ.get(name) for name in names},
         "running": [thread.name for thread in threading.enumerate()],
     }
@@ -368,14 +368,14 @@ def test_a_policy_keeps_the_precision_that_it_was_loaded_with(
     act = type(loaded._agent).act
 
     def spy(*arguments: Any, **options: Any) -> Any:
-        seen.append(set(native.disabled))
+        seen.append(set(native.disabled()))
         return act(*arguments, **options)
 
     monkeypatch.setattr(type(loaded._agent), "act", spy)
     prepare(ComputeSettings(precision="bf16", threads=1))
     loaded.act(np.zeros((9, 28, 28), np.uint8))
     assert seen == [set(native.AMX)]
-    assert not native.disabled
+    assert not native.disabled()
 
 
 def test_what_can_be_loaded(finished: mcurl.RunResult, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

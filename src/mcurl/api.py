@@ -9,7 +9,6 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from mcurl.callbacks import Callback, CallbackSink, Progress
 from mcurl.errors import UserError, printable
 from mcurl.files import as_path
 from mcurl.runtime.signals import Interrupted, Stop
-from mcurl.runtime.threads import limit_openmp_spinning
+from mcurl.runtime.threads import TRAINING, limit_openmp_spinning
 
 if TYPE_CHECKING:
     import gymnasium
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from mcurl.run.folder import Run
     from mcurl.run.logger import Sink
 
-_TRAINING = threading.Lock()
-"""Held while a run trains in this process."""
 _OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
@@ -284,7 +281,7 @@ def _exclusive() -> Iterator[None]:
     Raises:
         UserError: another run trains in this process.
     """
-    if not _TRAINING.acquire(blocking=False):
+    if not TRAINING.acquire():
         raise UserError(
             "another run trains in this process, and both would use PyTorch's random numbers: "
             "wait for it, or train in another process"
@@ -293,7 +290,7 @@ def _exclusive() -> Iterator[None]:
         _import_torch()
         yield
     finally:
-        _TRAINING.release()
+        TRAINING.release()
 
 
 def _import_torch() -> None:
@@ -345,12 +342,14 @@ def _display(run: Run, budget: int) -> Display:
     from rich.console import Console
 
     from mcurl.run.display import Display, IgnoreBrokenPipe
+    from mcurl.run.eta import Evaluations
 
     settings = run.settings
     file = cast(TextIO, IgnoreBrokenPipe(sys.stdout))
     console = Console(file=file, highlight=False, force_terminal=False, force_jupyter=False)
     title = f"{run.name} · {settings['task']} · seed {settings['seed']}"
-    return Display(budget, title, printable(str(run.folder)), console=console)
+    evaluations = Evaluations.of(settings["evaluation"])
+    return Display(budget, title, printable(str(run.folder)), console=console, evaluations=evaluations)
 
 
 def _result(run: Run, interrupt: Interrupted | None) -> RunResult:

@@ -262,6 +262,14 @@ def new_folder(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+def cache_folder() -> Path:
+    """The folder of this package's cache, which may not exist yet. Raises OSError if the user has no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcurl"
+    except RuntimeError:
+        raise OSError("this user has no home folder for the cache: set XDG_CACHE_HOME") from None
+
+
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
     """A context manager that waits until no other process is in it for this folder, where the file system has locks.

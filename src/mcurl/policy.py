@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -55,7 +53,7 @@ class Policy:
         self._settings, self._agent, self._clock = settings, agent, clock
         self.observation_shape, self.action_space = observation_shape, action_space
         self._foreign = foreign
-        self._disabled = native.disabled
+        self._disabled = native.disabled()
 
     def __repr__(self) -> str:
         run = self._settings
@@ -108,7 +106,9 @@ class Policy:
         batch = observation[None] if single else observation
         if not len(batch):
             return np.zeros((0, *self.action_space.shape), self.action_space.dtype)  # type: ignore[misc]
-        with self._accelerated():
+        from mcurl import native
+
+        with native.disabled_only(self._disabled):  # what fits the precision of the policy
             actions: NDArray[Any] = self._agent.act(
                 batch if pixels else batch.astype(np.float32), explore=False, clock=self._clock
             )
@@ -171,17 +171,6 @@ class Policy:
         if self._foreign and (code := foreign_code(settings.task, settings.to_json()["env"])):
             how = "if you trust it, import the module first, or make the environment with gymnasium.make"
             raise UserError(f"the exported policy names code of another person for its environment: {code}; {how}")
-
-    @contextmanager
-    def _accelerated(self) -> Iterator[None]:
-        """A context manager with the native operations that fit the precision of the policy."""
-        from mcurl import native
-
-        previous, native.disabled = native.disabled, self._disabled
-        try:
-            yield
-        finally:
-            native.disabled = previous
 
 
 @runtime_checkable

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
 
 import pytest
 
 from mcurl.envs import opengl
+from mcurl.envs.quiet import silence_libraries
 from mcurl.errors import UserError
 
 
@@ -140,17 +143,28 @@ def test_back_ends_of_other_people_s_environments(monkeypatch: pytest.MonkeyPatc
     names = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "PYGLET_HEADLESS", "SDL_VIDEODRIVER")
     have(monkeypatch, "egl")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    silence_libraries()
     opengl.choose_backends()
     assert [os.environ.get(name) for name in names] == ["egl", "egl", "true", "dummy"]
     for name in names:
         monkeypatch.delenv(name)
     have(monkeypatch, "osmesa")
+    silence_libraries()
     opengl.choose_backends()
     assert [os.environ.get(name) for name in names] == ["osmesa", "osmesa", None, "offscreen"]
     for name in names:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DISPLAY", ":0")
+    silence_libraries()
     opengl.choose_backends()
     assert [os.environ.get(name) for name in names[1:]] == [None, None, None]
     have(monkeypatch)
     opengl.choose_backends()
+
+
+def test_an_environment_that_draws_with_sdl_is_not_black(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its driver ``dummy``, which makes some games black, is not chosen before ``offscreen`` is."""
+    pytest.importorskip("pygame")
+    code = "import os, mcurl; mcurl.make_env('gym/CartPole-v1'); print(os.environ['SDL_VIDEODRIVER'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "offscreen"

@@ -60,6 +60,8 @@ SHAPES = [
     (2, 9, 85, 83, 3),
     (4, 9, 20, 21, 4),
     (3, 9, 3, 3, 1),
+    (1, 9, 67, 65, 1),
+    (1, 9, 64, 67, 2),
     (3, 9, 5, 7, 1),
     (2, 9, 7, 9, 2),
     (2, 3, 84, 84, 4),
@@ -235,6 +237,9 @@ def test_unsupported_arguments_are_refused() -> None:
         (pixels, filters),
         (pixels, plain),
         (pixels, [parameter.double() for parameter in parameters]),
+        (pixels, [*parameters[:5], parameters[5][:1]]),
+        # Its gradient would lack the last pixel of the first layer.
+        (torch.zeros(1, 9, 65, 67, dtype=torch.bfloat16), parameters),
         (torch.zeros(1, 43, 20, 20, dtype=torch.bfloat16), [torch.zeros(32, 43, 3, 3), parameters[3]]),
     ]:
         assert not amx_convolutions.supports(other, others)

@@ -92,6 +92,40 @@ def test_can_be_repeated() -> None:
         assert all(map(torch.equal, first, amx_encoder.backward(patches, parameters, hidden, features, gradient)))
 
 
+def test_gradients_do_not_depend_on_the_number_of_threads() -> None:
+    patches, parameters = case((4, 84, 84), 300)  # in groups of more than sixteen stacks
+    features, hidden = amx_encoder.forward(patches, parameters, save=True)
+    assert hidden is not None
+    gradient, runs, before = torch.randn_like(features), [], torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        runs.append(amx_encoder.backward(patches, parameters, hidden, features, gradient))
+    torch.set_num_threads(before)
+    for other in runs[1:]:
+        assert all(map(torch.equal, runs[0], other))
+    twin = patches[:0], runs[0]
+    for begin in range(0, 300, 100):  # as sums over parts
+        part = slice(begin, begin + 100)
+        f, h = amx_encoder.forward(patches[part], parameters, save=True)
+        assert h is not None
+        ours = amx_encoder.backward(patches[part], parameters, h, f, gradient[part])
+        twin = patches[part], tuple(a - b for a, b in zip(twin[1], ours, strict=True))  # type: ignore[assignment]
+    for rest, whole in zip(twin[1], runs[0], strict=True):
+        assert rest.norm() < 1e-4 * whole.norm()
+
+
+@pytest.mark.parametrize("broken", range(4))
+def test_nan_stays_nan(broken: int) -> None:
+    patches, parameters = case((4, 84, 84), 3)
+    parameters[broken][7] = torch.nan
+    features = amx_encoder.forward(patches, parameters, save=False)[0]
+    plain = DataEfficientEncoder((4, 84, 84))
+    for own, parameter in zip(plain.parameters(), parameters, strict=True):
+        own.data = parameter
+    expected = plain(torch.randint(1, 256, (3, 4, 84, 84), dtype=torch.uint8))
+    assert features.isnan().sum() == expected.isnan().sum() > 0
+
+
 def test_channels_without_weights_are_their_bias() -> None:
     patches, (weight1, bias1, weight2, _) = case((4, 84, 84), 3)
     bias2 = torch.linspace(-1, 1, 64)

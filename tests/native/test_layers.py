@@ -219,6 +219,20 @@ def test_nan_stays_nan_in_the_heads() -> None:
     assert all(gradient.isnan().any() for gradient in gradients[::2])
 
 
+def test_a_gradient_of_a_gradient_is_refused() -> None:
+    """The gradients in C are not differentiable: a penalty on one would be wrong without a word."""
+    torch.manual_seed(0)
+    module, x = heads(2, 51, 64, 3), torch.randn(40, 51, requires_grad=True)
+    out = through_mlp(module, x)
+    with pytest.raises(RuntimeError, match="no gradients of gradients"):
+        torch.autograd.grad(out, x, torch.ones_like(out), create_graph=True)
+
+
+def test_a_transformer_without_layers_is_the_identity() -> None:
+    h = torch.randn(2, 4, 64)
+    assert torch.equal(Transformer(64, 0, 128)(h, torch.zeros(2, 4, dtype=torch.bool)), h)
+
+
 def test_results_do_not_depend_on_the_threads() -> None:
     torch.manual_seed(0)
     h, padded, features = torch.randn(9, 16, 64), padding(9, 16), torch.rand(70, 64)

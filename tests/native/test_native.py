@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,20 +101,65 @@ def test_it_can_be_switched_off() -> None:
     assert not any(module.available() for module in (convolutions, dueling, encoder, features, mlp, transformer))
     assert native.status()["amx.dueling"] == "disabled: no AMX, please"
     native.disable({"frames"}, "no C, please")
-    assert native.disabled.keys() == native.AMX | {"frames"}
+    assert native.disabled().keys() == native.AMX | {"frames"}
     assert not frames.available()
     with native.without_operations(native.ALL, "for a moment"):
         assert not any(module.available() for module in COMPILED.values())  # type: ignore[attr-defined]
         assert not onednn.supports_conv_relu(torch.zeros(1, 1, 3, 3))
         assert not onednn.supports_linear_relu(torch.zeros(1, 1, dtype=torch.bfloat16))
         assert set(native.status().values()) == {"disabled: for a moment"}
-    assert native.disabled.keys() == native.AMX | {"frames"}
+    assert native.disabled().keys() == native.AMX | {"frames"}
+
+
+def test_each_thread_has_its_own() -> None:
+    """Two policies that act at one time, in any order, and a run in a third thread."""
+    native.disable({"frames"}, "in this thread")
+    seen = []
+
+    def act(reason: str, enter: threading.Event, leave: threading.Event) -> None:
+        with native.disabled_only({"adam": reason}):
+            enter.set()
+            leave.wait()
+            seen.append(native.disabled())
+        seen.append(native.disabled())
+
+    events = [threading.Event() for _ in range(4)]
+    threads = [threading.Thread(target=act, args=(name, *events[2 * i : 2 * i + 2])) for i, name in enumerate("ab")]
+    for thread, enter in zip(threads, events[::2], strict=True):
+        thread.start()
+        enter.wait()
+    assert native.disabled() == {"frames": "in this thread"}
+    for thread, leave in zip(threads, events[1::2], strict=True):
+        leave.set()
+        thread.join()
+    assert seen == [{"adam": "a"}, {}, {"adam": "b"}, {}]
+    assert native.disabled() == {"frames": "in this thread"}
+
+
+def test_an_empty_library_in_the_cache_is_built_anew(fresh_builds: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("no compiler")
+    assert native.status()["adam"] == "built"
+    [path] = fresh_builds.rglob("adam-*.so")
+    path.write_bytes(b"")
+    native._build.cache_clear()
+    assert native.status()["adam"] == "built"
+    assert path.stat().st_size > 1000
+
+
+def test_a_user_without_a_home_has_no_library(monkeypatch: pytest.MonkeyPatch, fresh_builds: Path) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert native.status()["adam"].startswith("build failed: this user has no home folder for the cache")
 
 
 def test_unknown_operations_are_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown native operations: amx\.decoder"):
         native.disable({"amx.decoder", "adam"}, "a slip")
-    assert "adam" not in native.disabled
+    assert "adam" not in native.disabled()
 
 
 @needs_compiler
@@ -217,7 +263,7 @@ def test_off_is_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (dense, frames, onednn, convolutions, encoder, features, mlp, dueling, transformer):
         for name in [name for name in vars(module) if name.startswith("supports")]:
             monkeypatch.setattr(module, name, lambda *_: False)
-    monkeypatch.setattr(native, "disabled", {})
+    native.disable_only({})
     plain = run_everything()
     assert native.operations_used() == []
     for name in plain:

@@ -56,6 +56,21 @@ def test_equals_the_textbook(channels_last: bool, chunk: int, drqv2: bool) -> No
         torch.testing.assert_close(f, s, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("frozen", ["weights.0", "weights.1", "weights.2", "weights", "biases", "pixels"])
+def test_frozen_layers_cut_no_gradient(frozen: str) -> None:
+    encoder, weight = build(), torch.randn(5, 10)
+    kept = {name: p for name, p in encoder.named_parameters() if f"convolutions.{frozen}" not in name}
+    for p in encoder.parameters():
+        p.requires_grad_(any(p is other for other in kept.values()))
+    pixels = torch.randint(0, 256, (5, 6, 20, 20)).float().requires_grad_(frozen != "pixels")
+    wanted = [*kept.values(), *([pixels] if pixels.requires_grad else [])]
+    fast, slow = (
+        torch.autograd.grad((work * weight).sum(), wanted) for work in (encoder(pixels), textbook(encoder, pixels))
+    )
+    for f, s in zip(fast, slow, strict=True):
+        torch.testing.assert_close(f, s, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("filters", [8, 32])  # 32: on the matrix units, where there are any
 def test_an_offset_in_bfloat16_is_close_to_the_textbook(filters: int) -> None:
     encoder = build(dtype=torch.bfloat16, filters=filters, drqv2=True)

@@ -169,3 +169,16 @@ def test_cuts_into_a_part_of_a_batch() -> None:
     replay.gather_stacks(rows, window, out=out[1:])
     assert not out[0].any()
     assert torch.equal(out[1:], replay.gather_stacks(rows, window))
+
+
+@needs_compiler
+def test_stacks_that_the_compiled_functions_do_not_take_are_planes() -> None:
+    layouts = [
+        FrameGather(torch.zeros(2, *shape, dtype=torch.uint8), 3, "channels_last").layout
+        for shape in [(21, 30, 30), (22, 30, 30), (1, 4096, 8), (1, 4097, 8)]
+    ]
+    assert layouts == ["channels_last", "planes", "channels_last", "planes"]
+    many, plain = (filled(22, 3, "blank", layout=layout) for layout in ("channels_last", "planes"))
+    rng = np.random.default_rng(1)
+    rows, window = many.sample_observations(5, rng), RandomCrop(9).window(5, (12, 14), rng)
+    assert torch.equal(many.gather_stacks(rows, window), plain.gather_stacks(rows, window))

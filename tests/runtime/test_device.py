@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from mcurl import native
 from mcurl.native.processor import processor_flags
 from mcurl.runtime import device
-from mcurl.runtime.device import Compute, compute_metadata
+from mcurl.runtime.device import Compute, compute_metadata, process_state_restored
+from mcurl.runtime.threads import TRAINING, available_cores
 
 PRECISION = """
 from mcurl import native
@@ -23,9 +25,9 @@ from mcurl.runtime.device import ComputeSettings, prepare
 
 for precision, disabled in [("fp32", native.AMX), ("bf16", frozenset()), ("fp32", native.AMX)]:
     prepare(ComputeSettings(device="cpu", precision=precision))
-    assert native.disabled.keys() == disabled
+    assert native.disabled().keys() == disabled
     prepare(ComputeSettings(device="cpu", precision=precision, native="off"))
-    assert native.disabled.keys() == native.ALL
+    assert native.disabled().keys() == native.ALL
 print("as asked")
 """
 
@@ -81,7 +83,8 @@ def test_pytorch_without_onednn_has_no_fast_bf16(monkeypatch: Any) -> None:
 
 ORDER = """
 import sys
-from mcurl import cli, training
+from mcurl import cli
+from mcurl.training import trainer as training
 
 build_env, seen = training.build_env, []
 
@@ -104,3 +107,33 @@ def test_the_compiler_is_loaded_before_opengl(tmp_path: Path) -> None:
     """The reverse order crashes where PyTorch brings Triton and OpenGL is Mesa's, each with an LLVM."""
     done = subprocess.run([sys.executable, "-c", ORDER], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.strip().endswith("in order"), done.stderr
+
+
+def repeats() -> bool:
+    """Whether the numbers that are drawn in ``process_state_restored`` are drawn again after it."""
+    with process_state_restored():
+        first = torch.rand(3)
+    return torch.equal(torch.rand(3), first)
+
+
+def test_numbers_of_a_run_in_another_thread_are_not_drawn_again() -> None:
+    assert repeats()
+    assert TRAINING.acquire()
+    try:
+        assert repeats()  # a callback of the run
+        with ThreadPoolExecutor(1) as pool:
+            assert not pool.submit(repeats).result()
+            assert not pool.submit(TRAINING.acquire).result()
+    finally:
+        TRAINING.release()
+    assert repeats()
+
+
+@pytest.mark.parametrize(("text", "cores"), [(" 1", 1), ("1,4", 1), ("0", None), ("x", None), ("", None)])
+def test_openmp_s_number_of_threads_is_an_upper_limit(
+    text: str, cores: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    free = available_cores()
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert available_cores() == (cores or free)

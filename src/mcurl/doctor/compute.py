@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _REMEDIES = {
     "no C compiler": "apt-get install gcc; until then plain PyTorch is used, which is slower",
-    "built, without OpenMP": "the compiler has no OpenMP: apt-get install gcc (or libomp-dev for clang)",
+    "built, without OpenMP": "the compiler has no OpenMP: apt-get install gcc, whose OpenMP is PyTorch's, too",
     "build failed": "please report it; until then plain PyTorch is used, which is slower",
 }
 """Start of a state of :func:`mcurl.native.status` -> what to do."""

@@ -50,7 +50,9 @@ def choose_backend(*, required: bool = True) -> str:
 
 
 def choose_backends() -> None:
-    """Set the variables by which MuJoCo, PyOpenGL, pyglet and SDL render without a screen, unless they are set already.
+    """Set the variables by which MuJoCo, PyOpenGL and pyglet render without a screen, unless they are set already.
+
+    SDL's is set by :func:`mcurl.envs.quiet.silence_libraries`.
 
     Call it before the package of an environment is imported. Nothing is raised where OpenGL is missing: an environment
     may do without.
@@ -62,8 +64,6 @@ def choose_backends() -> None:
         os.environ.setdefault("PYOPENGL_PLATFORM", backend)
         if backend == "egl":
             os.environ.setdefault("PYGLET_HEADLESS", "true")
-    # SDL's driver `dummy` has no renderer: some games stay black.
-    os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
 
 
 def has_screen() -> bool:

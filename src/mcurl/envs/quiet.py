@@ -19,8 +19,9 @@ def silence_libraries() -> None:
             logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("absl").addFilter(_concerns_the_user)
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        # Else SDL, which only draws into memory here, looks for a screen, and prints that there is none.
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        # Else SDL, which only draws into memory here, looks for a screen, and prints that there is none. Its driver
+        # `dummy` has no renderer: some games stay black.
+        os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
 
 
 def _concerns_the_user(record: logging.LogRecord) -> bool:

@@ -16,10 +16,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
+from mcurl import files
 from mcurl.native.processor import processor_flags
 
 AMX = frozenset({"amx.convolutions", "amx.encoder", "amx.features", "amx.mlp", "amx.dueling", "amx.transformer"})
@@ -31,8 +34,8 @@ ONEDNN = frozenset({"onednn.conv_relu", "onednn.linear_relu"})
 ALL = frozenset({"frames", "adam", "dense", "teams"}) | AMX | ONEDNN
 """Names of all accelerated operations."""
 
-disabled: Mapping[str, str] = {}
-"""Name of each disabled operation -> the reason; set by :func:`disable`."""
+_disabled: ContextVar[Mapping[str, str]] = ContextVar("disabled", default=MappingProxyType({}))
+"""Of each thread its own: a policy that acts in one thread must not change what a run in another one computes."""
 _used: set[str] = set()
 
 
@@ -44,8 +47,29 @@ class Build(NamedTuple):
     """``"built"``, or why there is no library."""
 
 
+def disabled() -> Mapping[str, str]:
+    """Name of each operation that is disabled in this thread -> the reason."""
+    return _disabled.get()
+
+
+def disable_only(names: Mapping[str, str]) -> None:
+    """Disable these operations in this thread, and no others. Names and reasons as from :func:`disabled`."""
+    _disabled.set(dict(names))
+
+
+@contextmanager
+def disabled_only(names: Mapping[str, str]) -> Iterator[None]:
+    """A context manager in which these operations are disabled in this thread, and no others."""
+    previous = disabled()
+    disable_only(names)
+    try:
+        yield
+    finally:
+        disable_only(previous)
+
+
 def disable(names: Iterable[str], reason: str) -> None:
-    """Disable operations in this process, in addition to those that are disabled already.
+    """Disable operations in this thread, in addition to those that are disabled already.
 
     Args:
         names: of :data:`ALL`.
@@ -54,23 +78,18 @@ def disable(names: Iterable[str], reason: str) -> None:
     Raises:
         ValueError: a name is not in :data:`ALL`.
     """
-    global disabled
     names = frozenset(names)
     if unknown := sorted(names - ALL):
         raise ValueError(f"unknown native operations: {', '.join(unknown)}")
-    disabled = {**disabled, **dict.fromkeys(names, reason)}
+    disable_only({**disabled(), **dict.fromkeys(names, reason)})
 
 
 @contextmanager
 def without_operations(names: Iterable[str], reason: str) -> Iterator[None]:
     """A context manager in which operations are disabled, see :func:`disable`."""
-    global disabled
-    previous = disabled
-    disable(names, reason)
-    try:
+    with disabled_only(disabled()):
+        disable(names, reason)
         yield
-    finally:
-        disabled = previous
 
 
 def record_use(name: str) -> None:
@@ -91,12 +110,13 @@ def status() -> dict[str, str]:
         ``"disabled: ..."``, ``"no C compiler"``, ``"processor without AMX"``, ``"build failed: ..."`` with the
         compiler's first error, ``"PyTorch without oneDNN"``.
     """
-    return {name: f"disabled: {disabled[name]}" if name in disabled else _status(name) for name in sorted(ALL)}
+    off = disabled()
+    return {name: f"disabled: {off[name]}" if name in off else _status(name) for name in sorted(ALL)}
 
 
 def unavailable(names: Iterable[str]) -> dict[str, str]:
     """Those of some operations that cannot run in this process, with the reason. Unknown names are left out."""
-    states = {name: disabled.get(name) or _status(name) for name in names if name in ALL}
+    states = {name: disabled().get(name) or _status(name) for name in names if name in ALL}
     return {name: state for name, state in states.items() if not state.startswith("built")}
 
 
@@ -135,13 +155,16 @@ def library(name: str) -> ctypes.CDLL | None:
     Returns:
         The library; None if the operation is disabled or cannot be built.
     """
-    return None if name in disabled else _build(name).library
+    return None if name in disabled() else _build(name).library
 
 
 @cache
 def _build(name: str) -> Build:
     source = Path(__file__).parent.joinpath(*name.split(".")).with_suffix(".c")
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcurl"
+    try:
+        folder = files.cache_folder()
+    except OSError as error:
+        return Build(None, f"build failed: {error}")
     text = b"".join(file.read_bytes() for file in [source, *sorted(source.parent.glob("*.h"))])
     vectors = name in AMX and not has_matrix_units()
     flags = ["-DVECTOR_TILES"] if vectors else []
@@ -156,7 +179,7 @@ def _build(name: str) -> Build:
 def _load(source: Path, path: Path, *flags: str) -> Build:
     """Load the library at a path; compile it first if it does not exist."""
     try:
-        if not path.exists():
+        if not path.exists() or _is_damaged(path):
             compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
             if compiler is None:
                 return Build(None, "no C compiler")
@@ -177,7 +200,14 @@ def _compile(compiler: str, source: Path, path: Path, *flags: str) -> None:
             ["-shared", str(object_file), "-o", str(shared)],
         ):
             subprocess.run([compiler, *command], check=True, capture_output=True, timeout=60)
+        files.sync(shared)
         os.replace(shared, path)  # atomic, because two processes may build it at the same time
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a library is empty, or begins with zeros, as a power cut leaves files that were not synced."""
+    with path.open("rb") as file:
+        return not file.read(4).strip(b"\0")
 
 
 def _first_error(output: str) -> str:

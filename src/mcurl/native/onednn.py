@@ -26,7 +26,7 @@ def available(name: str) -> bool:
 def supports_conv_relu(x: Tensor) -> bool:
     """Whether :func:`conv_relu` is enabled and supports the input: on the CPU, and not ``float64``."""
     name = "onednn.conv_relu"
-    return x.device.type == "cpu" and x.dtype != torch.float64 and name not in native.disabled and available(name)
+    return x.device.type == "cpu" and x.dtype != torch.float64 and name not in native.disabled() and available(name)
 
 
 def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
@@ -40,7 +40,8 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
         ``[N, F, (H - h) // stride + 1, (W - w) // stride + 1]`` of the same dtype.
     """
     native.record_use("onednn.conv_relu")
-    if torch.is_grad_enabled() and weight.requires_grad:
+    # The operation alone has no gradient, not even of what comes before a frozen layer.
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, weight, bias)):
         return _ConvReLU.apply(x, weight, bias, stride)  # type: ignore[no-untyped-call, no-any-return]
     return _conv_relu(x, weight, bias, stride)
 
@@ -48,7 +49,7 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
 def supports_linear_relu(x: Tensor) -> bool:
     """Whether :func:`linear_relu` is enabled and supports the input: ``bfloat16`` on the CPU."""
     name = "onednn.linear_relu"
-    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and name not in native.disabled and available(name)
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and name not in native.disabled() and available(name)
 
 
 def linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -98,11 +99,11 @@ class _LinearReLU(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, y = ctx.saved_tensors
         sum_gradient = torch.ops.aten.threshold_backward(gradients[0], y, 0)
         return (
             sum_gradient @ weight if ctx.needs_input_grad[0] else None,
-            sum_gradient.t() @ x,
-            sum_gradient.sum(0),
+            sum_gradient.t() @ x if ctx.needs_input_grad[1] else None,
+            sum_gradient.sum(0) if ctx.needs_input_grad[2] else None,
         )

@@ -148,7 +148,11 @@ class Objective(nn.Module, Pluggable, ABC):
         return []
 
     def after_step(self) -> None:
-        """Hook that is called once per update, after the optimizer steps."""
+        """Hook that is called once per update, after the optimizer steps.
+
+        With CUDA graphs its work on the device is captured, and replayed in each update; what it does on the host is
+        not.
+        """
 
     def ema_step(self, momentum: float) -> None:
         """Update the objective's momentum copies. Called with every update of the key encoder, with its momentum."""

@@ -33,6 +33,8 @@ class FrameGather:
         on_cpu = frames.device.type == "cpu"
         self._stack_view = _stack_view(frames, frame_stack) if on_cpu else None
         compiled = frames.dtype == torch.uint8 and len(self.frame_shape) == 3 and on_cpu and native.available()
+        compiled = compiled and frame_stack * self.frame_shape[0] <= native.MAX_CHANNELS
+        compiled = compiled and max(self.frame_shape[1:]) <= native.MAX_CROP
         square = compiled and self.frame_shape[1] == self.frame_shape[2] >= 25
         self.layout: Layout = layout if compiled and (square or layout != "patches") else "planes"
 

@@ -80,6 +80,8 @@ def tick_labels(values: Sequence[float], kilo: bool = True) -> list[str]:
 
     >>> tick_labels([0, 500, 1000]), tick_labels([0, 2500, 5000]), tick_labels([0, 100_000])
     (['0', '500', '1000'], ['0', '2.5k', '5k'], ['0', '100k'])
+    >>> tick_labels([0, 5e-6, 1e-5])
+    ['0', '0.000005', '0.00001']
     """
     largest = max((abs(value) for value in values), default=0.0)
     unit, suffix = (1.0, "")
@@ -87,9 +89,13 @@ def tick_labels(values: Sequence[float], kilo: bool = True) -> list[str]:
         unit, suffix = 1e6, "M"
     elif kilo and largest >= 2000:
         unit, suffix = 1000.0, "k"
-    return [_trimmed(value / unit) + (suffix if value else "") for value in values]
+    for decimals in range(4, 13):
+        labels = [_trimmed(value / unit, decimals) for value in values]
+        if len(set(labels)) == len(values):
+            break
+    return [label + (suffix if value else "") for label, value in zip(labels, values, strict=True)]
 
 
-def _trimmed(value: float) -> str:
-    text = f"{value:.4f}".rstrip("0").rstrip(".")
+def _trimmed(value: float, decimals: int) -> str:
+    text = f"{value:.{decimals}f}".rstrip("0").rstrip(".")
     return text.replace("-", "−")

@@ -280,7 +280,10 @@ class Logger:
 
         if not self._sums:
             return {}
-        sums = torch.stack(list(self._sums.values())).tolist()
+        totals = list(self._sums.values())
+        # Those from a checkpoint are on the host until their metric comes again.
+        device = next((total.device for total in totals if total.device.type != "cpu"), totals[0].device)
+        sums = torch.stack([total.to(device) for total in totals]).tolist()
         means = {name: total / self._counts[name] for name, total in zip(self._sums, sums, strict=True)}
         self._sums, self._counts = {}, {}
         return means

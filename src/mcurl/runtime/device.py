@@ -19,7 +19,7 @@ from mcurl import native
 from mcurl.config.fields import setting
 from mcurl.errors import UserError
 from mcurl.native.processor import processor_flags
-from mcurl.runtime.threads import available_cores
+from mcurl.runtime.threads import TRAINING, available_cores
 
 MAX_THREADS = 256
 """So many threads may be asked for on any machine; on one with more cores, four for each."""
@@ -97,7 +97,7 @@ def prepare(settings: ComputeSettings) -> Compute:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
         torch.backends.cudnn.benchmark = True
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16(device))
-    native.disabled = {}
+    native.disable_only({})
     if settings.native == "off":
         native.disable(native.ALL, "compute.native=off")
     elif not bf16:  # They are less exact than float32.
@@ -111,9 +111,11 @@ def process_state_restored() -> Iterator[None]:
 
     These are PyTorch's number of threads, its precision on GPUs, the native operations that are disabled, and the
     global random generators of PyTorch, NumPy and Python. Not restored: the memory allocator keeps freed memory from
-    the first call of :func:`prepare` on.
+    the first call of :func:`prepare` on. Nor are the generators where a run trains in another thread: what it has drawn
+    meanwhile would be drawn again.
     """
-    threads, disabled = torch.get_num_threads(), native.disabled
+    beside_a_run = TRAINING.elsewhere
+    threads, disabled = torch.get_num_threads(), native.disabled()
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     flags = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     generators = torch.get_rng_state(), np.random.get_state(), random.getstate()
@@ -122,13 +124,14 @@ def process_state_restored() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-        native.disabled = disabled
+        native.disable_only(disabled)
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = flags
-        torch.set_rng_state(generators[0])
-        np.random.set_state(generators[1])
-        random.setstate(generators[2])
-        if gpus:
-            torch.cuda.set_rng_state_all(gpus)
+        if not (beside_a_run or TRAINING.elsewhere):
+            torch.set_rng_state(generators[0])
+            np.random.set_state(generators[1])
+            random.setstate(generators[2])
+            if gpus:
+                torch.cuda.set_rng_state_all(gpus)
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -181,7 +184,7 @@ def arithmetic(compute: Compute) -> dict[str, str]:
     """
     values = compute_metadata(compute)
     threads = values["threads"]
-    off = native.disabled.keys() >= native.ALL
+    off = native.disabled().keys() >= native.ALL
     return {
         "device": f"device {values['device']}",
         "threads": f"{threads} thread{'' if threads == 1 else 's'}",

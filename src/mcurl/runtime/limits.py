@@ -1,11 +1,13 @@
-"""How much memory there is: of the machine, of this process's control group, and of its address space.
+"""What this process may use: memory of the machine, of its control group, of its address space; and cores.
 
 This module imports neither PyTorch nor NumPy.
 """
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,39 +60,59 @@ def _whole_machine() -> Memory | None:
     return Memory(total, free)
 
 
-def _group_limits() -> list[Memory]:
-    """The limits of this process's control groups and of their parents (versions 1 and 2)."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return []
-    found = []
-    for line in lines:
-        controllers, _, group = line.partition(":")[2].partition(":")
-        if not controllers:
-            found += _limits(_CGROUPS, group, ("memory.max", "memory.current", "inactive_file"))
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            found += _limits(_CGROUPS / "memory", group, names)
-    return found
-
-
-def _limits(root: Path, group: str, names: tuple[str, str, str]) -> list[Memory]:
-    """The limits of a group and its parents. ``names``: the files of limit and use, and the line of the file cache."""
-    limit_name, used_name, cache_name = names
-    found = []
-    folder = root / group.strip().lstrip("/")
-    for path in (folder, *folder.parents):
+def cpu_quota() -> float:
+    """How many cores the control groups of this process and their parents let it use; infinity: all."""
+    quotas = [math.inf]
+    for version, folder in _groups("cpu"):
         try:
-            limit = int((path / limit_name).read_text(encoding="utf-8"))  # ValueError if it is "max"
-            used = int((path / used_name).read_text(encoding="utf-8"))
-            text = (path / "memory.stat").read_text(encoding="utf-8")
+            if version == 2:
+                quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+            else:
+                names = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+                quota, period = ((folder / name).read_text(encoding="utf-8") for name in names)
+            if int(quota) > 0:  # ValueError if it is "max"; -1 is none, too
+                quotas.append(int(quota) / int(period))
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return min(quotas)
+
+
+def _group_limits() -> list[Memory]:
+    """The limits of memory of this process's control groups and of their parents."""
+    files = {
+        2: ("memory.max", "memory.current", "inactive_file"),
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    }
+    found = []
+    for version, folder in _groups("memory"):
+        limit_name, used_name, cache_name = files[version]
+        try:
+            limit = int((folder / limit_name).read_text(encoding="utf-8"))  # ValueError if it is "max"
+            used = int((folder / used_name).read_text(encoding="utf-8"))
+            text = (folder / "memory.stat").read_text(encoding="utf-8")
             statistics = dict(line.split() for line in text.splitlines())
         except (OSError, ValueError):
             continue
         # The system drops the cache of files when memory is needed.
         found.append(Memory(limit, max(limit - used + int(statistics.get(cache_name, 0)), 0)))
     return found
+
+
+def _groups(controller: str) -> Iterator[tuple[int, Path]]:
+    """Version and folder of this process's control groups for a controller, and of their parents (versions 1 and 2)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        controllers, _, group = line.partition(":")[2].partition(":")
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = _CGROUPS / controllers if controllers else _CGROUPS
+        root = root if root.is_dir() else _CGROUPS / controller
+        folder = root / group.strip().lstrip("/")
+        for path in (folder, *folder.parents):
+            yield (1 if controllers else 2), path
 
 
 def _address_space() -> int:

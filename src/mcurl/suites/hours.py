@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import statistics
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from typing import Any
 from mcurl import __version__
 from mcurl.config.tasks import flatten
 from mcurl.errors import UserError
-from mcurl.files import read_text, write_file
+from mcurl.files import cache_folder, read_text, write_file
 from mcurl.run.folder import Run
 from mcurl.run.provenance import machine_metadata
 from mcurl.runtime.threads import available_cores
@@ -112,7 +111,7 @@ def _machine(jobs: int) -> str:
 
 
 def _cache_file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcurl" / "speed.json"
+    return cache_folder() / "speed.json"
 
 
 def _read_cache() -> dict[str, dict[str, float]]:
@@ -128,8 +127,8 @@ def _read_cache() -> dict[str, dict[str, float]]:
 
 
 def _remember(jobs: int, key: str, seconds: float) -> None:
-    path = _cache_file()
     try:
+        path = _cache_file()
         values = json.loads(path.read_bytes()) if _read_cache() else {}
         now = datetime.now(UTC).isoformat(timespec="seconds")
         values.setdefault(_machine(jobs), {})[key] = {"seconds_per_env_step": seconds, "measured_at": now}

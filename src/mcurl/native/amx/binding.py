@@ -52,6 +52,12 @@ def _declared(functions: ctypes.CDLL, sizes: tuple[str, ...], forward: int, back
     return functions
 
 
+def check_differentiated_once() -> None:
+    """Raise RuntimeError in a backward pass with ``create_graph=True``: gradients in C have no gradients."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("compiled layers have no gradients of gradients: use compute.native=off")
+
+
 def workspace(size: int, *, full: bool) -> Tensor:
     """Allocate a buffer ``float32 [size]``.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native.amx.binding import addresses, kept_workspace, layer
+from mcurl.native.amx.binding import BLOCK, addresses, check_differentiated_once, kept_workspace, layer
 
 FILTERS = 32
 """Of each layer; nothing else is compiled."""
@@ -40,7 +40,7 @@ def available() -> bool:
 
 def supports(pixels: Tensor, parameters: Parameters) -> bool:
     """Whether :func:`apply` and :func:`forward` take these: uint8 or bfloat16 on the CPU without a gradient, weights
-    channels-last, 32 filters in each layer, and pixels left after the last."""
+    channels-last, 32 filters in each layer, and pixels left after the last. Some images that are not square are not."""
     layers = len(parameters) // 2
     return (
         pixels.dtype in (torch.uint8, torch.bfloat16)
@@ -51,11 +51,13 @@ def supports(pixels: Tensor, parameters: Parameters) -> bool:
         and pixels.shape[1] <= MAX_CHANNELS
         and min(pixels.shape[2:]) >= 3
         and min(_side(size, layers) for size in pixels.shape[2:]) >= 1
+        and not _ends_in_the_last_block(*pixels.shape[2:])
         and all(
             weight.shape == (FILTERS, FILTERS if i else pixels.shape[1], 3, 3)
             and weight.is_contiguous(memory_format=torch.channels_last)
             for i, weight in enumerate(parameters[:layers])
         )
+        and all(bias.shape == (FILTERS,) for bias in parameters[layers:])
         and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
         and available()
     )
@@ -82,6 +84,7 @@ class _AmxConvolutions(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        check_differentiated_once()
         pixels, maps, *parameters = ctx.saved_tensors
         needed = ctx.needs_input_grad[1:]
         lowest = min(i % (len(needed) // 2) for i, need in enumerate(needed) if need)
@@ -172,6 +175,12 @@ def backward(
         addresses(gradients[layers:]),
     )
     return gradients
+
+
+def _ends_in_the_last_block(height: int, width: int) -> bool:
+    """Whether the first layer's gradient, read one pixel later for its third row of taps, ends behind its blocks."""
+    rows, columns = _side(height, 1), _side(width, 1)
+    return columns % 2 == 1 and rows * columns % BLOCK == 0
 
 
 def _side(pixels: int, layers: int) -> int:

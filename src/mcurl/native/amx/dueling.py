@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native.amx.binding import BLOCK, addresses, layer, workspace
+from mcurl.native.amx.binding import BLOCK, addresses, check_differentiated_once, layer, workspace
 
 PER_LAYER = 4
 """Parameters per noisy layer: μ and σ of the weight ``[out, in]``, μ and σ of the bias ``[out]``, all ``float32``."""
@@ -79,6 +79,7 @@ class _AmxDueling(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        check_differentiated_once()
         hidden, features, noise, *parameters = ctx.saved_tensors
         n = ctx.n
         feature_gradient, parameter_gradients = backward(gradients[0], hidden[:, :n], features[:n], parameters, noise)

@@ -17,19 +17,22 @@
 /* First layer */
 
 /* Quantises the weights of a channel to integers of 15 bits in two planes of bytes, w = step * (128 * high + low);
-   step contains the division of pixels by 255. Planes are in the order in which tiles are read: [block of 64
-   inputs][plane][half of the channels][16][16 channels][4 inputs]. */
+   step contains the division of pixels by 255; it is NaN for a channel with a weight that is not finite. Planes are in
+   the order in which tiles are read: [block of 64 inputs][plane][half of the channels][16][16 channels][4 inputs]. */
 #define PLANE (2 * TILE * TILE_BYTES)
 static void quantise(const float *weight, int64_t inputs, float *step, int8_t *planes) {
     for (int channel = 0; channel < CHANNELS; channel++) {
         const float *w = weight + channel * inputs;
-        float largest = 1e-30f;
-        for (int64_t k = 0; k < inputs; k++)
-            largest = __builtin_fmaxf(largest, __builtin_fabsf(w[k]));
-        const float per_step = (127 * 128) / largest;
-        step[channel] = 1 / (255 * per_step);
+        float largest = 1e-30f, zero = 0; /* zero becomes NaN */
         for (int64_t k = 0; k < inputs; k++) {
-            const int round_up = (int)__builtin_rintf(w[k] * per_step), high = (round_up + 64) >> 7;
+            largest = __builtin_fmaxf(largest, __builtin_fabsf(w[k]));
+            zero += 0 * w[k];
+        }
+        const int finite = zero == 0;
+        const float per_step = (127 * 128) / largest;
+        step[channel] = 1 / (255 * per_step) + zero;
+        for (int64_t k = 0; k < inputs; k++) {
+            const int round_up = finite ? (int)__builtin_rintf(w[k] * per_step) : 0, high = (round_up + 64) >> 7;
             int8_t *to = planes + k / 64 * 2 * PLANE + channel / TILE * TILE * TILE_BYTES + k % 64 / 4 * TILE_BYTES +
                          channel % TILE * 4 + k % 4;
             to[0] = (int8_t)high;
@@ -55,7 +58,7 @@ AMX_TARGET static inline void multiply(const uint8_t *patches, int64_t inputs, c
     store_sums((float *)out, CHANNELS);
 }
 
-/* One row of both planes' products -> ReLU(product + bias), rounded to bfloat16. */
+/* One row of both planes' products -> ReLU(product + bias), rounded to bfloat16. NaN stays NaN. */
 AMX_TARGET static inline void finish_row(const int32_t *high, const int32_t *low, const float *step, const float *bias,
                                          uint16_t *out) {
     __m512 y[2];
@@ -64,7 +67,7 @@ AMX_TARGET static inline void finish_row(const int32_t *high, const int32_t *low
                                                   _mm512_load_si512(low + half * TILE));
         const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(round_up), _mm512_loadu_ps(step + half * TILE),
                                            _mm512_loadu_ps(bias + half * TILE));
-        y[half] = _mm512_max_ps(sum, _mm512_setzero_ps());
+        y[half] = _mm512_max_ps(_mm512_setzero_ps(), sum);
     }
     _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(y[1], y[0]));
 }
@@ -210,7 +213,7 @@ static void finish_features(const float *h, int64_t cells, const float *bias, fl
     for (int64_t channel = 0; channel < FEATURES; channel++)
         for (int64_t cell = 0; cell < cells; cell++) {
             const float y = h[cell * FEATURES + channel] + bias[channel];
-            features[channel * cells + cell] = y > 0 ? y : 0;
+            features[channel * cells + cell] = y < 0 ? 0 : y;
         }
 }
 
@@ -297,16 +300,31 @@ AMX_TARGET static void second_layer_gradient(const uint16_t *by_channel, const u
 /* Rows of the second layer in a group of stacks, a multiple of BLOCK. */
 static inline int64_t group_rows(int64_t cells) { return round_up(STACKS * cells, BLOCK); }
 
+/* Gradients are summed over some stacks, one after the other, and then over these GROUPS at most: the sums' order does
+   not depend on the number of threads. */
+#define GROUPS 16
+static inline int64_t stacks_of_group(int64_t stacks) { return round_up((stacks + GROUPS - 1) / GROUPS, STACKS); }
+static inline int64_t groups(int64_t stacks) {
+    return (stacks + stacks_of_group(stacks) - 1) / stacks_of_group(stacks);
+}
+
+/* Sums of a group: of the second layer's weight and bias, then of the first one's. */
+static inline int64_t sum_numbers(int64_t inputs) {
+    return FEATURES * (HIDDEN + 1) + CHANNELS * (round_up(inputs, BLOCK) + 1);
+}
+
+/* Of all groups. */
+int64_t backward_sums(int64_t stacks, int64_t inputs) { return groups(stacks) * sum_numbers(inputs); }
+
 /* Workspace of each thread of forward and of backward, in bytes. */
 int64_t forward_workspace(int64_t cells) {
     return group_rows(cells) * (HIDDEN * sizeof(uint16_t) + FEATURES * sizeof(float));
 }
 
-int64_t backward_workspace(int64_t cells, int64_t inputs) {
+int64_t backward_workspace(int64_t cells) {
     const int64_t row_bytes = group_rows(cells) * (HIDDEN * sizeof(uint16_t) + 2 * FEATURES * sizeof(uint16_t) +
                                                    BLOCK / 2 * sizeof(uint32_t));
-    return row_bytes + FEATURES * cells * sizeof(uint16_t) +
-           (FEATURES * (HIDDEN + 1) + CHANNELS * (round_up(inputs, BLOCK) + 1)) * sizeof(float);
+    return round_up(row_bytes + FEATURES * cells * sizeof(uint16_t), TILE_BYTES);
 }
 
 /* patches: uint8 [stacks, cells * 25, inputs]; weight1 [32, inputs], bias1 [32]; weight2 [64, 25 * 32], bias2 [64]
@@ -343,60 +361,70 @@ AMX_TARGET int forward(const uint8_t *patches, int64_t stacks, int64_t cells, in
     return 0;
 }
 
-/* Adds the sums of one thread to the gradients. */
-static void add_sums(const float *sum1, const float *total1, const float *sum2, const float *total2, int64_t inputs,
-                     int64_t width, float *weight1, float *bias1, float *weight2, float *bias2) {
-    for (int channel = 0; channel < CHANNELS; channel++) {
-        bias1[channel] += total1[channel % 2 * TILE + channel / 2];
-        for (int64_t k = 0; k < inputs; k++)
-            weight1[channel * inputs + k] += sum1[channel * width + k] / 255;
-    }
-    for (int channel = 0; channel < FEATURES; channel++)
-        bias2[channel] += total2[channel];
-    for (int64_t k = 0; k < FEATURES * HIDDEN; k++)
-        weight2[k] += sum2[k];
+/* Adds a channel of the first layer, of a group, to the gradients. */
+static void add_channel(int64_t channel, const float *sum1, const float *total1, int64_t inputs, int64_t width,
+                        float *weight1, float *bias1) {
+    bias1[channel] += total1[channel % 2 * TILE + channel / 2];
+    for (int64_t k = 0; k < inputs; k++)
+        weight1[channel * inputs + k] += sum1[channel * width + k] / 255;
 }
 
-/* Adds the gradients of the parameters, one thread after the other. */
+/* Adds a channel of the second layer, of a group, to the gradients. */
+static void add_feature(int64_t channel, const float *sum2, const float *total2, float *weight2, float *bias2) {
+    bias2[channel] += total2[channel];
+    for (int64_t k = 0; k < HIDDEN; k++)
+        weight2[channel * HIDDEN + k] += sum2[channel * HIDDEN + k];
+}
+
+/* Adds the gradients of the parameters. sums: backward_sums floats. */
 AMX_TARGET int backward(const uint8_t *patches, const uint16_t *saved, const float *features, const float *gradient,
                         int64_t stacks, int64_t cells, int64_t inputs, const float *weight2, float *weight1_gradient,
-                        float *bias1_gradient, float *weight2_gradient, float *bias2_gradient, uint8_t *workspace,
-                        int64_t threads) {
+                        float *bias1_gradient, float *weight2_gradient, float *bias2_gradient, float *sums,
+                        uint8_t *workspace, int64_t threads) {
     const int64_t width = round_up(inputs, BLOCK), max_rows = group_rows(cells), stack_size = FEATURES * cells,
-                  patches_size = cells * PATCH * inputs;
+                  patches_size = cells * PATCH * inputs, size = sum_numbers(inputs);
+    const int64_t total2_at = FEATURES * HIDDEN, sum1_at = total2_at + FEATURES, total1_at = sum1_at + CHANNELS * width;
     uint32_t channel_pairs[FEATURES / 2 * HIDDEN] ALIGNED;
     if (inputs > MAX_INPUTS)
         return 1;
     pack_channel_pairs(weight2, channel_pairs);
 #pragma omp parallel num_threads(threads)
     {
-        uint16_t *hidden_gradient = (uint16_t *)(workspace + omp_get_thread_num() * backward_workspace(cells, inputs));
+        uint16_t *hidden_gradient = (uint16_t *)(workspace + omp_get_thread_num() * backward_workspace(cells));
         uint16_t *by_cell = hidden_gradient + max_rows * HIDDEN, *by_channel = by_cell + max_rows * FEATURES,
                  *masked = by_channel + max_rows * FEATURES;
         uint32_t *pairs = (uint32_t *)(masked + stack_size);
-        float *sum2 = (float *)(pairs + max_rows / 2 * BLOCK), *total2 = sum2 + FEATURES * HIDDEN,
-              *sum1 = total2 + FEATURES, *total1 = sum1 + CHANNELS * width;
-        memset(sum2, 0, (size_t)(FEATURES * (HIDDEN + 1) + CHANNELS * (width + 1)) * sizeof *sum2);
         configure_tiles();
 #pragma omp for schedule(static)
-        for (int64_t s = 0; s < stacks; s += STACKS) {
-            const int64_t n = stacks - s < STACKS ? stacks - s : STACKS, rows = n * cells;
-            const uint16_t *h = saved + s * cells * HIDDEN;
-            memset(by_cell, 0, (size_t)(2 * max_rows * FEATURES) * sizeof *by_cell);
-            for (int64_t i = 0; i < n; i++)
-                start_gradient(features + (s + i) * stack_size, gradient + (s + i) * stack_size, cells, max_rows,
-                               masked, by_cell + i * cells * FEATURES, by_channel + i * cells, total2);
-            second_layer_gradient(by_channel, h, rows, max_rows, pairs, sum2);
-            second_layer_backward(by_cell, round_up(rows, BLOCK), channel_pairs, hidden_gradient);
-            first_layer_gradients(patches + s * patches_size, h, hidden_gradient, rows * PATCH,
-                                  (stacks - s) * patches_size, inputs, width, sum1, total1);
+        for (int64_t group = 0; group < groups(stacks); group++) {
+            const int64_t first = group * stacks_of_group(stacks), next = first + stacks_of_group(stacks),
+                          end = next < stacks ? next : stacks;
+            float *sum = sums + group * size;
+            memset(sum, 0, (size_t)size * sizeof *sum);
+            for (int64_t s = first; s < end; s += STACKS) {
+                const int64_t n = end - s < STACKS ? end - s : STACKS, rows = n * cells;
+                const uint16_t *h = saved + s * cells * HIDDEN;
+                memset(by_cell, 0, (size_t)(2 * max_rows * FEATURES) * sizeof *by_cell);
+                for (int64_t i = 0; i < n; i++)
+                    start_gradient(features + (s + i) * stack_size, gradient + (s + i) * stack_size, cells, max_rows,
+                                   masked, by_cell + i * cells * FEATURES, by_channel + i * cells, sum + total2_at);
+                second_layer_gradient(by_channel, h, rows, max_rows, pairs, sum);
+                second_layer_backward(by_cell, round_up(rows, BLOCK), channel_pairs, hidden_gradient);
+                first_layer_gradients(patches + s * patches_size, h, hidden_gradient, rows * PATCH,
+                                      (stacks - s) * patches_size, inputs, width, sum + sum1_at, sum + total1_at);
+            }
         }
         release_tiles();
-#pragma omp for ordered schedule(static, 1)
-        for (int thread = 0; thread < omp_get_num_threads(); thread++)
-#pragma omp ordered
-            add_sums(sum1, total1, sum2, total2, inputs, width, weight1_gradient, bias1_gradient, weight2_gradient,
-                     bias2_gradient);
+#pragma omp for schedule(static)
+        for (int64_t channel = 0; channel < CHANNELS + FEATURES; channel++)
+            for (int64_t group = 0; group < groups(stacks); group++) {
+                const float *sum = sums + group * size;
+                if (channel < CHANNELS)
+                    add_channel(channel, sum + sum1_at, sum + total1_at, inputs, width, weight1_gradient,
+                                bias1_gradient);
+                else
+                    add_feature(channel - CHANNELS, sum, sum + total2_at, weight2_gradient, bias2_gradient);
+            }
     }
     return 0;
 }

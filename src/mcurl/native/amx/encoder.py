@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mcurl import native
+from mcurl.native.amx.binding import check_differentiated_once
 
 CHANNELS = (32, 64)
 """Output channels of the two convolutions; others are not supported."""
@@ -31,13 +32,16 @@ def available() -> bool:
 
 def supports(patches: Tensor, parameters: Parameters) -> bool:
     """Whether the operation is available and supports the arguments of :func:`apply`."""
-    weight1, _, weight2, _ = parameters
-    shapes = (len(weight1), len(weight2)) == CHANNELS and weight1[0].numel() == patches.shape[2] <= MAX_INPUTS
+    inputs, (one, two) = patches.shape[2], CHANNELS
+    sizes = [one * inputs, one, two * one * 25, two]
     return (
-        shapes
+        inputs <= MAX_INPUTS
+        and inputs % 25 == 0
+        and parameters[2].shape == (two, one, 5, 5)
+        and [parameter.numel() for parameter in parameters] == sizes
         and patches.device.type == "cpu"
         and patches.dtype == torch.uint8
-        and weight1.dtype == weight2.dtype == torch.float32
+        and all(parameter.dtype == torch.float32 and parameter.device.type == "cpu" for parameter in parameters)
         and available()
     )
 
@@ -61,6 +65,7 @@ class _AmxEncoder(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        check_differentiated_once()
         patches, *parameters, hidden, features = ctx.saved_tensors
         return None, None, *backward(patches, tuple(parameters), hidden, features, gradients[0])
 
@@ -119,7 +124,8 @@ def backward(patches: Tensor, parameters: Parameters, hidden: Tensor, features: 
     patches, weight2, gradient = patches.contiguous(), _ordered(parameters)[2], gradient.contiguous()
     n, cells, inputs = len(patches), patches.shape[1] // 25, patches.shape[2]
     parameter_gradients = tuple(torch.zeros_like(parameter) for parameter in _ordered(parameters))
-    workspace = _workspace(functions.backward_workspace(cells, inputs))
+    sums = torch.empty(functions.backward_sums(n, inputs))
+    workspace = _workspace(functions.backward_workspace(cells))
     functions.backward(
         *(tensor.data_ptr() for tensor in (patches, hidden, features, gradient)),
         n,
@@ -127,6 +133,7 @@ def backward(patches: Tensor, parameters: Parameters, hidden: Tensor, features: 
         inputs,
         weight2.data_ptr(),
         *(tensor.data_ptr() for tensor in parameter_gradients),
+        sums.data_ptr(),
         workspace.data_ptr(),
         len(workspace),
     )
@@ -164,8 +171,10 @@ def _typed(functions: ctypes.CDLL) -> ctypes.CDLL | None:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     functions.forward.argtypes = [pointer, number, number, number, *[pointer] * 7, number]
-    functions.backward.argtypes = [pointer, pointer, pointer, pointer, number, number, number, *[pointer] * 6, number]
+    functions.backward.argtypes = [pointer, pointer, pointer, pointer, number, number, number, *[pointer] * 7, number]
     functions.forward.restype = functions.backward.restype = ctypes.c_int
-    functions.forward_workspace.argtypes, functions.backward_workspace.argtypes = [number], [number, number]
-    functions.forward_workspace.restype = functions.backward_workspace.restype = number
+    functions.forward_workspace.argtypes = functions.backward_workspace.argtypes = [number]
+    functions.backward_sums.argtypes = [number, number]
+    for function in (functions.forward_workspace, functions.backward_workspace, functions.backward_sums):
+        function.restype = number
     return functions

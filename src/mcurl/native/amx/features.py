@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native.amx.binding import BLOCK, kept_workspace, layer
+from mcurl.native.amx.binding import BLOCK, check_differentiated_once, kept_workspace, layer
 
 MAX_OUTPUTS = 2 * BLOCK
 
@@ -63,6 +63,7 @@ class _AmxFeatures(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        check_differentiated_once()
         need_maps, need_weight = ctx.needs_input_grad
         return backward(gradients[0], *ctx.saved_tensors, need_maps=need_maps, need_weight=need_weight)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native.amx.binding import BLOCK, addresses, kept_workspace, layer
+from mcurl.native.amx.binding import BLOCK, addresses, check_differentiated_once, kept_workspace, layer
 
 PER_NET = 6
 """Parameters per net: weight ``[out, in]`` and bias ``[out]`` of three layers, all ``float32``."""
@@ -71,6 +71,7 @@ class _AmxMlp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        check_differentiated_once()
         x, hidden, *parameters = ctx.saved_tensors
         _, need_x, *need = ctx.needs_input_grad
         x_gradient, computed = backward(gradients[0], x, hidden, parameters, need_x=need_x, need_parameters=any(need))

@@ -219,17 +219,17 @@ AMX_TARGET static inline void add_to(int64_t n, const float *terms, float *to) {
         to[i] += terms[i];
 }
 
-/* ReLU in place. */
+/* ReLU in place. NaN stays NaN. */
 AMX_TARGET static inline void relu(int64_t n, float *x) {
     for (int64_t i = 0; i < n; i++)
-        x[i] = x[i] > 0 ? x[i] : 0;
+        x[i] = x[i] < 0 ? 0 : x[i];
 }
 
-/* ReLU in place. positive: a bit for each number, whether it was positive. */
+/* ReLU in place. positive: a bit for each number, whether it was positive, or NaN, which stays NaN. */
 AMX_TARGET static inline void relu_with_mask(int64_t n, float *x, uint16_t *positive) {
     for (int64_t i = 0; i < n; i += TILE) {
         const __m512 total_rows = _mm512_loadu_ps(x + i);
-        const __mmask16 positive_lanes = _mm512_cmp_ps_mask(total_rows, _mm512_setzero_ps(), _CMP_GT_OQ);
+        const __mmask16 positive_lanes = _mm512_cmp_ps_mask(total_rows, _mm512_setzero_ps(), _CMP_NLE_UQ);
         positive[i / TILE] = positive_lanes;
         _mm512_storeu_ps(x + i, _mm512_maskz_mov_ps(positive_lanes, total_rows));
     }

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native.amx.binding import BLOCK, EPS, addresses, layer, workspace
+from mcurl.native.amx.binding import BLOCK, EPS, addresses, check_differentiated_once, layer, workspace
 
 PER_BLOCK = 10
 """Parameters per block: weight and bias of the query-key-value projection (this bias may be None), of both norms, and
@@ -43,7 +43,8 @@ def supports(h: Tensor, parameters: Parameters) -> bool:
     """
     tensors = [h, *(parameter for parameter in parameters if parameter is not None)]
     plain = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
-    return plain and h.numel() > 0 and h.shape[2] % BLOCK == 0 and _hidden(parameters) % BLOCK == 0 and available()
+    blocks = len(parameters) > 0  # without any, there is nothing to compute
+    return blocks and plain and h.numel() > 0 and h.shape[2] % BLOCK == _hidden(parameters) % BLOCK == 0 and available()
 
 
 def apply(
@@ -75,6 +76,7 @@ class _AmxTransformer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        check_differentiated_once()
         saved, *parameters = ctx.saved_tensors
         h_gradient, parameter_gradients = backward(
             gradients[0], saved, ctx.dropout, parameters, ctx.scale, rounded=ctx.rounded
