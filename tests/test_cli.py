@@ -191,12 +191,13 @@ def test_resuming_what_is_complete_or_not_a_run(capsys: Capture, finished: Path)
     assert "is complete with 100 env steps: use a larger --env-steps to continue" in refused(
         capsys, "resume", str(finished)
     )
-    assert "has 100 env steps already: --env-steps must be above 50" in refused(
+    assert "has 100 env steps already: --env-steps must be above 100" in refused(
         capsys, "resume", str(finished), "--env-steps", "50"
     )
     assert "--env-steps is a whole number" in refused(capsys, "resume", str(finished), "--env-steps", "x")
     Run(finished).record_resume(extend_to=900)
-    assert "has a budget of 900 env steps already" in refused(capsys, "resume", str(finished), "--env-steps", "500")
+    short = refused(capsys, "resume", str(finished), "--env-steps", "500")
+    assert "has a budget of 900 env steps already: --env-steps must be at least 900" in short
     assert f"did you mean {finished}?" in refused(capsys, "resume", "runs/toy-reach/mcurl-seed2")
     assert f"did you mean {finished}?" in refused(capsys, "resume", str(finished / "checkpoints"))
 

@@ -301,13 +301,43 @@ def test_a_run_whose_returns_changed_is_not_called_unchanged(tmp_path: Path) -> 
     assert store(tmp_path, make_run(tmp_path / "a", about=about)) == ["added"]
     before = everything(tmp_path / "scores")
     again = make_run(tmp_path / "b", about=about, episodes={0: [1.0, 3.0], 1000: [10.0, 40.0]})
-    with pytest.raises(UserError, match="seed 1 already, from this run before its returns changed"):
+    with pytest.raises(UserError, match="seed 1 already, from this run before its evaluations changed"):
         store(tmp_path, again)
     assert everything(tmp_path / "scores") == before
     assert store(tmp_path, again, replace=True) == ["replaced"]
     assert points(tmp_path / "scores") == {CELL: {1: {0: 2.0, 1000: 25.0}}}
     longer = {0: [1.0, 3.0], 1000: [10.0, 40.0], 2000: [5.0]}
     assert store(tmp_path, make_run(tmp_path / "c", about=about, env_steps=2000, episodes=longer)) == ["updated"]
+
+
+def test_a_run_that_went_another_way_does_not_take_a_score_away(tmp_path: Path) -> None:
+    """It was continued from an earlier checkpoint, beyond its old budget: there is no evaluation at the old one."""
+    about = {"started_at": "2026-01-01T00:00:00"}
+    whole = {0: [1.0], 400: [5.0], 1000: [10.0]}
+    first = make_run(tmp_path / "a", about=about, episodes=whole)
+    again = make_run(tmp_path / "b", about=about, env_steps=1200, episodes={0: [1.0], 400: [5.0], 1200: [12.0]})
+    (first / "episodes").mkdir()
+    (first / "episodes" / "000001000.episodes").write_bytes(recorded(1000))
+    assert store(tmp_path, first) == ["added"]
+    before = everything(tmp_path / "scores")
+    with pytest.raises(UserError, match="from this run before its evaluations changed"):
+        store(tmp_path, again)
+    assert everything(tmp_path / "scores") == before
+    for order in ([first, again], [again, first]):
+        with pytest.raises(UserError, match="two runs of"):
+            read(order)
+    assert store(tmp_path, again, replace=True) == ["replaced"]
+    assert points(tmp_path / "scores") == {CELL: {1: {0: 1.0, 400: 5.0, 1200: 12.0}}}
+    assert list((tmp_path / "scores").rglob("*.episodes")) == []
+
+
+def test_of_two_records_the_one_that_goes_farther_is_kept(tmp_path: Path) -> None:
+    about = {"started_at": "2026-01-01T00:00:00"}
+    short = make_run(tmp_path / "a", about=about, episodes={0: [1.0], 1000: [10.0]})
+    more = {0: [1.0], 1000: [10.0], 2000: [12.0]}
+    long = make_run(tmp_path / "b", about=about, env_steps=2000, episodes=more)
+    for order in ([short, long], [long, short]):
+        assert [run.env_steps for run in read(order)] == [2000]
 
 
 def test_additions_at_one_time_lose_nothing(tmp_path: Path) -> None:

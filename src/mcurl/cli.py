@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         status = _fail("there is not enough memory: choose a smaller replay.capacity, batch_size or network")
     except OSError as error:  # for example a full disk or a folder that is not writable
-        status = _fail(printable(str(error)))
+        known = error.strerror and error.filename is not None
+        status = _fail(printable(f"{error.filename}: {error.strerror}" if known else str(error)))
     return status
 
 

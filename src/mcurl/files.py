@@ -81,9 +81,11 @@ def _check(path: Path, status: os.stat_result, limit: int | None, changes: bool)
 
 
 def as_path(name: str, value: Any) -> Path:
-    """A path that a caller passed as the argument ``name``. Raises UserError if it is neither text nor a path."""
+    """A path that a caller passed as the argument ``name``. Raises UserError if it is no path or text, or empty."""
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise UserError(f"{name} is a path, not {value!r}")
+    if not os.fspath(value):
+        raise UserError(f"{name} is empty: write a path")
     return Path(value)
 
 

@@ -160,6 +160,10 @@ def test_layers_in_order(tmp_path: Path) -> None:
     assert value(settings, "sac.learning_rate") == 5e-4
     assert settings.env.action_repeat == 3
     assert settings.env_steps == 50_000
+    with pytest.raises(UserError, match="there is no preset ''"):
+        resolve("dmc/cheetah-run", preset="")
+    with pytest.raises(UserError, match=r"sac\.batch_size is set twice"):
+        resolve("dmc/cheetah-run", values={"sac.batch_size": 4, "sac": {"batch_size": 8}})
     paper = resolve("dmc/cheetah-run", "rl-only", preset="paper-rate")
     assert value(paper, "sac.learning_rate") == 1e-4  # over the task's 2e-4
     assert value(paper, "sac.batch_size") == 512

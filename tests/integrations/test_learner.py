@@ -162,11 +162,46 @@ def test_wrong_settings_are_refused(name: str, settings: dict[str, object], mess
         ({"momentum": 1.5}, "momentum must be from 0 to 1, not 1.5"),
         ({"max_grad_norm": -1.0}, "max_grad_norm must be at least 0, not -1.0"),
         ({"frame_stack": 0}, "frame_stack must be at least 1, not 0"),
+        ({"learning_rate": None}, "learning_rate"),
+        ({"seed": -1}, "seed is a whole number from 0, not -1"),
+        ({"seed": 1.5}, "seed is a whole number from 0, not 1.5"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(**options)
+
+
+@pytest.mark.parametrize("env_steps", [float("nan"), float("inf"), "a", None])
+def test_env_steps_that_are_no_number_change_nothing(env_steps: Any) -> None:
+    encoder, objective = nn.Linear(3, D), make_objective("curl", D)
+    optimizer = torch.optim.Adam(parameter_groups(objective, encoder, 1e-3))
+    before = [group["lr"] for group in optimizer.param_groups]
+    with pytest.raises(UserError, match="env_steps is the number of simulator steps since the first update, not"):
+        set_learning_rates(optimizer, objective, env_steps)
+    assert [group["lr"] for group in optimizer.param_groups] == before
+
+
+@pytest.mark.parametrize("name", ["mcurl", "curl", "seq-curl", "sym-curl"])
+def test_features_of_any_precision_are_float32(name: str) -> None:
+    objective = make_objective(name, 6, {"length": 4, "batch": 2} if name != "curl" else {}).eval()
+    pixels, rng = torch.rand(8, 2, 6, 6), np.random.default_rng(0)
+    padded = None if name == "curl" else np.zeros((2, 4), np.bool_)
+    query, key, plan = objective.prepare(pixels, padded, rng)
+    features = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(72, 6))
+    exact = objective.loss(query, key, plan, features, features).value
+    double = objective.loss(query, key, plan, lambda x: features(x).double(), features).value
+    torch.testing.assert_close(double, exact)
+    half = objective.loss(query, key, plan, lambda x: features(x).bfloat16(), lambda x: features(x).bfloat16()).value
+    torch.testing.assert_close(half, exact, rtol=0.1, atol=0.1)
+    with pytest.raises(UserError, match=r"features are float32 \[\d+, 5\]; the objective expects float32 \[\d+, 6\]"):
+        objective.loss(query, key, plan, lambda x: features(x)[:, :5], features)
+
+
+def test_padding_is_yes_or_no() -> None:
+    objective = make_objective("mcurl", 8, {"length": 4, "batch": 2})
+    with pytest.raises(UserError, match="padded is bool"):
+        objective.prepare(torch.zeros(8, 2, 6, 6), np.full((2, 4), 0.5), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(

@@ -210,12 +210,12 @@ def test_a_measurement_is_remembered(capsys: Capture, runs: list[SuiteRun], monk
     assert arguments[0] == "toy/reach"
     assert f"checkpoint.every={hours.OTHER_AGENT_STEPS}" in arguments
     # 45 s for 300 steps; 2 runs of 1000 steps, 2 at a time.
-    expected = f"about {45 / hours.OTHER_AGENT_STEPS * 1000 / 3600:,.1f} h left, 2 at a time"
+    expected = f"about {round(45 / hours.OTHER_AGENT_STEPS * 1000 / 60)} min left, 2 at a time"
     assert expected in capsys.readouterr().out
     assert main(line) == 0
     assert expected in capsys.readouterr().out
     assert main([*line, "--seeds", "1,2,3"]) == 0  # the third waits for one of the others
-    assert f"about {2 * 45 / hours.OTHER_AGENT_STEPS * 1000 / 3600:,.1f} h left" in capsys.readouterr().out
+    assert f"about {round(2 * 45 / hours.OTHER_AGENT_STEPS * 1000 / 60)} min left" in capsys.readouterr().out
     assert main([*line, "--jobs", "1"]) == 0
     assert "unknown time left" in capsys.readouterr().out
     Path("cache/mcurl/speed.json").write_text("[1]")

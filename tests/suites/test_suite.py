@@ -206,6 +206,7 @@ def test_runs_are_chosen(tmp_path: Path) -> None:
         ('env_steps = "1k"', "score_at = [500]", "score_at needs env_steps, with the last of its values: 500"),
         ("[settings]", "[settings]\nenv_steps = 7", "env_steps is no setting of an arm"),
         ("little masking", "mcurl", "arm.mcurl and arm.little have the label 'mcurl': each needs its own"),
+        (OWN[OWN.index("settings.mcurl") :], "", "arm.mcurl and arm.little have the same method, agent and settings"),
         ("little masking", " ", "label must be a line of text"),
         ("little masking", "a\\u001b[2J", "label must be a line of text"),
         ("[arm.little]", "[arm.MCURL]", "arm.mcurl and arm.MCURL have the same name but for upper and lower case"),
@@ -216,7 +217,7 @@ def test_runs_are_chosen(tmp_path: Path) -> None:
         ('label = "little', 'lable = "little', "arm.little has no 'lable': did you mean label?"),
         ("[arm.little]", '["arm"."a/b"]', "a name has letters"),
         (OWN[OWN.index("[arm.mcurl]") :], "", "there must be at least one"),
-        ('[arm.mcurl]\nmethod = "mcurl"', "[arm.mcurl]", "method is missing"),
+        ('[arm.mcurl]\nmethod = "mcurl"', "[arm.mcurl]", "arm.mcurl: method is missing"),
         ('[arm.mcurl]\nmethod = "mcurl"', "[arm]\nmcurl = 1", "arm.mcurl must be a table"),
     ],
 )

@@ -15,6 +15,7 @@ In the last two, an unknown setting, and one that the run does not use, is an er
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,11 @@ def resolve(
     suite, name = envs.parse_task(task)
     find_method(method)  # checked first, because the default agent may need an environment
     experiments = read_experiments(suite)
-    explicit = dict([*_preset(preset, experiments).items(), *map(_override, overrides), *flatten(values or {})])
+    given = list(flatten(values or {}))
+    for key, count in Counter(key for key, _ in given).items():
+        if count > 1:
+            raise UserError(f"{key} is set twice, as a name with a dot and in a table: keep one of them")
+    explicit = dict([*_preset(preset, experiments).items(), *map(_override, overrides), *given])
     agent = agent or _default_agent(experiments, suite, name, explicit)
     # What needs no PyTorch is checked before the classes of the run are imported, which takes seconds.
     AGENTS.check(agent)
@@ -274,7 +279,7 @@ def _preset(preset: str | None, experiments: Mapping[str, Any]) -> dict[str, Any
     named = experiments.get("preset", {})
     if preset in named:
         return dict(flatten(named[preset]))
-    if not Path(preset).exists():
+    if not preset or not Path(preset).exists():
         advice = suggest(preset, named) if named else "the suite has no presets"
         raise UserError(f"there is no preset {preset!r}, neither a file nor a name: {advice}")
     values = flatten(read_toml(Path(preset)))

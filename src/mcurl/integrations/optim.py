@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mcurl.agents.optim import objective_parameters
-from mcurl.config.fields import Meta
+from mcurl.config.fields import Meta, read_value
+from mcurl.errors import UserError
 from mcurl.objectives.base import Objective
 
 
@@ -28,8 +31,10 @@ def parameter_groups(
         ``base_lr``, the rate that :func:`set_learning_rates` multiplies.
 
     Raises:
-        UserError: ``learning_rate`` is not above 0, or ``encoder_factor`` is negative.
+        UserError: ``learning_rate`` is not above 0, or ``encoder_factor`` is negative, or one is not a number.
     """
+    learning_rate = float(read_value("learning_rate", float, learning_rate))
+    encoder_factor = float(read_value("encoder_factor", float, encoder_factor))
     Meta(above=0).check("learning_rate", learning_rate)
     Meta(low=0).check("encoder_factor", encoder_factor)
     with_encoder, rest = objective_parameters(objective)
@@ -49,7 +54,12 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, objective: Objective, e
         optimizer: of :func:`parameter_groups`.
         objective: see :meth:`Objective.learning_rate`.
         env_steps: simulator steps since the first update, action repeat included; at least 1 is assumed.
+
+    Raises:
+        UserError: ``env_steps`` is not a finite number.
     """
+    if not isinstance(env_steps, int | float | np.integer | np.floating) or not math.isfinite(env_steps):
+        raise UserError(f"env_steps is the number of simulator steps since the first update, not {env_steps!r}")
     factors = objective.learning_rate(max(env_steps, 1))
     for group in optimizer.param_groups:
         rate = group["base_lr"] * factors[group["name"]]

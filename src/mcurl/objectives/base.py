@@ -207,12 +207,27 @@ class Objective(nn.Module, Pluggable, ABC):
         if shape is None or len(shape) != 2 or shape[1] != length:
             found = "None" if shape is None else str(list(shape))
             raise UserError(f"padded is bool [B, {length}], the positions outside their episode, not {found}")
+        if not np.isin(np.asarray(padded), (0, 1)).all():
+            raise UserError("padded is bool: True for the positions outside their episode")
         if not isinstance(observations, Tensor) or observations.ndim != 4 or len(observations) != shape[0] * length:
             found = f"{type(observations).__name__} {list(np.shape(observations))}"
             raise UserError(f"observations are a tensor [{shape[0] * length}, C, H, W] for this padding, not {found}")
         if frame_stack < 1 or observations.shape[1] % frame_stack:
             channels = observations.shape[1]
             raise UserError(f"frame_stack={frame_stack} does not divide the {channels} channels of the observations")
+
+
+def encoded(encode: Encode, pixels: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """The features of an encoder, ``[N, width]``, in the dtype of the objective's parameters.
+
+    Raises:
+        UserError: the encoder returns something else than floating numbers ``[N, width]``.
+    """
+    features = encode(pixels)
+    if features.shape != (len(pixels), width) or not features.is_floating_point():
+        found = f"{str(features.dtype).removeprefix('torch.')} {list(features.shape)}"
+        raise UserError(f"the encoder's features are {found}; the objective expects float32 [{len(pixels)}, {width}]")
+    return features.to(dtype)
 
 
 def _consecutive_frames(shape: tuple[int, ...], frame_stack: int) -> npt.NDArray[np.int64]:

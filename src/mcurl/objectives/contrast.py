@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcurl.config.fields import setting
-from mcurl.objectives.base import ContrastSpec, Encode, Loss, Objective
+from mcurl.objectives.base import ContrastSpec, Encode, Loss, Objective, encoded
 
 PADDED_KEY = -1e9
 """Offset on the logits of padded keys. Finite, so that the loss of a padded query, which is masked out, is not NaN."""
@@ -72,7 +72,7 @@ class Curl(Objective):
 
     def similarity(self, query_pixels: Tensor, key_pixels: Tensor, encode_query: Encode, encode_key: Encode) -> Tensor:
         """The logits, scale · qᵀWk: ``float32 [Q, K]``. Keys receive no gradient."""
-        q = encode_query(query_pixels)  # [Q, d]
+        q = encoded(encode_query, query_pixels, len(self.W), self.W.dtype)  # [Q, d]
         with torch.no_grad():
-            k = encode_key(key_pixels)  # [K, d]
+            k = encoded(encode_key, key_pixels, len(self.W), self.W.dtype)  # [K, d]
         return self.settings.scale * (q @ self.W @ k.T)

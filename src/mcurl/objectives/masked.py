@@ -17,7 +17,7 @@ from mcurl.config.fields import setting
 from mcurl.errors import UserError
 from mcurl.networks.ema import ema_update, momentum_copy
 from mcurl.networks.transformer import Transformer, sinusoids
-from mcurl.objectives.base import ContrastSpec, Encode, Loss, Objective, Sequences
+from mcurl.objectives.base import ContrastSpec, Encode, Loss, Objective, Sequences, encoded
 from mcurl.objectives.contrast import PADDED_KEY, info_nce
 from mcurl.objectives.mask import MaskPlan, MaskTensors, plan_frame_mask, plan_mask
 from mcurl.objectives.schedules import constant, constant_then_inverse_sqrt, inverse_sqrt_with_warmup, released_warmup
@@ -133,18 +133,21 @@ class MCurl(Objective):
             encode_query, encode_key: see :meth:`Objective.loss`.
         """
         B, T = plan.source.shape
-        features = self.projection(encode_query(query_pixels))  # [1 + R, d]
+        features = self.projection(self._encoded(encode_query, query_pixels))  # [1 + R, d]
         # F.embedding equals features[source], with a faster gradient.
         H0 = F.embedding(plan.source, features) + self.positions  # [B, T, d], eq. 8
         Q = self.transformer(H0, plan.padded)  # [B, T, d], eq. 9
         with torch.no_grad():
-            k = self.key_projection(encode_key(key_pixels)).view(B, T, -1)
+            k = self.key_projection(self._encoded(encode_key, key_pixels)).view(B, T, -1)
             # The temperature divides the keys instead of the logits: no gradient flows here.
             K = self.keys(k, plan.padded) / self.settings.temperature
         value, accuracy = self._contrast(Q, K, plan)
         fraction = plan.selected.sum() / (~plan.padded).sum().clamp_min(1)
         metrics = {"contrast/loss": value.detach(), "contrast/accuracy": accuracy, "contrast/selected": fraction}
         return Loss(value, metrics)
+
+    def _encoded(self, encode: Encode, pixels: Tensor) -> Tensor:
+        return encoded(encode, pixels, self.feature_dim, self.positions.dtype)
 
     def keys(self, features: Tensor, padded: Tensor) -> Tensor:
         """Keys ``[B, T, d]`` from momentum features ``[B, T, d]``: the features themselves."""

@@ -199,18 +199,21 @@ def _with_defaults(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 def same_run(first: RunScores, second: RunScores) -> bool:
     """Whether two records are of one run: its evaluations agree as far as both go.
 
-    If it is not known when both started, all evaluations of the shorter record are in the longer one. A run that was
-    continued from an earlier checkpoint on another machine may have other returns from there: that is another run.
+    All evaluations of the shorter record are in the longer one. A run that was continued from an earlier checkpoint may
+    have other evaluations from there: that is another run.
     """
     if (*first.cell, first.seed) != (*second.cell, second.seed) or changed_between(first, second):
         return False
     started = first.provenance.get("started_at"), second.provenance.get("started_at")
     if all(started) and started[0] != started[1]:
         return False
-    short, long = sorted((first.points, second.points), key=len)
-    if not all(started) and short.keys() - long.keys():
-        return False
-    return all(_agree(short[step], long[step]) for step in short.keys() & long.keys())
+    short, long = (run.points for run in sorted((first, second), key=_length))
+    return all(step in long and _agree(value, long[step]) for step, value in short.items())
+
+
+def _length(run: RunScores) -> tuple[int, int]:
+    """How far the evaluations of a record go, and how many they are."""
+    return run.env_steps, len(run.points)
 
 
 def _agree(a: float, b: float) -> bool:
@@ -263,7 +266,7 @@ def one_per_seed(runs: Iterable[RunScores]) -> list[RunScores]:
         if other is None:
             kept[key] = run
         elif same_run(run, other):
-            kept[key] = max(run, other, key=lambda record: len(record.points))
+            kept[key] = max(run, other, key=_length)
         elif run.finished == other.finished:
             raise UserError(
                 f"two runs of {run}: {other.source} and {run.source}; pass one of them, or train with another --name"

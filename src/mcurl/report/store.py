@@ -333,7 +333,7 @@ def _decide(run: RunScores, path: Path, stored: dict[int, RunScores], replace_se
     if not replace_seeds:
         started = old.provenance.get("started_at")
         same = started is not None and started == run.provenance.get("started_at")
-        origin = "from this run before its returns changed" if same else "from another run"
+        origin = "from this run before its evaluations changed" if same else "from another run"
         raise UserError(
             f"{path} has seed {run.seed} already, {origin} ({_describe(old)}); {run.source} has "
             f"{_describe(run)}: {_ADVICE}"

@@ -91,10 +91,10 @@ class Overview:
         known, unknown = self.hours_left(), self.unknown
         at_once = f"{self.jobs} at a time on this machine"
         if not unknown:
-            return f"about {known:,.1f} h left, {at_once}"
+            return f"about {_duration(known)} left, {at_once}"
         minutes = max(round(len(unknown) * 0.75), 1)
         hint = f"--measure times {_count(len(unknown), 'kind')} of run, about {minutes} min"
-        return f"{f'more than {known:,.1f} h' if known else 'unknown time'} left, {at_once}; {hint}"
+        return f"{f'more than {_duration(known)}' if known else 'unknown time'} left, {at_once}; {hint}"
 
     @staticmethod
     def _common(arms: Sequence[Arm]) -> list[str]:
@@ -147,3 +147,7 @@ def _table(*titles: str) -> Table:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _duration(hours_left: float) -> str:
+    return f"{hours_left:,.1f} h" if hours_left >= 0.1 else f"{max(round(hours_left * 60), 1)} min"

@@ -251,10 +251,14 @@ def _check_arms(arms: Sequence[Arm]) -> None:
     if not arms:
         raise UserError("there must be at least one [arm.NAME]")
     labels: dict[str, str] = {}
+    contents: dict[Any, str] = {}
     folders: dict[str, str] = {}
     for arm in arms:
         if (other := labels.setdefault(arm.label, arm.name)) != arm.name:
             raise UserError(f"arm.{other} and arm.{arm.name} have the label {arm.label!r}: each needs its own")
+        content = arm.method, arm.agent, frozenset(arm.overrides)
+        if (other := contents.setdefault(content, arm.name)) != arm.name:
+            raise UserError(f"arm.{other} and arm.{arm.name} have the same method, agent and settings")
         # Some file systems do not tell upper and lower case apart.
         if (other := folders.setdefault(arm.name.lower(), arm.name)) != arm.name:
             raise UserError(f"arm.{other} and arm.{arm.name} have the same name but for upper and lower case")
@@ -278,9 +282,12 @@ def _arm(name: str, table: Any, common: tuple[str, ...]) -> Arm:
         raise UserError(f"arm.{name} must be a table, [arm.{name}]")
     _check_keys(table, _ARM_KEYS, f"arm.{name}")
     check_name(name)
-    method = _text(table, "method")
-    agent = _text(table, "agent") if "agent" in table else None
-    return Arm(name, _text(table, "label", name), method, agent, (*common, *_overrides(table.get("settings", {}))))
+    try:
+        method, label = _text(table, "method"), _text(table, "label", name)
+        agent = _text(table, "agent") if "agent" in table else None
+        return Arm(name, label, method, agent, (*common, *_overrides(table.get("settings", {}))))
+    except UserError as error:
+        raise UserError(f"arm.{name}: {error}") from error
 
 
 def _overrides(table: Any) -> tuple[str, ...]:

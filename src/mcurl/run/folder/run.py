@@ -426,7 +426,7 @@ class Run:
         if not checkpoints:
             self._checkpoints.check_readable()
             if self.resumable:
-                again = self.command("resume")
+                again = call_or_command(f"mcurl.resume({str(self.folder)!r})", self.command("resume"))
                 hint = f"wait for the first one or, if the run was stopped before it, use `{again}`"
             elif renamed := self._checkpoints.renamed():
                 hint = (
@@ -454,7 +454,8 @@ class Run:
         steps = checkpoint.env_steps if checkpoint else 0
         if env_steps is not None and (env_steps <= steps or env_steps < self.env_steps):
             current = f"a budget of {self.env_steps:,}" if env_steps > steps else f"{steps:,}"
-            least = f"{argument('env_steps')} must be above {env_steps:,}"
+            enough = f"at least {self.env_steps:,}" if steps < self.env_steps else f"above {steps:,}"
+            least = f"{argument('env_steps')} must be {enough}"
             raise UserError(f"{self.folder} has {current} env steps already: {least}")
         if env_steps is None and checkpoint and checkpoint.final and steps >= self.env_steps:
             more = f"use a larger {argument('env_steps')} to continue"
