@@ -93,7 +93,7 @@ def test_can_be_repeated() -> None:
 
 
 def test_gradients_do_not_depend_on_the_number_of_threads() -> None:
-    patches, parameters = case((4, 84, 84), 300)  # in groups of more than sixteen stacks
+    patches, parameters = case((4, 84, 84), 300)  # in groups of several times sixteen stacks
     features, hidden = amx_encoder.forward(patches, parameters, save=True)
     assert hidden is not None
     gradient, runs, before = torch.randn_like(features), [], torch.get_num_threads()
