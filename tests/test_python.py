@@ -25,6 +25,8 @@ import mcurl.gymnasium
 from mcurl import native, policy
 from mcurl.config.resolve import resolve, resolve_env
 from mcurl.runtime.device import ComputeSettings, prepare
+from mcurl.runtime.signals import Interrupted
+from mcurl.training import evaluations
 
 SMALL: dict[str, Any] = {
     "sac": {"batch_size": 4, "hidden": 16, "filters": 4, "learning_starts": 20},
@@ -301,6 +303,31 @@ def test_an_interrupt_saves_the_run_first() -> None:
     stopped = mcurl.RunResult(Path("runs/toy-reach/run-seed1"))
     assert stopped.env_steps == 20
     assert mcurl.resume(stopped, progress=False).env_steps == STEPS
+
+
+def test_a_stop_after_an_evaluation_is_saved_also_right_after_a_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a run that each evaluation stops makes the same evaluation for ever."""
+    evaluate = evaluations.evaluate_policy
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        if arguments[2].env_steps == 20:
+            monkeypatch.setattr(evaluations, "evaluate_policy", evaluate)
+            raise Interrupted(0, "asked")  # as by a stop in the middle of an evaluation
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(evaluations, "evaluate_policy", interrupted)
+    result = small()
+    assert (result.env_steps, list(result.evaluations)) == (20, [0])
+    seen = []
+    for _ in range(3):
+        result = mcurl.resume(result, callbacks=[StopAtOnce()], progress=False)
+        seen.append(max(result.evaluations))
+    assert seen == [20, 40, 60]
+
+
+class StopAtOnce(mcurl.Callback):
+    def on_evaluation(self, progress: mcurl.Progress) -> None:
+        progress.stop("enough")
 
 
 def test_a_signal_reaches_the_handler_of_the_program() -> None:

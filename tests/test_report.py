@@ -6,9 +6,12 @@ import csv
 import json
 import subprocess
 import sys
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ import pytest
 from mcurl.config.resolve import resolve
 from mcurl.config.settings import TrainSettings
 from mcurl.errors import UserError
+from mcurl.files import locked_folder
 from mcurl.published.scores import Score, sources
 from mcurl.recording import Recording
 from mcurl.report import plot
@@ -329,6 +333,41 @@ def test_a_run_that_went_another_way_does_not_take_a_score_away(tmp_path: Path) 
     assert store(tmp_path, again, replace=True) == ["replaced"]
     assert points(tmp_path / "scores") == {CELL: {1: {0: 1.0, 400: 5.0, 1200: 12.0}}}
     assert list((tmp_path / "scores").rglob("*.episodes")) == []
+
+
+def test_an_unfinished_record_gives_way_to_its_run(tmp_path: Path) -> None:
+    """It was killed after an evaluation, and resumed on another machine, where that evaluation came out differently."""
+    about = {"started_at": "2026-01-01T00:00:00"}
+    begun = make_run(tmp_path / "a", about=about, env_steps=2000, episodes={0: [1.0], 1000: [5.0]})
+    assert store(tmp_path, begun) == ["added"]
+    whole = {0: [1.0], 1000: [5.1], 2000: [9.0]}
+    done = make_run(tmp_path / "b", about=about, env_steps=2000, episodes=whole)
+    assert store(tmp_path, done, make_run(tmp_path / "c", 2, env_steps=2000, episodes=whole)) == ["updated", "added"]
+    assert points(tmp_path / "scores")[CELL][1] == {0: 1.0, 1000: 5.1, 2000: 9.0}
+
+
+def test_a_folder_that_is_removed_while_another_waits_for_it_is_made_again(tmp_path: Path) -> None:
+    """One addition is refused, and takes its new folder away; a second one waits, and a third one comes."""
+    folder, entered, leave = tmp_path / "scores", Event(), Event()
+
+    def refused() -> None:
+        with suppress(UserError), locked_folder(folder):
+            entered.set()
+            leave.wait()
+            raise UserError("refused")
+
+    def added(seed: int) -> None:
+        add(folder, [read_run(make_run(tmp_path / "runs", seed))])
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(refused)
+        entered.wait()
+        others = [pool.submit(added, seed) for seed in (2, 3)]
+        time.sleep(0.2)  # so that they wait
+        leave.set()
+        for job in (first, *others):
+            job.result()
+    assert sorted(points(folder)[CELL]) == [2, 3]
 
 
 def test_of_two_records_the_one_that_goes_farther_is_kept(tmp_path: Path) -> None:

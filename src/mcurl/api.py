@@ -184,7 +184,8 @@ def resume(
     Args:
         run: a run folder, or a result.
         env_steps: new budget in simulator steps; None: the run's own. Schedules keep their horizon.
-        checkpoint: simulator steps of the checkpoint from which it continues; None: the latest. Later ones are renamed.
+        checkpoint: simulator steps of the checkpoint from which it continues; None: the latest. What came
+            later is kept in ``*.aside``.
         callbacks: called at evaluations and checkpoints; those of :func:`train` are not kept.
         log: additional logs, such as ``["tensorboard"]``.
         progress: print lines of progress to standard output.

@@ -279,17 +279,28 @@ def locked_folder(folder: Path) -> Iterator[None]:
     The folder is created if it does not exist, and removed at exit if it was, and is empty.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = _lock_folder(folder)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
         with contextlib.suppress(OSError):  # it is not empty
             for path in missing:
                 path.rmdir()
+        os.close(descriptor)
+
+
+def _lock_folder(folder: Path) -> int:
+    """A descriptor of a folder, locked. The folder may be removed while this waits: then it is made again."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+                    return descriptor
+            os.close(descriptor)
 
 
 def claim(aside: Path, path: Path) -> None:

@@ -87,7 +87,7 @@ def _frames(panels: Sequence[_Panel], rate: float, seconds: float) -> Iterator[I
     number = 0
     image = _arrange([panel.image for panel in panels])
     yield image
-    while any(not panel.moment.over for panel in panels) and number + 1 < seconds * rate:
+    while any(not panel.moment.over for panel in panels) and number + 1 < (seconds - HOLD) * rate:
         number += 1
         for panel in panels:
             panel.advance(number / rate)

@@ -509,3 +509,10 @@ def test_help_comes_from_below_the_fields() -> None:
         """What c is."""
 
     assert field_help(Child) == {"a": "What a is, on two lines.", "b": "", "c": "What c is."}
+
+
+@pytest.mark.parametrize("values", [("10", "-10"), ("1", "1"), ("nan", "10"), ("-10", "inf")])
+def test_the_first_atom_is_below_the_last(values: tuple[str, str]) -> None:
+    low, high = values
+    with pytest.raises(UserError, match=r"^rainbow\.v_min must be a number below v_max, not "):
+        resolve("toy/catch", "rl-only", overrides=[f"rainbow.v_min={low}", f"rainbow.v_max={high}"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 import pytest
 
-from mcurl.envs import CannotSave, make_env, parse_task
+from mcurl.envs import CannotSave, gym, make_env, parse_task
 from mcurl.envs.gym import GymSettings
 from mcurl.errors import UserError
 
@@ -274,3 +274,35 @@ def test_a_missing_argument_of_the_constructor_names_its_setting() -> None:
             make_env(GymSettings("NeedsLevel-v0"), 1)
     finally:
         del gymnasium.registry["NeedsLevel-v0"]
+
+
+def test_an_exact_id_is_itself() -> None:
+    for name in ("My-Env-v0", "MyEnv-v0", "myenv-v0"):
+        gymnasium.register(name, "gymnasium.envs.classic_control.cartpole:CartPoleEnv")
+    try:
+        for name in ("My-Env-v0", "MyEnv-v0", "myenv-v0"):
+            assert gym.resolve(name) == name
+    finally:
+        for name in ("My-Env-v0", "MyEnv-v0", "myenv-v0"):
+            del gymnasium.registry[name]
+
+
+class DeclaresModes(gymnasium.Env[Any, Any]):
+    """Its constructor takes no ``render_mode``, although it declares one."""
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+    observation_space = gymnasium.spaces.Box(0, 255, (20, 20, 3), np.uint8)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=kwargs.get("seed"))
+        return np.zeros((20, 20, 3), np.uint8), {}
+
+
+def test_a_render_mode_is_passed_to_constructors_that_take_it() -> None:
+    gymnasium.register("DeclaresModes-v0", DeclaresModes, max_episode_steps=5)
+    try:
+        env = make_env(GymSettings(task="DeclaresModes-v0", image_size=20), 1)
+        assert env.reset()[0].shape == (9, 20, 20)
+    finally:
+        del gymnasium.registry["DeclaresModes-v0"]

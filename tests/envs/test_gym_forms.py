@@ -125,6 +125,13 @@ def test_the_same_picture_in_every_form(shown: Any, form: str) -> None:
     assert np.array_equal(env.render(), PICTURE)
 
 
+def test_two_images_with_one_written_path_are_refused(shown: Any) -> None:
+    image = Box(0, 255, (30, 30, 3), np.uint8)
+    shown(space=Dict({"a.b": image, "a": Dict({"b": image})}), shown={})
+    with pytest.raises(UserError, match=r"two observations a\.b, one with dots in its keys: rename one"):
+        make()
+
+
 def test_planes_of_gray(shown: Any) -> None:
     gray = PICTURE[..., 0]
     shown(space=Box(0, 255, (30, 30), np.uint8), shown=gray)

@@ -165,6 +165,8 @@ def test_back_ends_of_other_people_s_environments(monkeypatch: pytest.MonkeyPatc
 def test_an_environment_that_draws_with_sdl_is_not_black(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its driver ``dummy``, which makes some games black, is not chosen before ``offscreen`` is."""
     pytest.importorskip("pygame")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
     code = "import os, mcurl; mcurl.make_env('gym/CartPole-v1'); print(os.environ['SDL_VIDEODRIVER'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == "offscreen"

@@ -61,6 +61,9 @@ def test_rescaling() -> None:
     assert rescaling(np.float32([1, 1, 1])).tolist() == [1, 10, 1]
     assert rescaling(np.float32([0.5, 0, 0])).tolist() == [0.5, 5, -0.5]
     assert rescaling(np.float32([1.5, -7, 0])).tolist() == [1, 0, -0.5]
+    for low, high in ((0.4, 2.9), (-1.7, 0.3)):  # in float64 the middle less a half is not the bound
+        ends = Rescaling(np.array([low]), np.array([high]))
+        assert low <= ends([-1.0])[0] <= ends([1.0])[0] <= high
     assert Rescaling(np.zeros((2, 2)), np.ones((2, 2)))(np.zeros(4)).tolist() == [[0.5, 0.5], [0.5, 0.5]]
 
 

@@ -196,7 +196,7 @@ def test_the_schedule_goes_on_where_timesteps_start_again() -> None:
 
 
 @pytest.mark.parametrize("optimize", [False, True])
-def test_windows_show_one_episode(optimize: bool) -> None:
+def test_windows_show_one_episode(optimize: bool, tmp_path: Path) -> None:
     """In the buffer's images, the bar moves by one column per step; a window never jumps, also after a reset."""
     buffer = {"optimize_memory_usage": optimize}
     if optimize:
@@ -208,6 +208,12 @@ def test_windows_show_one_episode(optimize: bool) -> None:
         model.learn(46)  # SB3 resets the environment in the middle of an episode
     windows += _columns(model)
     assert model.replay_buffer.full
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    again = MCurlSAC.load(tmp_path / "model", env=make_vec_env(Bar, n_envs=2, seed=0))
+    again.load_replay_buffer(tmp_path / "buffer")
+    again.learn(10, reset_num_timesteps=False)  # the environment is reset, too
+    windows += _columns(again)
     for columns, padded in windows:
         steps = np.diff(columns) % SIDE
         np.testing.assert_array_equal(steps, np.where(padded[1:] | padded[:-1], steps, 1))

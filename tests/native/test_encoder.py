@@ -92,6 +92,15 @@ def test_can_be_repeated() -> None:
         assert all(map(torch.equal, first, amx_encoder.backward(patches, parameters, hidden, features, gradient)))
 
 
+def test_no_stacks_at_all() -> None:
+    patches, parameters = case((4, 84, 84), 0)
+    features, hidden = amx_encoder.forward(patches, parameters, save=True)
+    assert hidden is not None
+    assert features.shape == (0, 576)
+    gradients = amx_encoder.backward(patches, parameters, hidden, features, features)
+    assert not any(gradient.any() for gradient in gradients)
+
+
 def test_gradients_do_not_depend_on_the_number_of_threads() -> None:
     patches, parameters = case((4, 84, 84), 300)  # in groups of several times sixteen stacks
     features, hidden = amx_encoder.forward(patches, parameters, save=True)

@@ -6,6 +6,7 @@ one step of one Adam on the weighted sum of both losses, L_rl + λ·L_ct.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -96,6 +97,10 @@ class RainbowSettings:
     """Multiply the contrastive loss by the mean importance weight (CURL's Atari release)."""
     contrast_in_priorities: bool = setting(False, needs_contrast=True)
     """Add the contrastive loss to the priorities (CURL's Atari release)."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.v_min) and math.isfinite(self.v_max) and self.v_min < self.v_max):
+            raise UserError(f"v_min must be a number below v_max, not {self.v_min:g} and {self.v_max:g}")
 
 
 class QNetwork(nn.Module):

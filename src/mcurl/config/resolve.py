@@ -10,7 +10,8 @@ Values come from these layers; later layers override earlier ones:
 6. a preset;
 7. single values from the command line.
 
-In the last two, an unknown setting, and one that the run does not use, is an error.
+In the last two, an unknown setting is an error; so is one of a part that the run does not have, and one whose declared
+condition does not hold.
 """
 
 from __future__ import annotations

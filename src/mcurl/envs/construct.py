@@ -38,7 +38,7 @@ def construct(task: str, kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     options = dict(spec.kwargs) | _merged(spec.kwargs, kwargs)
     _check_arguments(creator, kwargs, name)
     modes = render_modes(creator)
-    if "rgb_array" in (modes or ()) or (modes is None and _accepts(creator, "render_mode")):
+    if (modes is None or "rgb_array" in modes) and _accepts(creator, "render_mode"):
         options["render_mode"] = "rgb_array"
     env: gymnasium.Env[Any, Any] = call(
         name, "its constructor", gymnasium.make, spec, **options, hint=_constructor_hint(creator)

@@ -85,6 +85,8 @@ def resolve(name: str) -> str:
     module, colon, env_id = name.rpartition(":")
     if colon:
         _register(module)
+    if env_id in tasks():
+        return module + colon + env_id
     matches = [task for task in tasks() if _plain(task) == _plain(env_id)]
     matches = matches or [task for task in tasks() if _plain(task.rpartition("-v")[0]) == _plain(env_id)]
     if not matches:

@@ -162,7 +162,10 @@ def find_image(space: gymnasium.Space[Any], key: str, channels: Channels, task: 
     Raises:
         UserError: the key is unknown or leads to no image, or there are several images and no key.
     """
-    parts = {_text(path): (path, part) for path, part in _parts(space)}
+    parts: dict[str, tuple[tuple[str | int, ...], Any]] = {}
+    for path, part in _parts(space):
+        if parts.setdefault(_text(path), (path, part))[0] != path:
+            raise UserError(f"{task} has two observations {_text(path)}, one with dots in its keys: rename one")
     if key:
         if key not in parts:
             names = [name for name in parts if name]

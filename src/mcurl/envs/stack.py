@@ -291,6 +291,7 @@ class Rescaling:
 
     def __init__(self, low: NDArray[Any], high: NDArray[Any]) -> None:
         low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+        self._low, self._high = low, high
         self._middle, self._half = (high + low) / 2, (high - low) / 2
         self.space = gymnasium.spaces.Box(-1.0, 1.0, (low.size,), np.float32)
 
@@ -298,4 +299,4 @@ class Rescaling:
         """Clip an action ``[A]`` to [-1, 1], and map it to the simulator's shape and bounds, in float64."""
         clipped = np.asarray(action, np.float64).reshape(self._middle.shape).clip(-1.0, 1.0)
         scaled: NDArray[np.float64] = self._middle + self._half * clipped
-        return scaled
+        return scaled.clip(self._low, self._high)  # what rounding adds is out of bounds

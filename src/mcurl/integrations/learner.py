@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mcurl.config.fields import Meta
-from mcurl.errors import UserError
+from mcurl.integrations.objective import mask_generator
 from mcurl.integrations.optim import parameter_groups, set_learning_rates
 from mcurl.networks.ema import ema_update, momentum_copy
 from mcurl.objectives.base import Augment, Objective
@@ -65,9 +65,7 @@ class ContrastiveLearner(nn.Module):
         self.objective, self.key_encoder = objective, momentum_copy(encoder)
         self.augment, self.frame_stack = augment, frame_stack
         self.momentum, self.max_grad_norm = momentum, max_grad_norm
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-            raise UserError(f"seed is a whole number from 0, not {seed!r}")
-        self.generator = np.random.default_rng(int(seed))
+        self.generator = mask_generator(seed)
         groups = parameter_groups(objective, encoder, learning_rate, encoder_factor=encoder_factor)
         self.optimizer = torch.optim.Adam(groups)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from mcurl.config.fields import field_hints, field_meta, read_value
 from mcurl.errors import UserError, one_line, suggest
 from mcurl.objectives.base import Objective
@@ -43,3 +45,10 @@ def make_objective(
         values[name] = read_value(key, hints[name], raw)
         meta[name].check(key, values[name])
     return cls(cls.Settings(**values), feature_dim)
+
+
+def mask_generator(seed: Any) -> np.random.Generator:
+    """The generator of an objective's random choices. Raises UserError if the seed is not a whole number from 0."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise UserError(f"seed is a whole number from 0, not {seed!r}")
+    return np.random.default_rng(int(seed))

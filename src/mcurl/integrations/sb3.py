@@ -265,10 +265,11 @@ class _Contrastive:
         before = self._last_obs
         result = super()._setup_learn(*args, **kwargs)  # type: ignore[misc]
         buffer = self.replay_buffer
-        if self._last_obs is not before and buffer.size() and not buffer.optimize_memory_usage:
+        if self._last_obs is not before and buffer.size():
             # The environment was reset: its last episode in the buffer is truncated, so no window crosses the cut.
             newest = (buffer.pos - 1) % buffer.buffer_size
-            buffer.timeouts[newest] = np.where(buffer.dones[newest], buffer.timeouts[newest], 1)
+            if not buffer.optimize_memory_usage:  # else the buffer has no timeouts, as when SB3 marks the cut itself
+                buffer.timeouts[newest] = np.where(buffer.dones[newest], buffer.timeouts[newest], 1)
             buffer.dones[newest] = 1
         return result
 

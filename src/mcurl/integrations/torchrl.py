@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torchrl.objectives import LossModule
 
 from mcurl.errors import UserError
-from mcurl.integrations.objective import make_objective
+from mcurl.integrations.objective import make_objective, mask_generator
 from mcurl.objectives.base import Augment, Objective
 
 __all__ = ["MCurlLoss"]
@@ -70,7 +70,7 @@ class MCurlLoss(LossModule):  # type: ignore[misc]
             objective = make_objective(objective, feature_dim, settings)
         self.objective = objective
         self.augment, self.frame_stack = augment, frame_stack
-        self.generator = np.random.default_rng(seed)
+        self.generator = mask_generator(seed)
 
     @property
     def in_keys(self) -> list[Any]:

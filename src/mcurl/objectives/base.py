@@ -180,7 +180,8 @@ class Objective(nn.Module, Pluggable, ABC):
             observations: ``uint8 [B*T, K*C, H, W]``, sequence by sequence; ``[B, K*C, H, W]`` with ``source="rl"``.
             padded: ``bool [B, T]``, positions outside their episode; None with ``source="rl"``.
             generator: samples the plan, and the random observations of the mask among ``observations``.
-            frame_stack: K, for masks over single frames.
+            frame_stack: K, for masks over single frames. Frames that a stack repeats, at the start of an episode, are
+                masked one by one.
             augment: called once for the queries and once for the keys; None: no augmentation.
 
         Returns:

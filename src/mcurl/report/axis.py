@@ -20,7 +20,7 @@ def x_range(figure: Figure, panel: Panel) -> tuple[float, float]:
     if figure.x_range is not None:
         return figure.x_range
     curves = [x for series in panel.series for x, _ in _drawn(series)]
-    values = [*curves, *(mark.x for mark in panel.marks)]
+    values = [*curves, *(mark.drawn_x for mark in panel.marks)]
     if not values:
         return 0.0, 1.0
     low, high = min(0.0, min(values)), max(values)

@@ -44,7 +44,7 @@ def curves(scores: Scores, columns: Sequence[PublishedColumn]) -> Figure:
         )
         for task in tasks
     )
-    right = max([end, *(mark.x for group in marks.values() for mark in group)])
+    right = max([end, *(mark.drawn_x for group in marks.values() for mark in group)])
     return Figure(
         f"{plan.key}-curves",
         f"{plan.title}: learning curves",
@@ -143,8 +143,8 @@ def _marks(
         for i, (column, score) in enumerate(found):
             methods_before = [other.method for other in columns[: columns.index(column)]]
             method = str(column.method)
-            x = step + MARK_STEP * end * (i + 1)
-            marks.append(Mark(style[method], column.label, x, score.mean, score.std, methods_before.count(method)))
+            shape, offset = methods_before.count(method), MARK_STEP * end * (i + 1)
+            marks.append(Mark(style[method], column.label, step, score.mean, score.std, shape, offset))
     return tuple(marks)
 
 

@@ -132,6 +132,13 @@ class Mark:
     """Standard deviation over seeds, drawn as a bar."""
     shape: int = 0
     """0, 1, 2, ...: tells sources of one method apart. See ``palette.SHAPES``."""
+    offset: float = 0.0
+    """How far to the right of ``x`` it is drawn, in env steps, so that marks do not hide each other."""
+
+    @property
+    def drawn_x(self) -> float:
+        """Where it is drawn."""
+        return self.x + self.offset
 
 
 @dataclass(frozen=True)

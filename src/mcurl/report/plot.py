@@ -97,11 +97,11 @@ def _panel(axes: Any, figure: Figure, panel: Panel) -> None:
         axes.axhline(line.y, color=GREY, linewidth=0.9, linestyle=(0, line.dash), zorder=1)
     for series in panel.series:
         _series(axes, series)
-    for mark in (mark for mark in panel.marks if x_low <= mark.x <= x_high):
+    for mark in (mark for mark in panel.marks if x_low <= mark.drawn_x <= x_high):
         colour = STYLES[mark.style].light
         low = None if mark.std is None else min(mark.std, mark.y) if mark.y >= 0 else mark.std
         axes.errorbar(
-            [mark.x],
+            [mark.drawn_x],
             [mark.y],
             None if low is None else [[low], [mark.std]],
             fmt=MARKERS[mark.shape % len(MARKERS)],

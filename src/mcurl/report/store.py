@@ -323,6 +323,9 @@ def _decide(run: RunScores, path: Path, stored: dict[int, RunScores], replace_se
     old = stored.get(run.seed)
     if old is not None and same_run(run, old):
         return _update(run, old, path)
+    if old is not None and not old.finished and run.env_steps >= old.env_steps and _same_start(run, old):
+        reason = f"from {old.env_steps:,} to {run.env_steps:,} env steps, with some evaluations made again"
+        return Change(run, "updated", path, reason)  # it had no final score that could be lost
     if old is not None and not run.finished:
         reason = f"{run.source} is unfinished, at {run.env_steps:,} of {run.budget:,} env steps, and replaces nothing"
         return Change(run, "skipped", path, reason)
@@ -331,14 +334,18 @@ def _decide(run: RunScores, path: Path, stored: dict[int, RunScores], replace_se
         unfinished = "" if run.finished else f"unfinished, at {run.env_steps:,} of {run.budget:,} env steps"
         return Change(run, "added", path, unfinished or _describe(run))
     if not replace_seeds:
-        started = old.provenance.get("started_at")
-        same = started is not None and started == run.provenance.get("started_at")
-        origin = "from this run before its evaluations changed" if same else "from another run"
+        origin = "from this run before its evaluations changed" if _same_start(run, old) else "from another run"
         raise UserError(
             f"{path} has seed {run.seed} already, {origin} ({_describe(old)}); {run.source} has "
             f"{_describe(run)}: {_ADVICE}"
         )
     return Change(run, "replaced", path, f"{_describe(old)} by {_describe(run)}")
+
+
+def _same_start(run: RunScores, old: RunScores) -> bool:
+    """Whether two records with equal settings are known to have started at one time."""
+    started = run.provenance.get("started_at")
+    return started is not None and started == old.provenance.get("started_at") and not changed_between(old, run)
 
 
 def _update(run: RunScores, old: RunScores, path: Path) -> Change:

@@ -125,7 +125,7 @@ def _panel(figure: Figure, panel: Panel) -> str:
     curves = "".join(_series(series, x, y, figure.kilo) for series in panel.series)
     levels = "".join(_level(line, y, wide) for line in panel.lines if line.y <= y_high)
     inner = [f'<svg width="{wide}" height="{high}">{levels}{curves}</svg>']
-    inner += [_mark(mark, x(mark.x), y, figure.kilo) for mark in panel.marks if x_low <= mark.x <= x_high]
+    inner += [_mark(mark, x(mark.drawn_x), y, figure.kilo) for mark in panel.marks if x_low <= mark.drawn_x <= x_high]
     inner += [f'<text x="6" y="{10 + 13 * i}">{escape(text)}</text>' for i, text in enumerate(beyond(figure, panel))]
     if panel.note:
         inner.append(f'<text class="note middle" x="{wide / 2:.0f}" y="{high / 2:.0f}">{escape(panel.note)}</text>')

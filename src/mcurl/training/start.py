@@ -45,7 +45,7 @@ def resume(
         sinks: as for :func:`train`.
         env_steps: extend the budget to this many simulator steps; schedules keep their original horizon.
         stop: as for :func:`train`.
-        at: simulator steps of the checkpoint; None: the latest. Later ones are renamed.
+        at: simulator steps of the checkpoint; None: the latest. What came later is kept in ``*.aside``.
 
     Raises:
         Interrupted: the user stopped the run; a checkpoint is saved.

@@ -54,6 +54,7 @@ class Trainer:
         self.observation: np.ndarray | None = None
         self._priorities: tuple[Tensor, Tensor] | None = None
         self._warned = False
+        self._saved_evaluation = -1  # env steps of the latest evaluation that a checkpoint knows
         self._stop = stop or Stop()
         self._waiting = AdaptiveWaiting(torch.get_num_threads())
         self.checks = Checks(settings.task, self.agent, run)
@@ -101,7 +102,10 @@ class Trainer:
                         self._save()
                 self._finish()
             except Interrupted:  # between two steps, or in an evaluation, which a resumed run repeats
-                self._save_if_new()
+                if self.evaluations.at != self._saved_evaluation:
+                    self._save()
+                else:
+                    self._save_if_new()
                 raise
             except EnvironmentFailure:
                 if self.agent_steps:
@@ -268,6 +272,7 @@ class Trainer:
         self.checks.check_agent(self.clock)
         policy = self.agent.policy_state() if final else None
         self.checkpoints.save(self.clock.env_steps, self.state_dict(), policy)
+        self._saved_evaluation = self.evaluations.at
 
     # State
 
@@ -299,7 +304,7 @@ class Trainer:
         self.agent_steps, self.updates = clock["agent_steps"], clock["updates"]
         self.checkpoints.load_replay(state["replay"], self.clock.env_steps)
         self.episode_return, self.episode_length = clock["episode_return"], clock["episode_length"]
-        self.evaluations.at = clock["evaluated_at"]
+        self.evaluations.at = self._saved_evaluation = clock["evaluated_at"]
         self._restore_env(state)
         # Last: making an environment or resetting it may consume random numbers.
         self.generators.load_state_dict(state["generators"])

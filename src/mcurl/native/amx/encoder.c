@@ -303,7 +303,9 @@ static inline int64_t group_rows(int64_t cells) { return round_up(STACKS * cells
 /* Gradients are summed over some stacks, one after the other, and then over these GROUPS at most: the sums' order does
    not depend on the number of threads. */
 #define GROUPS 8
-static inline int64_t stacks_of_group(int64_t stacks) { return round_up((stacks + GROUPS - 1) / GROUPS, STACKS); }
+static inline int64_t stacks_of_group(int64_t stacks) {
+    return stacks ? round_up((stacks + GROUPS - 1) / GROUPS, STACKS) : STACKS;
+}
 static inline int64_t groups(int64_t stacks) {
     return (stacks + stacks_of_group(stacks) - 1) / stacks_of_group(stacks);
 }

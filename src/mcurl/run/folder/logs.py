@@ -139,7 +139,7 @@ class Logs:
                 for path in (*logs, *find_recordings(self.folder).values()):
                     write_file(new / path.relative_to(self.folder), read_bytes(path, max(TEXT_BYTES, MAX_FILE_BYTES)))
         except OSError as error:
-            raise UserError(f"{error.filename} cannot be copied: {error.strerror}") from error
+            raise UserError(f"the logs cannot be copied to {folder}: {error.strerror}") from error
 
     def restart(self) -> None:
         """Empty the logs, and delete the recordings."""
