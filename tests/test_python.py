@@ -214,6 +214,7 @@ def test_settings_are_flat_or_nested(settings: dict[str, Any]) -> None:
         ({"seed": True}, "the seed must be an integer from 0"),
         ({"seed": "1"}, "the seed must be an integer from 0"),
         ({"out": None}, "out is a path, not None"),
+        ({"out": ""}, "out is empty: write a path"),
         ({"preset": {"a": 1}}, "preset is a path, not {'a': 1}"),
         ({"preset": Path("no.toml")}, "there is no preset 'no.toml'"),
         ({"name": "a/b"}, "a name has letters"),

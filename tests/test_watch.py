@@ -139,6 +139,7 @@ def test_watch_shows_what_both_see(run: Path, capsys: Capture, tmp_path: Path) -
     assert (images[0][bottom:] != images[STEPS][bottom:]).any(), "the return so far is written below"
     assert outcome(capsys, "watch", run, run, "--out", two, "--seconds", 1)[0] == 0
     both = frames(two)
+    assert len(both) == round(rate(two))
     assert both[0].shape[1] == 2 * images[0].shape[1]
     assert both[0].shape[0] == images[0].shape[0]
 

@@ -93,7 +93,9 @@ def _frames(panels: Sequence[_Panel], rate: float, seconds: float) -> Iterator[I
             panel.advance(number / rate)
         image = _arrange([panel.image for panel in panels])
         yield image
-    for _ in range(round(HOLD * rate)):
+    last = number + round(HOLD * rate)
+    while number < last and number + 1 < seconds * rate:
+        number += 1
         yield image
 
 
