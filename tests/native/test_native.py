@@ -264,7 +264,7 @@ def test_off_is_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (dense, frames, onednn, convolutions, encoder, features, mlp, dueling, transformer):
         for name in [name for name in vars(module) if name.startswith("supports")]:
             monkeypatch.setattr(module, name, lambda *_: False)
-    native.disable_only({})
+    native.enable_all()
     plain = run_everything()
     assert native.operations_used() == []
     for name in plain:

@@ -52,20 +52,24 @@ def disabled() -> Mapping[str, str]:
     return _disabled.get()
 
 
-def disable_only(names: Mapping[str, str]) -> None:
-    """Disable these operations in this thread, and no others. Names and reasons as from :func:`disabled`."""
-    _disabled.set(dict(names))
+def enable_all() -> None:
+    """Disable no operation in this thread any more."""
+    _disabled.set({})
 
 
 @contextmanager
 def disabled_only(names: Mapping[str, str]) -> Iterator[None]:
-    """A context manager in which these operations are disabled in this thread, and no others."""
+    """A context manager that begins with these operations disabled in this thread, and no others.
+
+    Args:
+        names: as from :func:`disabled`.
+    """
     previous = disabled()
-    disable_only(names)
+    _disabled.set(names)
     try:
         yield
     finally:
-        disable_only(previous)
+        _disabled.set(previous)
 
 
 def disable(names: Iterable[str], reason: str) -> None:
@@ -81,7 +85,7 @@ def disable(names: Iterable[str], reason: str) -> None:
     names = frozenset(names)
     if unknown := sorted(names - ALL):
         raise ValueError(f"unknown native operations: {', '.join(unknown)}")
-    disable_only({**disabled(), **dict.fromkeys(names, reason)})
+    _disabled.set({**disabled(), **dict.fromkeys(names, reason)})
 
 
 @contextmanager

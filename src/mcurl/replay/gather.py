@@ -32,9 +32,14 @@ class FrameGather:
         self.frames, self.frame_stack, self.frame_shape = frames, frame_stack, tuple(frames.shape[1:])
         on_cpu = frames.device.type == "cpu"
         self._stack_view = _stack_view(frames, frame_stack) if on_cpu else None
-        compiled = frames.dtype == torch.uint8 and len(self.frame_shape) == 3 and on_cpu and native.available()
-        compiled = compiled and frame_stack * self.frame_shape[0] <= native.MAX_CHANNELS
-        compiled = compiled and max(self.frame_shape[1:]) <= native.MAX_CROP
+        compiled = (
+            frames.dtype == torch.uint8
+            and on_cpu
+            and len(self.frame_shape) == 3
+            and frame_stack * self.frame_shape[0] <= native.MAX_CHANNELS
+            and max(self.frame_shape[1:]) <= native.MAX_CROP
+            and native.available()
+        )
         square = compiled and self.frame_shape[1] == self.frame_shape[2] >= 25
         self.layout: Layout = layout if compiled and (square or layout != "patches") else "planes"
 

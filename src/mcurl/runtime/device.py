@@ -97,7 +97,7 @@ def prepare(settings: ComputeSettings) -> Compute:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
         torch.backends.cudnn.benchmark = True
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16(device))
-    native.disable_only({})
+    native.enable_all()
     if settings.native == "off":
         native.disable(native.ALL, "compute.native=off")
     elif not bf16:  # They are less exact than float32.
@@ -115,16 +115,16 @@ def process_state_restored() -> Iterator[None]:
     meanwhile would be drawn again.
     """
     beside_a_run = TRAINING.elsewhere
-    threads, disabled = torch.get_num_threads(), native.disabled()
+    threads = torch.get_num_threads()
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     flags = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     generators = torch.get_rng_state(), np.random.get_state(), random.getstate()
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
-        yield
+        with native.disabled_only(native.disabled()):
+            yield
     finally:
         torch.set_num_threads(threads)
-        native.disable_only(disabled)
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = flags
         if not (beside_a_run or TRAINING.elsewhere):
             torch.set_rng_state(generators[0])

@@ -102,14 +102,12 @@ class Trainer:
                         self._save()
                 self._finish()
             except Interrupted:  # between two steps, or in an evaluation, which a resumed run repeats
-                if self.evaluations.at != self._saved_evaluation:
+                if self._unsaved or self.evaluations.at != self._saved_evaluation:
                     self._save()
-                else:
-                    self._save_if_new()
                 raise
             except EnvironmentFailure:
-                if self.agent_steps:
-                    self._save_if_new()
+                if self.agent_steps and self._unsaved:
+                    self._save()
                 raise
 
     def _describe_environment(self) -> None:
@@ -262,10 +260,10 @@ class Trainer:
             self.logger.message("no update was made: the policy is as it was initialised")
         self._save(final=True)
 
-    def _save_if_new(self) -> None:
-        """Save a checkpoint, unless there is one of this step already."""
-        if self.checkpoints.at != self.clock.env_steps:
-            self._save()
+    @property
+    def _unsaved(self) -> bool:
+        """Whether there is no checkpoint of this step."""
+        return self.checkpoints.at != self.clock.env_steps
 
     def _save(self, *, final: bool = False) -> None:
         self._set_priorities()

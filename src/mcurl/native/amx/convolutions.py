@@ -40,7 +40,8 @@ def available() -> bool:
 
 def supports(pixels: Tensor, parameters: Parameters) -> bool:
     """Whether :func:`apply` and :func:`forward` take these: uint8 or bfloat16 on the CPU without a gradient, weights
-    channels-last, 32 filters in each layer, and pixels left after the last. Some images that are not square are not."""
+    channels-last, 32 filters in each layer, and pixels left after the last. Some sizes that are not square are left to
+    PyTorch, see :func:`_ends_in_the_last_block`."""
     layers = len(parameters) // 2
     return (
         pixels.dtype in (torch.uint8, torch.bfloat16)

@@ -23,7 +23,7 @@
 static void quantise(const float *weight, int64_t inputs, float *step, int8_t *planes) {
     for (int channel = 0; channel < CHANNELS; channel++) {
         const float *w = weight + channel * inputs;
-        float largest = 1e-30f, zero = 0; /* zero becomes NaN */
+        float largest = 1e-30f, zero = 0; /* NaN if a weight is not finite */
         for (int64_t k = 0; k < inputs; k++) {
             largest = __builtin_fmaxf(largest, __builtin_fabsf(w[k]));
             zero += 0 * w[k];

@@ -43,8 +43,14 @@ def supports(h: Tensor, parameters: Parameters) -> bool:
     """
     tensors = [h, *(parameter for parameter in parameters if parameter is not None)]
     plain = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
-    blocks = len(parameters) > 0  # without any, there is nothing to compute
-    return blocks and plain and h.numel() > 0 and h.shape[2] % BLOCK == _hidden(parameters) % BLOCK == 0 and available()
+    return (
+        plain
+        and h.numel() > 0
+        and len(parameters) > 0  # without layers there is nothing to compute
+        and h.shape[2] % BLOCK == 0
+        and _hidden(parameters) % BLOCK == 0
+        and available()
+    )
 
 
 def apply(

@@ -258,10 +258,6 @@ def _set_aside(path: Path) -> Path:
 
 
 def free_name_aside(path: Path) -> Path:
-    """The first of :func:`names_aside` that is not in use."""
-    return next(name for name in names_aside(path) if not os.path.lexists(name))
-
-
-def names_aside(path: Path) -> Iterator[Path]:
-    """Names for what training left behind at this path: ``NAME.aside``, ``NAME.aside-2``, ..."""
-    return (path.with_name(f"{path.name}{ASIDE}{f'-{number}' if number > 1 else ''}") for number in itertools.count(1))
+    """The first of ``NAME.aside``, ``NAME.aside-2``, ... that is not in use, for what training left behind."""
+    names = (path.with_name(f"{path.name}{ASIDE}{f'-{number}' if number > 1 else ''}") for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
