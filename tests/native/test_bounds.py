@@ -9,7 +9,7 @@ import sys
 import pytest
 from helpers import layers_run
 
-from mcurl.native import dense, frames
+from mcurl.native import convolutions, dense, frames
 
 needs_layers = pytest.mark.skipif(not layers_run(), reason="neither AMX nor AVX-512 for them, or no compiler")
 AT_THE_END = """
@@ -155,7 +155,7 @@ print("inside")
 """
 
 CONVOLUTIONS = """
-from mcurl.native.amx import convolutions
+from mcurl.native import convolutions
 
 def numbers(*shape, dtype=torch.float32):
     '''Numbers that are small, right before the page.'''
@@ -171,6 +171,8 @@ def workspace(size):
     return at_the_end((4 * size,), torch.tensor(255, dtype=torch.uint8)).view(torch.float32)
 
 convolutions.kept_workspace = workspace
+native.disable(set(convolutions.OPERATIONS) - {OPERATION}, "another one is tested")
+assert convolutions.operation() == OPERATION
 
 for n, channels, height, width, layers in [
     (1, 9, 84, 84, 4), (3, 9, 20, 21, 4), (9, 3, 11, 12, 3), (2, 9, 3, 3, 1), (2, 9, 4, 3, 1), (1, 12, 15, 14, 2),
@@ -233,7 +235,10 @@ print("inside")
         pytest.param(DENSE, id="dense", marks=pytest.mark.skipif(not dense.available(), reason="no compiler")),
         pytest.param(ENCODE, id="encode", marks=needs_layers),
         pytest.param(LAYERS, id="layers", marks=needs_layers),
-        pytest.param(CONVOLUTIONS, id="convolutions", marks=needs_layers),
+        *(
+            pytest.param(f"OPERATION = {name!r}{CONVOLUTIONS}", id=name, marks=needs_layers)
+            for name in convolutions.OPERATIONS
+        ),
         pytest.param(FEATURES, id="features", marks=needs_layers),
     ],
 )

@@ -1,7 +1,8 @@
-"""DMControl's convolutions on the matrix units against float64 and against the plain layers."""
+"""DMControl's compiled convolutions, for matrix units and for AVX-512, against float64 and the plain layers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
@@ -11,10 +12,18 @@ from helpers import layers_run
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native.amx import convolutions as amx_convolutions
+from mcurl.native import convolutions as compiled
 from mcurl.networks.encoders import Convolutions, PixelEncoder, centre_crop
 
 pytestmark = pytest.mark.skipif(not layers_run(), reason="neither AMX nor AVX-512 for them, or no compiler")
+
+
+@pytest.fixture(autouse=True, params=compiled.OPERATIONS)
+def operation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each of them alone."""
+    with native.without_operations(set(compiled.OPERATIONS) - {request.param}, "another one is tested"):
+        assert compiled.operation() == request.param
+        yield request.param
 
 
 class Case(NamedTuple):
@@ -77,7 +86,7 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_float64(shape: tuple[int, int, int, int, int]) -> None:
     module, pixels = c = case(*shape)
-    maps = amx_convolutions.apply(c.rounded, c.parameters)
+    maps = compiled.apply(c.rounded, c.parameters)
     parameters = [parameter.detach().double().requires_grad_() for parameter in c.parameters]
     expected = exact(pixels, parameters)
     assert maps.shape == expected.shape
@@ -98,7 +107,7 @@ def test_equals_float64(shape: tuple[int, int, int, int, int]) -> None:
 @pytest.mark.parametrize("layers", [1, 2, 4])
 def test_gradients_are_within_a_hundredth(layers: int) -> None:
     c = case(16, 9, 84, 84, layers)
-    maps = amx_convolutions.apply(c.rounded, c.parameters)
+    maps = compiled.apply(c.rounded, c.parameters)
     parameters = [parameter.detach().double().requires_grad_() for parameter in c.parameters]
     expected = exact(c.pixels, parameters)
     upstream = (torch.randn(maps.shape) + torch.randn(32, 1, 1)).bfloat16()
@@ -113,10 +122,10 @@ def test_one_layer_is_the_product_of_rounded_numbers() -> None:
     weight, bias = (parameter.detach() for parameter in c.parameters)
     x, w = c.pixels.double(), (weight / 255).bfloat16().double()
     expected = F.relu(F.conv2d(x, w, bias.double(), stride=2))
-    maps = amx_convolutions.forward(c.rounded, [weight, bias])
+    maps = compiled.forward(c.rounded, [weight, bias])
     assert ((maps - expected).abs() <= expected * 2**-8 + 1e-6).all()
     upstream = torch.randn(maps.shape).bfloat16()
-    ours = amx_convolutions.backward(upstream, c.rounded, maps, [weight, bias])
+    ours = compiled.backward(upstream, c.rounded, maps, [weight, bias])
     g = upstream.double() * (maps > 0)
     windows = F.unfold(x / 255, 3, stride=2)
     plain = [torch.einsum("nfp,nkp->fk", g.flatten(2), windows).view(weight.shape), g.sum((0, 2, 3))]
@@ -132,7 +141,7 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
     try:
         for threads in (1, 2, 3, 1):
             torch.set_num_threads(threads)
-            maps = amx_convolutions.apply(c.rounded, c.parameters)
+            maps = compiled.apply(c.rounded, c.parameters)
             results.append([maps, *torch.autograd.grad(maps, c.parameters, upstream)])
     finally:
         torch.set_num_threads(before)
@@ -142,44 +151,44 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
 
 def test_an_image_does_not_depend_on_the_others() -> None:
     c = case(9, 9, 84, 84, 4)
-    maps = amx_convolutions.forward(c.rounded, c.parameters)
+    maps = compiled.forward(c.rounded, c.parameters)
     for i in (0, 4, 8):
-        assert torch.equal(amx_convolutions.forward(c.rounded[i : i + 1], c.parameters)[0], maps[i])
+        assert torch.equal(compiled.forward(c.rounded[i : i + 1], c.parameters)[0], maps[i])
 
 
 def test_what_lay_in_the_workspace_does_not_matter() -> None:
     """Not even NaN: images of other shapes were there before."""
     c = case(4, 9, 64, 64, 3)
-    maps = amx_convolutions.apply(c.rounded, c.parameters)
+    maps = compiled.apply(c.rounded, c.parameters)
     upstream = torch.randn(maps.shape).bfloat16()
     gradients = torch.autograd.grad(maps, c.parameters, upstream, retain_graph=True)
     other = case(6, 9, 84, 84, 4)
     for parameter in other.parameters:
         parameter.data.fill_(float("nan"))
-    spoilt = amx_convolutions.apply(other.rounded, other.parameters)
+    spoilt = compiled.apply(other.rounded, other.parameters)
     assert spoilt.isnan().all()
     torch.autograd.grad(spoilt, other.parameters, torch.full_like(spoilt, float("nan")))
-    assert torch.equal(amx_convolutions.apply(c.rounded, c.parameters), maps)
+    assert torch.equal(compiled.apply(c.rounded, c.parameters), maps)
     assert all(map(torch.equal, gradients, torch.autograd.grad(maps, c.parameters, upstream)))
 
 
 def test_only_gradients_that_are_wanted() -> None:
     c = case(3, 9, 84, 84, 4)
     upstream = torch.randn(3, 32, 35, 35).bfloat16()
-    every = torch.autograd.grad(amx_convolutions.apply(c.rounded, c.parameters), c.parameters, upstream)
+    every = torch.autograd.grad(compiled.apply(c.rounded, c.parameters), c.parameters, upstream)
     for frozen in range(1, 4):
         for i, parameter in enumerate(c.parameters):
             parameter.requires_grad_(i % 4 >= frozen and i != 7)
         wanted = [i for i, parameter in enumerate(c.parameters) if parameter.requires_grad]
-        maps = amx_convolutions.apply(c.rounded, c.parameters)
+        maps = compiled.apply(c.rounded, c.parameters)
         some = torch.autograd.grad(maps, [c.parameters[i] for i in wanted], upstream)
         assert all(torch.equal(gradient, every[i]) for gradient, i in zip(some, wanted, strict=True))
     for parameter in c.parameters:
         parameter.requires_grad_(False)
-    assert not amx_convolutions.apply(c.rounded, c.parameters).requires_grad
+    assert not compiled.apply(c.rounded, c.parameters).requires_grad
 
 
-def test_the_encoder_means_the_same_without_it() -> None:
+def test_the_encoder_means_the_same_without_it(operation: str) -> None:
     c = case(9, 9, 84, 84, 4)
     encoder = PixelEncoder(c.module, 84, chunk=4)
     upstream = torch.randn(9, 50)
@@ -189,10 +198,10 @@ def test_the_encoder_means_the_same_without_it() -> None:
         return features, torch.autograd.grad(features, list(encoder.parameters()), upstream)
 
     features, gradients = encoded()
-    assert "amx.convolutions" in native.operations_used()
+    assert operation in native.operations_used()
     with torch.no_grad():
         assert torch.equal(encoder(c.pixels), features)
-    with native.without_operations({"amx.convolutions"}, "the plain twin"):
+    with native.without_operations({operation}, "the plain twin"):
         plain, plain_gradients = encoded()
     assert (features - plain).norm() < 0.01 * plain.norm()
     for ours, theirs in zip(gradients, plain_gradients, strict=True):
@@ -208,13 +217,13 @@ def test_pixels_may_lie_in_any_order() -> None:
     assert torch.equal(module(crop.bfloat16()), maps)
     last = frames.to(torch.bfloat16, memory_format=torch.channels_last)
     assert torch.equal(module(centre_crop(last, 84)), maps)
-    assert torch.equal(amx_convolutions.forward(centre_crop(last, 84), [*module.weights, *module.biases]), maps)
+    assert torch.equal(compiled.forward(centre_crop(last, 84), [*module.weights, *module.biases]), maps)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bytes_and_bfloat16_pixels_are_the_same(shape: tuple[int, int, int, int, int]) -> None:
     c = case(*shape)
-    maps = [amx_convolutions.apply(pixels, c.parameters) for pixels in (c.pixels, c.rounded)]
+    maps = [compiled.apply(pixels, c.parameters) for pixels in (c.pixels, c.rounded)]
     assert torch.equal(*maps)
     upstream = torch.randn(maps[0].shape).bfloat16()
     gradients = [torch.autograd.grad(m, c.parameters, upstream) for m in maps]
@@ -242,9 +251,9 @@ def test_unsupported_arguments_are_refused() -> None:
         (torch.zeros(1, 9, 65, 67, dtype=torch.bfloat16), parameters),
         (torch.zeros(1, 43, 20, 20, dtype=torch.bfloat16), [torch.zeros(32, 43, 3, 3), parameters[3]]),
     ]:
-        assert not amx_convolutions.supports(other, others)
+        assert not compiled.supports(other, others)
         with pytest.raises(RuntimeError, match="do not support"):
-            amx_convolutions.forward(other, others)
+            compiled.forward(other, others)
 
 
 @pytest.mark.usefixtures("threads")
@@ -253,7 +262,7 @@ def test_others_that_use_the_matrix_units_are_left_alone() -> None:
     x, weight = torch.randn(512, 512).bfloat16(), torch.randn(512, 512).bfloat16()
     before = F.linear(x, weight)
     for _ in range(3):
-        maps = amx_convolutions.forward(c.rounded, c.parameters)
+        maps = compiled.forward(c.rounded, c.parameters)
         assert torch.equal(F.linear(x, weight), before)
-        amx_convolutions.backward(torch.ones_like(maps), c.rounded, maps, c.parameters)
+        compiled.backward(torch.ones_like(maps), c.rounded, maps, c.parameters)
         assert torch.equal(F.linear(x, weight), before)

@@ -7,7 +7,8 @@ import ctypes
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native import adam, dense, frames, onednn, teams
-from mcurl.native.amx import convolutions, dueling, encoder, features, mlp, transformer
+from mcurl.native import adam, convolutions, dense, frames, onednn, teams
+from mcurl.native.amx import dueling, encoder, features, mlp, transformer
 from mcurl.networks.acting import PixelPolicy
 from mcurl.networks.atari import DataEfficientEncoder
 from mcurl.networks.encoders import Convolutions, FeatureHead, PixelEncoder
@@ -28,14 +29,20 @@ from mcurl.networks.transformer import Transformer
 
 FOLDER = Path(native.__file__).parent
 SOURCES = sorted(FOLDER.rglob("*.c"))
-COMPILED = {"frames": frames, "adam": adam, "dense": dense, "teams": teams} | {
-    "amx.convolutions": convolutions,
-    "amx.dueling": dueling,
-    "amx.encoder": encoder,
-    "amx.features": features,
-    "amx.mlp": mlp,
-    "amx.transformer": transformer,
+COMPILED: dict[str, Callable[[], bool]] = {
+    "frames": frames.available,
+    "adam": adam.available,
+    "dense": dense.available,
+    "teams": teams.available,
+    "winograd": partial(convolutions.available, "winograd"),
+    "amx.convolutions": partial(convolutions.available, "amx.convolutions"),
+    "amx.dueling": dueling.available,
+    "amx.encoder": encoder.available,
+    "amx.features": features.available,
+    "amx.mlp": mlp.available,
+    "amx.transformer": transformer.available,
 }
+"""Whether each is available."""
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
 
@@ -79,18 +86,16 @@ def test_lines_of_c_have_120_columns() -> None:
 @needs_compiler
 def test_what_compiles_is_used() -> None:
     """Falling back is silent: a mistake in the C would only show as slowness."""
-    assert frames.available()
-    assert adam.available()
-    assert dense.available()
-    assert teams.available()
     units, vectors = processor_has(*AVX512, *AMX), processor_has(*AVX512, "avx512_vnni", "GenuineIntel")
-    for module in (convolutions, encoder, features, mlp, transformer, dueling):
-        assert module.available() == (units or vectors)
+    here = native.ALL - native.ONEDNN
+    here -= frozenset() if units or vectors else native.AMX
+    here -= frozenset() if processor_has(*AVX512[1:]) else {"winograd"}
+    assert {name for name, available in COMPILED.items() if available()} == here
     status = native.status()
     assert status.keys() == native.ALL
-    for name, module in COMPILED.items():
-        assert status[name].startswith("built") == module.available()  # type: ignore[attr-defined]
-        assert module.available() or status[name] == "processor without AMX"  # type: ignore[attr-defined]
+    for name in COMPILED:
+        needs = "AMX" if name in native.AMX else "AVX-512"
+        assert status[name].startswith("built") if name in here else status[name] == f"processor without {needs}"
         assert status[name].endswith(", for AVX-512") == (name in native.AMX and vectors and not units)
     for name in native.ONEDNN:
         assert status[name] == ("built" if onednn.available(name) else "PyTorch without oneDNN")
@@ -98,13 +103,13 @@ def test_what_compiles_is_used() -> None:
 
 def test_it_can_be_switched_off() -> None:
     native.disable(native.AMX, "no AMX, please")
-    assert not any(module.available() for module in (convolutions, dueling, encoder, features, mlp, transformer))
+    assert not any(COMPILED[name]() for name in native.AMX)
     assert native.status()["amx.dueling"] == "disabled: no AMX, please"
     native.disable({"frames"}, "no C, please")
     assert native.disabled().keys() == native.AMX | {"frames"}
     assert not frames.available()
     with native.without_operations(native.ALL, "for a moment"):
-        assert not any(module.available() for module in COMPILED.values())  # type: ignore[attr-defined]
+        assert not any(available() for available in COMPILED.values())
         assert not onednn.supports_conv_relu(torch.zeros(1, 1, 3, 3))
         assert not onednn.supports_linear_relu(torch.zeros(1, 1, dtype=torch.bfloat16))
         assert set(native.status().values()) == {"disabled: for a moment"}
@@ -211,6 +216,7 @@ def test_a_processor_without_amx_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(native, "_build", lambda name: native.Build(library, "built"))
     status = native.status()
     assert {status[name] for name in native.AMX} == {"processor without AMX"}
+    assert status["winograd"] == "processor without AVX-512"
     monkeypatch.setattr(Unsupported, "supported", lambda self: 1)
     for units, expected in ((True, "built"), (False, "built, for AVX-512")):
         monkeypatch.setattr(native, "has_matrix_units", lambda units=units: units)
@@ -218,7 +224,7 @@ def test_a_processor_without_amx_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
         status = native.status()
         assert status["amx.features"] == expected
         assert status["amx.mlp"] == ("built" if units else "processor without AMX")
-    assert status["adam"] == status["frames"] == "built"
+    assert status["adam"] == status["frames"] == status["winograd"] == "built"
     assert not isinstance(library, ctypes.CDLL)
 
 
@@ -247,7 +253,10 @@ def run_everything() -> dict[str, list[Tensor]]:
     actor = GaussianActor(50, 3, 64)
     backward("amx.mlp", torch.cat(actor(torch.randn(40, 50))), actor)
     rounded = PixelEncoder(Convolutions(6, 32, 3, dtype=torch.bfloat16), 20, 10)
-    backward("amx.convolutions", rounded(torch.randint(0, 256, (4, 6, 20, 20), dtype=torch.uint8)), rounded)
+    frames_ = torch.randint(0, 256, (4, 6, 20, 20), dtype=torch.uint8)
+    backward("amx.convolutions", rounded(frames_), rounded)
+    with native.without_operations({"amx.convolutions"}, "the next one serves"):
+        backward("winograd", rounded(frames_), rounded)
     head, actor = FeatureHead(32, rounded.convolutions.output_size(20), 10), GaussianActor(10, 2, 16)
     policy = PixelPolicy(20, rounded.convolutions, head, actor)
     results["dense"] = list(policy(torch.randint(0, 256, (1, 6, 24, 24), dtype=torch.uint8)))
@@ -287,9 +296,9 @@ def test_off_is_the_textbook() -> None:
 
 def test_operations_used_are_those_that_ran() -> None:
     on = run_everything()
-    available = {name for name, module in COMPILED.items() if module.available()}  # type: ignore[attr-defined]
+    available = {name for name, is_available in COMPILED.items() if is_available()}
     available |= {name for name in native.ONEDNN if onednn.available(name)}
-    if "amx.convolutions" not in available:  # acting uses both or none
+    if not available & set(convolutions.OPERATIONS):  # acting uses both or none
         available -= {"dense"}
     assert native.operations_used() == sorted(available - {"adam", "teams"})
     native.disable(native.ALL, "the plain twin")

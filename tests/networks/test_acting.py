@@ -7,15 +7,14 @@ import torch
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native import dense, frames
-from mcurl.native.amx import convolutions
+from mcurl.native import convolutions, dense, frames
 from mcurl.networks.acting import PixelPolicy
 from mcurl.networks.encoders import Convolutions, FeatureHead, centre_crop
 from mcurl.networks.heads import DeterministicActor, GaussianActor
 
 ACTIONS, CROP = 3, 64
 compiled = pytest.mark.skipif(
-    not (convolutions.available() and dense.available() and frames.available()), reason="no AMX, or no compiler"
+    not (convolutions.operation() and dense.available() and frames.available()), reason="no AVX-512, or no compiler"
 )
 
 
@@ -76,7 +75,17 @@ def test_drqv2s_policy_is_that_of_its_networks(n: int, dtype: torch.dtype) -> No
 def test_compiled_operations_are_used() -> None:
     native._used.clear()
     policy_of()(frames_of(2))
-    assert {"amx.convolutions", "dense", "frames"} <= set(native.operations_used())
+    assert {convolutions.operation(), "dense", "frames"} <= set(native.operations_used())
+
+
+@compiled
+def test_another_operation_serves_once_the_first_is_disabled() -> None:
+    policy, observations = policy_of(), frames_of(2)
+    policy(observations)
+    native._used.clear()
+    with native.without_operations({convolutions.operation() or ""}, "another one is next"):
+        assert (result(policy, observations) - plain(policy, observations)).norm() < 0.03
+        assert set(convolutions.OPERATIONS) & set(native.operations_used()) == {convolutions.operation()} - {None}
 
 
 def test_changed_parameters_count_at_once() -> None:

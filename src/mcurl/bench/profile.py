@@ -23,12 +23,12 @@ GROUPS = {
         "aten::mkldnn_convolution",
         "aten::cudnn_convolution",
         "_AmxEncoder",
-        "_AmxConvolutions",
+        "_CompiledConvolutions",
     ),
     "convolutions, backward": (
         "aten::convolution_backward",
         "_AmxEncoderBackward",
-        "_AmxConvolutionsBackward",
+        "_CompiledConvolutionsBackward",
     ),
     "heads and Transformer, forward": ("_AmxTransformer", "_AmxDueling", "_AmxFeatures", "_AmxMlp"),
     "heads and Transformer, backward": (

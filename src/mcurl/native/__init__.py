@@ -27,11 +27,13 @@ from mcurl.native.processor import processor_flags
 
 AMX = frozenset({"amx.convolutions", "amx.encoder", "amx.features", "amx.mlp", "amx.dueling", "amx.transformer"})
 """Layers in C for the matrix units (AMX) of x86 processors."""
-VECTORS = frozenset({"amx.convolutions", "amx.encoder"})
+VECTORS = frozenset({"amx.encoder"})
 """Those of them that also serve on AVX-512 of processors without matrix units. The others gain nothing there."""
+BF16 = AMX | {"winograd"}
+"""Operations that round to bfloat16."""
 ONEDNN = frozenset({"onednn.conv_relu", "onednn.linear_relu"})
 """Private oneDNN operations of PyTorch."""
-ALL = frozenset({"frames", "adam", "dense", "teams"}) | AMX | ONEDNN
+ALL = frozenset({"frames", "adam", "dense", "teams"}) | BF16 | ONEDNN
 """Names of all accelerated operations."""
 
 _disabled: ContextVar[Mapping[str, str]] = ContextVar("disabled", default=MappingProxyType({}))
@@ -111,8 +113,8 @@ def status() -> dict[str, str]:
 
     Returns:
         Name -> ``"built"``, with ``", without OpenMP"`` and ``", for AVX-512"`` where that is so; or
-        ``"disabled: ..."``, ``"no C compiler"``, ``"processor without AMX"``, ``"build failed: ..."`` with the
-        compiler's first error, ``"PyTorch without oneDNN"``.
+        ``"disabled: ..."``, ``"no C compiler"``, ``"processor without AMX"`` (or ``AVX-512``),
+        ``"build failed: ..."`` with the compiler's first error, ``"PyTorch without oneDNN"``.
     """
     off = disabled()
     return {name: f"disabled: {off[name]}" if name in off else _status(name) for name in sorted(ALL)}
@@ -130,11 +132,11 @@ def _status(name: str) -> str:
 
         return "built" if onednn.available(name) else "PyTorch without oneDNN"
     library, message = _build(name)
-    if library is None or name not in AMX:
+    if library is None or name not in BF16:
         return message
     if not (gains(name) and library.supported()):
-        return "processor without AMX"
-    return message if has_matrix_units() else f"{message}, for AVX-512"
+        return f"processor without {'AMX' if name in AMX else 'AVX-512'}"
+    return f"{message}, for AVX-512" if name in AMX and not has_matrix_units() else message
 
 
 @cache
@@ -144,8 +146,8 @@ def has_matrix_units() -> bool:
 
 
 def gains(name: str) -> bool:
-    """Whether an operation of :data:`AMX` is faster than PyTorch on this processor, if it runs there."""
-    return has_matrix_units() or name in VECTORS
+    """Whether an operation is faster than PyTorch on this processor, if it runs there."""
+    return name not in AMX or has_matrix_units() or name in VECTORS
 
 
 def library(name: str) -> ctypes.CDLL | None:
@@ -169,7 +171,7 @@ def _build(name: str) -> Build:
         folder = files.cache_folder()
     except OSError as error:
         return Build(None, f"build failed: {error}")
-    text = b"".join(file.read_bytes() for file in [source, *sorted(source.parent.glob("*.h"))])
+    text = b"".join(file.read_bytes() for file in [source, *sorted(Path(__file__).parent.rglob("*.h"))])
     vectors = name in AMX and not has_matrix_units()
     flags = ["-DVECTOR_TILES"] if vectors else []
     stem = f"{name}-{hashlib.sha256(text).hexdigest()[:16]}-{platform.machine()}{'-vectors' * vectors}"

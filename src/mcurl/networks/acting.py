@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mcurl.native import amx, dense, frames
+from mcurl.native import convolutions, dense, frames
 from mcurl.networks.encoders import Convolutions, FeatureHead, centre_crop
 
 T = TypeVar("T", covariant=True)
@@ -54,7 +54,8 @@ class PixelPolicy(Generic[T]):
             observations.dtype,
             self.head.channels_last,
             torch.get_num_threads(),
-            amx.convolutions.available() and dense.available() and frames.available(),
+            convolutions.operation(),
+            dense.available() and frames.available(),
         )
         if key != self._key:
             self._key, self._compiled = key, self._bind(observations)
@@ -75,9 +76,9 @@ class PixelPolicy(Generic[T]):
         biases = self.convolutions.pixel_biases()
         parameters = (*self.convolutions.weights, *biases)
         example = crop(observations)
-        if self.convolutions.dtype != torch.bfloat16 or not amx.convolutions.supports(example, parameters):
+        if self.convolutions.dtype != torch.bfloat16 or not convolutions.supports(example, parameters):
             return None
-        encode = amx.convolutions.bind(example, parameters)
+        encode = convolutions.bind(example, parameters)
 
         def compiled(observations: Tensor) -> Tensor:
             if self.convolutions.offset:

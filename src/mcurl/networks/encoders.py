@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcurl.native import amx, onednn
+from mcurl.native import amx, convolutions, onednn
 
 
 class Convolutions(nn.Module):
@@ -54,8 +54,8 @@ class Convolutions(nn.Module):
         x = pixels if pixels.dtype == torch.uint8 else pixels.to(self.dtype)
         biases = self.pixel_biases()
         parameters = (*self.weights, *biases)
-        if self.dtype == torch.bfloat16 and amx.convolutions.supports(x, parameters):
-            return amx.convolutions.apply(x, parameters)
+        if self.dtype == torch.bfloat16 and convolutions.supports(x, parameters):
+            return convolutions.apply(x, parameters)
         return self._layers(x.to(self.dtype, memory_format=self.memory_format), biases)
 
     def pixel_biases(self) -> list[Tensor]:

@@ -4,6 +4,6 @@ Each module defines ``supports`` and ``apply``, which the plain version in ``mcu
 ``backward``, which call the functions in C.
 """
 
-from mcurl.native.amx import convolutions, dueling, encoder, features, mlp, transformer
+from mcurl.native.amx import dueling, encoder, features, mlp, transformer
 
-__all__ = ["convolutions", "dueling", "encoder", "features", "mlp", "transformer"]
+__all__ = ["dueling", "encoder", "features", "mlp", "transformer"]

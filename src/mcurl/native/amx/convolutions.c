@@ -18,32 +18,15 @@
 #include "tiles.h"
 
 #if defined(__x86_64__) && defined(__linux__)
-#define FILTERS 32
-#define TAPS 9
-#define MAX_LAYERS 16
+#include "../maps.h"
 /* Numbers in two tiles of a right operand, bfloat16 [2][16 pairs of rows][16 columns of 2], or in four tiles of sums,
    float [32][32]. */
 #define BLOCK_NUMBERS (BLOCK * BLOCK)
-/* Images whose gradients are summed one after the other; the sums of groups are added in order. */
-#define IMAGES 8
-
-/* pixel_bytes: 1 for uint8, 2 for bfloat16. lowest: the first layer whose gradients are computed. */
-typedef struct {
-    int64_t images, channels, height, width, pixel_bytes, layers, lowest, threads;
-} Shape;
 
 /* Sizes */
 
-/* Rows and columns of a layer's output. */
-static inline int64_t side(int64_t pixels, int64_t layer) { return (pixels - 3) / 2 + 1 - 2 * layer; }
-static inline int64_t rows(const Shape *s, int64_t layer) { return side(s->height, layer); }
-static inline int64_t columns(const Shape *s, int64_t layer) { return side(s->width, layer); }
-static inline int64_t image_bytes(const Shape *s) { return s->height * s->width * s->channels * s->pixel_bytes; }
-static inline int64_t map_pixels(const Shape *s, int64_t layer) { return rows(s, layer) * columns(s, layer); }
-
-/* Blocks of 32 inputs in a row of a layer's window. The first layer reads the three pixels of a row as one row of
-   3 channels numbers. Other layers read them one by one. */
-static inline int64_t row_blocks(const Shape *s) { return (3 * s->channels + BLOCK - 1) / BLOCK; }
+/* Blocks of 32 inputs in a row of the first layer's window. Other layers read pixels one by one. */
+static inline int64_t row_blocks(const Shape *s) { return (row_numbers(s) + BLOCK - 1) / BLOCK; }
 
 /* Blocks of a layer's weight. */
 static inline int64_t weight_blocks(const Shape *s, int64_t layer) { return layer ? TAPS : 3 * row_blocks(s); }
@@ -55,13 +38,6 @@ static inline int64_t counted_pixels(const Shape *s, int64_t layer) {
 }
 
 /* Memory */
-
-/* Takes the next numbers of a workspace; from a workspace at NULL it only counts. */
-static inline void *take(char **from, int64_t n, int64_t bytes) {
-    char *result = *from;
-    *from += round_up(n * bytes, TILE_BYTES);
-    return result;
-}
 
 /* Pixels that tiles read behind a map. */
 #define BEHIND (BLOCK + 2)
@@ -108,7 +84,7 @@ AMX_TARGET static void copy_windows(const Shape *s, const char *image, const Win
     const int64_t n = columns(s, 0), bytes = s->pixel_bytes, step = 2 * s->channels * bytes,
                   row = s->width * s->channels * bytes;
     for (int64_t k = 0; k < row_blocks(s); k++) {
-        const int64_t left = 3 * s->channels - k * BLOCK;
+        const int64_t left = row_numbers(s) - k * BLOCK;
         const __mmask32 valid = left < BLOCK ? (1u << left) - 1 : 0xffffffff;
         for (int64_t y = 0; y < 2 * rows(s, 0) + 1; y++) {
             const char *from = image + y * row + k * BLOCK * bytes;
@@ -139,7 +115,7 @@ AMX_TARGET static void pack_inputs(const float *weight, int64_t step, int64_t n,
 /* Packs a weight [32, 3, 3, channels]. The division of pixels by 255 is folded into the first layer's. */
 AMX_TARGET static void pack_weight(const Shape *s, int64_t layer, const float *weight, uint16_t *to) {
     const int64_t blocks = layer ? 1 : row_blocks(s), parts = weight_blocks(s, layer) / blocks,
-                  part = layer ? FILTERS : 3 * s->channels;
+                  part = layer ? FILTERS : row_numbers(s);
     for (int64_t i = 0; i < parts; i++)
         for (int64_t k = 0; k < blocks; k++)
             for (int64_t half = 0; half < FILTERS; half += TILE, to += TILE * BLOCK)
@@ -405,8 +381,6 @@ static int64_t sums_before(const Shape *s, int64_t layer) {
     return numbers;
 }
 
-static inline int64_t groups(const Shape *s) { return (s->images + IMAGES - 1) / IMAGES; }
-
 /* What all threads share: packed weights, and the sums of each group of images. */
 typedef struct {
     Packed forward, turned; /* turned: places are of the layer's output in its gradient */
@@ -631,7 +605,7 @@ AMX_TARGET static void first_layer_sums(const Shape *s, const Workspace *own, fl
 static void write_gradients(const Shape *s, int64_t layer, int64_t filter, const float *sums, float *weight,
                             float *bias) {
     const int64_t blocks = layer ? 1 : row_blocks(s), parts = weight_blocks(s, layer) / blocks,
-                  part = layer ? FILTERS : 3 * s->channels, all = sums_before(s, s->layers);
+                  part = layer ? FILTERS : row_numbers(s), all = sums_before(s, s->layers);
     for (int64_t block = 0; block < parts * blocks; block++) {
         const float *row = sums + block * BLOCK_NUMBERS + filter * FILTERS;
         float sum[FILTERS] = {0};

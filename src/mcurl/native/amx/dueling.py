@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native.amx.binding import BLOCK, addresses, check_differentiated_once, layer, workspace
+from mcurl.native.binding import BLOCK, addresses, check_differentiated_once, layer, workspace
 
 PER_LAYER = 4
 """Parameters per noisy layer: μ and σ of the weight ``[out, in]``, μ and σ of the bias ``[out]``, all ``float32``."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native.amx.binding import check_differentiated_once
+from mcurl.native.binding import check_differentiated_once
 
 CHANNELS = (32, 64)
 """Output channels of the two convolutions; others are not supported."""

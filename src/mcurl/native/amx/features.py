@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native.amx.binding import BLOCK, check_differentiated_once, kept_workspace, layer
+from mcurl.native.binding import BLOCK, check_differentiated_once, kept_workspace, layer
 
 MAX_OUTPUTS = 2 * BLOCK
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native.amx.binding import BLOCK, addresses, check_differentiated_once, kept_workspace, layer
+from mcurl.native.binding import BLOCK, addresses, check_differentiated_once, kept_workspace, layer
 
 PER_NET = 6
 """Parameters per net: weight ``[out, in]`` and bias ``[out]`` of three layers, all ``float32``."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native.amx.binding import BLOCK, EPS, addresses, check_differentiated_once, layer, workspace
+from mcurl.native.binding import BLOCK, EPS, addresses, check_differentiated_once, layer, workspace
 
 PER_BLOCK = 10
 """Parameters per block: weight and bias of the query-key-value projection (this bias may be None), of both norms, and

@@ -1,5 +1,5 @@
-"""DMControl's convolutions and the gradients of their parameters on the processor's matrix units (AMX):
-``convolutions.c``.
+"""DMControl's convolutions and the gradients of their parameters, compiled: ``amx/convolutions.c`` for matrix units, or
+``winograd.c`` for AVX-512.
 
 The plain twin is ``Convolutions._layers``.
 """
@@ -14,13 +14,16 @@ import torch
 from torch import Tensor
 
 from mcurl import native
-from mcurl.native.amx.binding import BLOCK, addresses, check_differentiated_once, kept_workspace, layer
+from mcurl.native.binding import BLOCK, addresses, check_differentiated_once, kept_workspace, layer
 
 FILTERS = 32
 """Of each layer; nothing else is compiled."""
 MAX_LAYERS = 16
 MAX_CHANNELS = 42
 """Of the pixels: three of them fit into four blocks of 32 inputs."""
+
+OPERATIONS = ("amx.convolutions", "winograd")
+"""Names of the operations: the first that is available serves."""
 
 Parameters = Sequence[Tensor]
 """``float32``: a weight ``[32, C, 3, 3]`` of each layer, channels-last, then a bias ``[32]`` of each."""
@@ -33,9 +36,14 @@ class _Shape(ctypes.Structure):
     ]
 
 
-def available() -> bool:
-    """Whether the operation is enabled and built, and serves on this processor."""
-    return _functions() is not None
+def operation() -> str | None:
+    """The first of :data:`OPERATIONS` that is available; None if none is."""
+    return next(filter(available, OPERATIONS), None)
+
+
+def available(name: str) -> bool:
+    """Whether one of :data:`OPERATIONS` is enabled and built, and serves on this processor."""
+    return _library(name) is not None
 
 
 def supports(pixels: Tensor, parameters: Parameters) -> bool:
@@ -60,7 +68,7 @@ def supports(pixels: Tensor, parameters: Parameters) -> bool:
         )
         and all(bias.shape == (FILTERS,) for bias in parameters[layers:])
         and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
-        and available()
+        and operation() is not None
     )
 
 
@@ -72,10 +80,10 @@ def apply(pixels: Tensor, parameters: Parameters) -> Tensor:
     """
     if not torch.is_grad_enabled() or not any(parameter.requires_grad for parameter in parameters):
         return forward(pixels, parameters)
-    return _AmxConvolutions.apply(pixels, *parameters)  # type: ignore[no-untyped-call, no-any-return]
+    return _CompiledConvolutions.apply(pixels, *parameters)  # type: ignore[no-untyped-call, no-any-return]
 
 
-class _AmxConvolutions(torch.autograd.Function):
+class _CompiledConvolutions(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pixels: Tensor, *parameters: Tensor) -> Tensor:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -94,8 +102,8 @@ class _AmxConvolutions(torch.autograd.Function):
 
 
 def forward(pixels: Tensor, parameters: Parameters) -> Tensor:
-    """All layers with ReLU, in torch's own threads: products of bfloat16 with sums in float32, maps rounded to
-    bfloat16.
+    """All layers with ReLU, in torch's own threads: maps rounded to bfloat16; products of bfloat16 with sums in float32
+    on matrix units, in float32 on AVX-512.
 
     Args:
         pixels: ``[N, C, H, W]``, uint8 or bfloat16, 0 to 255, copied unless channels-last.
@@ -107,8 +115,7 @@ def forward(pixels: Tensor, parameters: Parameters) -> Tensor:
     Raises:
         RuntimeError: it does not :func:`supports` such pixels.
     """
-    functions = _checked(pixels, parameters)
-    return _bind(functions, _shape(pixels, parameters), parameters)(pixels)
+    return bind(pixels, parameters)(pixels)
 
 
 def bind(pixels: Tensor, parameters: Parameters) -> Callable[[Tensor], Tensor]:
@@ -123,11 +130,11 @@ def bind(pixels: Tensor, parameters: Parameters) -> Callable[[Tensor], Tensor]:
     Raises:
         RuntimeError: it does not :func:`supports` such pixels.
     """
-    functions = _checked(pixels, parameters)
-    return _bind(functions, _shape(pixels, parameters), parameters)
+    return _bind(_checked(pixels, parameters), _shape(pixels, parameters), parameters)
 
 
-def _bind(functions: ctypes.CDLL, shape: _Shape, parameters: Parameters) -> Callable[[Tensor], Tensor]:
+def _bind(name: str, shape: _Shape, parameters: Parameters) -> Callable[[Tensor], Tensor]:
+    functions = _functions(name)
     weights, biases = _addresses(parameters[: shape.layers]), addresses(parameters[shape.layers :])
     height, width = (_side(size, shape.layers) for size in (shape.height, shape.width))
     size, shape_address = functions.forward_workspace(ctypes.byref(shape)), ctypes.byref(shape)
@@ -139,7 +146,7 @@ def _bind(functions: ctypes.CDLL, shape: _Shape, parameters: Parameters) -> Call
         maps = torch.empty((shape.images, height, width, FILTERS), dtype=torch.bfloat16)
         scratch = kept_workspace(size)
         functions.forward(shape_address, pixels.data_ptr(), weights, biases, scratch.data_ptr(), maps.data_ptr())
-        native.record_use("amx.convolutions")
+        native.record_use(name)
         return maps.permute(0, 3, 1, 2)
 
     return apply
@@ -158,7 +165,7 @@ def backward(
     Raises:
         RuntimeError: it does not :func:`supports` such pixels.
     """
-    functions = _checked(pixels, parameters)
+    functions = _functions(_checked(pixels, parameters))
     pixels, gradient = (x.contiguous(memory_format=torch.channels_last) for x in (pixels, gradient))
     shape = _shape(pixels, parameters, lowest)
     layers = shape.layers
@@ -197,15 +204,22 @@ def _addresses(weights: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p
     return addresses([weight if weight is None else weight.permute(0, 2, 3, 1) for weight in weights])
 
 
-def _checked(pixels: Tensor, parameters: Parameters) -> ctypes.CDLL:
-    functions = _functions()
-    if functions is None or not supports(pixels, parameters):
+def _checked(pixels: Tensor, parameters: Parameters) -> str:
+    """The operation that serves for these."""
+    name = operation()
+    if name is None or not supports(pixels, parameters):
         raise RuntimeError(
             f"the compiled convolutions do not support {pixels.dtype} pixels of shape {tuple(pixels.shape)} here, "
             f"with weights of {[tuple(weight.shape) for weight in parameters[: len(parameters) // 2]]}"
         )
+    return name
+
+
+def _functions(name: str) -> ctypes.CDLL:
+    functions = _library(name)
+    assert functions is not None
     return functions
 
 
-def _functions() -> ctypes.CDLL | None:
-    return layer("amx.convolutions", ("forward_workspace", "backward_workspace"), forward=5, backward=8)
+def _library(name: str) -> ctypes.CDLL | None:
+    return layer(name, ("forward_workspace", "backward_workspace"), forward=5, backward=8)
