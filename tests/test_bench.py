@@ -14,9 +14,11 @@ import torch
 from mcurl import native
 from mcurl.bench import command
 from mcurl.bench.parts import time_act
+from mcurl.bench.profile import GROUPS
 from mcurl.bench.timing import Timing, measure
 from mcurl.bench.update import Learner, operations, time_ablations, time_busy, time_update
 from mcurl.errors import UserError
+from mcurl.native import amx, convolutions
 from mcurl.objectives.masked import MCurl
 from mcurl.runtime.device import Compute
 
@@ -91,6 +93,15 @@ def test_settings_that_nothing_timed_has_are_refused_before_anything_is(monkeypa
         command.run(["update", "render"], methods=["mcurl"], overrides=["mcurl.layers=1"], **rest)
     with pytest.raises(UserError, match=r"mcurl\.layers has no effect"):
         command.run(["update"], methods=["mcurl", "curl"], overrides=["mcurl.layers=1"], **rest)
+
+
+def test_the_profile_knows_the_compiled_layers() -> None:
+    """By the names of their autograd functions, which are the profiler's."""
+    modules = [convolutions, amx.dueling, amx.encoder, amx.features, amx.mlp, amx.transformer]
+    functions = {name for module in modules for name in vars(module) if name.startswith(("_Amx", "_Compiled"))}
+    named = {name for names in GROUPS.values() for name in names if name.startswith("_")}
+    assert len(functions) == len(modules)
+    assert named == functions | {f"{name}Backward" for name in functions}
 
 
 def test_operations_to_leave_out_are_named() -> None:

@@ -402,7 +402,7 @@ def test_a_policy_keeps_the_precision_that_it_was_loaded_with(
     monkeypatch.setattr(type(loaded._agent), "act", spy)
     prepare(ComputeSettings(precision="bf16", threads=1))
     loaded.act(np.zeros((9, 28, 28), np.uint8))
-    assert seen == [set(native.BF16)]
+    assert seen == [set(native.AMX)]
     assert not native.disabled()
 
 

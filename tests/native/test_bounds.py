@@ -171,8 +171,9 @@ def workspace(size):
     return at_the_end((4 * size,), torch.tensor(255, dtype=torch.uint8)).view(torch.float32)
 
 convolutions.kept_workspace = workspace
-native.disable(set(convolutions.OPERATIONS) - {OPERATION}, "another one is tested")
-assert convolutions.operation() == OPERATION
+dtypes = convolutions.DTYPES[OPERATION]
+native.disable(convolutions.DTYPES.keys() - {OPERATION}, "another one is tested")
+assert all(convolutions.operation(dtype) == OPERATION for dtype in dtypes)
 
 for n, channels, height, width, layers in [
     (1, 9, 84, 84, 4), (3, 9, 20, 21, 4), (9, 3, 11, 12, 3), (2, 9, 3, 3, 1), (2, 9, 4, 3, 1), (1, 12, 15, 14, 2),
@@ -181,15 +182,14 @@ for n, channels, height, width, layers in [
     bytes_of = channels_last(at_the_end((n, height, width, channels)))
     weights = [channels_last(numbers(32, 3, 3, 32 if layer else channels)) for layer in range(layers)]
     parameters = [*weights, *(numbers(32) for _ in range(layers))]
-    for threads, pixels in [(1, bytes_of), (2, bytes_of), (2, channels_last(numbers(
-        n, height, width, channels, dtype=torch.bfloat16
-    )))]:
+    for threads, dtype, wide in [(threads, dtype, threads == 2) for threads in (1, 2, 3) for dtype in dtypes]:
         torch.set_num_threads(threads)
-        maps = convolutions.forward(pixels, parameters)
+        pixels = channels_last(numbers(n, height, width, channels, dtype=dtype)) if wide else bytes_of
+        maps = convolutions.forward(pixels, parameters, dtype)
         assert maps.isfinite().all()
         shape = maps.permute(0, 2, 3, 1).shape
-        there = numbers(*shape, dtype=torch.bfloat16).copy_(maps.permute(0, 2, 3, 1))
-        gradient = numbers(*shape, dtype=torch.bfloat16)
+        there = numbers(*shape, dtype=dtype).copy_(maps.permute(0, 2, 3, 1))
+        gradient = numbers(*shape, dtype=dtype)
         for lowest in range(layers):
             gradients = convolutions.backward(
                 channels_last(gradient), pixels, channels_last(there), parameters, lowest=lowest
@@ -237,7 +237,7 @@ print("inside")
         pytest.param(LAYERS, id="layers", marks=needs_layers),
         *(
             pytest.param(f"OPERATION = {name!r}{CONVOLUTIONS}", id=name, marks=needs_layers)
-            for name in convolutions.OPERATIONS
+            for name in convolutions.DTYPES
         ),
         pytest.param(FEATURES, id="features", marks=needs_layers),
     ],

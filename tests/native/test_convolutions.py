@@ -18,11 +18,14 @@ from mcurl.networks.encoders import Convolutions, PixelEncoder, centre_crop
 pytestmark = pytest.mark.skipif(not layers_run(), reason="neither AMX nor AVX-512 for them, or no compiler")
 
 
-@pytest.fixture(autouse=True, params=compiled.OPERATIONS)
+BF16, FP32 = torch.bfloat16, torch.float32
+
+
+@pytest.fixture(autouse=True, params=compiled.DTYPES)
 def operation(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each of them alone."""
-    with native.without_operations(set(compiled.OPERATIONS) - {request.param}, "another one is tested"):
-        assert compiled.operation() == request.param
+    with native.without_operations(compiled.DTYPES.keys() - {request.param}, "another one is tested"):
+        assert compiled.operation(BF16) == request.param
         yield request.param
 
 
@@ -86,7 +89,7 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_float64(shape: tuple[int, int, int, int, int]) -> None:
     module, pixels = c = case(*shape)
-    maps = compiled.apply(c.rounded, c.parameters)
+    maps = compiled.apply(c.rounded, c.parameters, BF16)
     parameters = [parameter.detach().double().requires_grad_() for parameter in c.parameters]
     expected = exact(pixels, parameters)
     assert maps.shape == expected.shape
@@ -104,10 +107,30 @@ def test_equals_float64(shape: tuple[int, int, int, int, int]) -> None:
         assert (ours - theirs).norm() < 0.03 * theirs.norm()
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("operation", ["winograd"], indirect=True)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_float32_is_float32(shape: tuple[int, int, int, int, int]) -> None:
+    c = case(*shape)
+    maps = [compiled.apply(pixels, c.parameters, FP32) for pixels in (c.pixels, c.pixels.float())]
+    assert torch.equal(*maps)
+    parameters = [parameter.detach().double().requires_grad_() for parameter in c.parameters]
+    expected = exact(c.pixels, parameters)
+    assert maps[0].dtype == torch.float32
+    assert maps[0].is_contiguous(memory_format=torch.channels_last)
+    assert (maps[0] - expected).norm() < 1e-5 * expected.norm()
+    upstream = torch.randn(maps[0].shape) + torch.randn(32, 1, 1)
+    gradients = torch.autograd.grad(maps[0], c.parameters, upstream)
+    assert all(map(torch.equal, gradients, torch.autograd.grad(maps[1], c.parameters, upstream)))
+    for ours, theirs in zip(gradients, torch.autograd.grad(expected, parameters, upstream.double()), strict=True):
+        # A unit within rounding of zero may be on the other side.
+        assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+
+
 @pytest.mark.parametrize("layers", [1, 2, 4])
 def test_gradients_are_within_a_hundredth(layers: int) -> None:
     c = case(16, 9, 84, 84, layers)
-    maps = compiled.apply(c.rounded, c.parameters)
+    maps = compiled.apply(c.rounded, c.parameters, BF16)
     parameters = [parameter.detach().double().requires_grad_() for parameter in c.parameters]
     expected = exact(c.pixels, parameters)
     upstream = (torch.randn(maps.shape) + torch.randn(32, 1, 1)).bfloat16()
@@ -122,7 +145,7 @@ def test_one_layer_is_the_product_of_rounded_numbers() -> None:
     weight, bias = (parameter.detach() for parameter in c.parameters)
     x, w = c.pixels.double(), (weight / 255).bfloat16().double()
     expected = F.relu(F.conv2d(x, w, bias.double(), stride=2))
-    maps = compiled.forward(c.rounded, [weight, bias])
+    maps = compiled.forward(c.rounded, [weight, bias], BF16)
     assert ((maps - expected).abs() <= expected * 2**-8 + 1e-6).all()
     upstream = torch.randn(maps.shape).bfloat16()
     ours = compiled.backward(upstream, c.rounded, maps, [weight, bias])
@@ -141,7 +164,7 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
     try:
         for threads in (1, 2, 3, 1):
             torch.set_num_threads(threads)
-            maps = compiled.apply(c.rounded, c.parameters)
+            maps = compiled.apply(c.rounded, c.parameters, BF16)
             results.append([maps, *torch.autograd.grad(maps, c.parameters, upstream)])
     finally:
         torch.set_num_threads(before)
@@ -151,41 +174,41 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
 
 def test_an_image_does_not_depend_on_the_others() -> None:
     c = case(9, 9, 84, 84, 4)
-    maps = compiled.forward(c.rounded, c.parameters)
+    maps = compiled.forward(c.rounded, c.parameters, BF16)
     for i in (0, 4, 8):
-        assert torch.equal(compiled.forward(c.rounded[i : i + 1], c.parameters)[0], maps[i])
+        assert torch.equal(compiled.forward(c.rounded[i : i + 1], c.parameters, BF16)[0], maps[i])
 
 
 def test_what_lay_in_the_workspace_does_not_matter() -> None:
     """Not even NaN: images of other shapes were there before."""
     c = case(4, 9, 64, 64, 3)
-    maps = compiled.apply(c.rounded, c.parameters)
+    maps = compiled.apply(c.rounded, c.parameters, BF16)
     upstream = torch.randn(maps.shape).bfloat16()
     gradients = torch.autograd.grad(maps, c.parameters, upstream, retain_graph=True)
     other = case(6, 9, 84, 84, 4)
     for parameter in other.parameters:
         parameter.data.fill_(float("nan"))
-    spoilt = compiled.apply(other.rounded, other.parameters)
+    spoilt = compiled.apply(other.rounded, other.parameters, BF16)
     assert spoilt.isnan().all()
     torch.autograd.grad(spoilt, other.parameters, torch.full_like(spoilt, float("nan")))
-    assert torch.equal(compiled.apply(c.rounded, c.parameters), maps)
+    assert torch.equal(compiled.apply(c.rounded, c.parameters, BF16), maps)
     assert all(map(torch.equal, gradients, torch.autograd.grad(maps, c.parameters, upstream)))
 
 
 def test_only_gradients_that_are_wanted() -> None:
     c = case(3, 9, 84, 84, 4)
     upstream = torch.randn(3, 32, 35, 35).bfloat16()
-    every = torch.autograd.grad(compiled.apply(c.rounded, c.parameters), c.parameters, upstream)
+    every = torch.autograd.grad(compiled.apply(c.rounded, c.parameters, BF16), c.parameters, upstream)
     for frozen in range(1, 4):
         for i, parameter in enumerate(c.parameters):
             parameter.requires_grad_(i % 4 >= frozen and i != 7)
         wanted = [i for i, parameter in enumerate(c.parameters) if parameter.requires_grad]
-        maps = compiled.apply(c.rounded, c.parameters)
+        maps = compiled.apply(c.rounded, c.parameters, BF16)
         some = torch.autograd.grad(maps, [c.parameters[i] for i in wanted], upstream)
         assert all(torch.equal(gradient, every[i]) for gradient, i in zip(some, wanted, strict=True))
     for parameter in c.parameters:
         parameter.requires_grad_(False)
-    assert not compiled.apply(c.rounded, c.parameters).requires_grad
+    assert not compiled.apply(c.rounded, c.parameters, BF16).requires_grad
 
 
 def test_the_encoder_means_the_same_without_it(operation: str) -> None:
@@ -217,13 +240,13 @@ def test_pixels_may_lie_in_any_order() -> None:
     assert torch.equal(module(crop.bfloat16()), maps)
     last = frames.to(torch.bfloat16, memory_format=torch.channels_last)
     assert torch.equal(module(centre_crop(last, 84)), maps)
-    assert torch.equal(compiled.forward(centre_crop(last, 84), [*module.weights, *module.biases]), maps)
+    assert torch.equal(compiled.forward(centre_crop(last, 84), [*module.weights, *module.biases], BF16), maps)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bytes_and_bfloat16_pixels_are_the_same(shape: tuple[int, int, int, int, int]) -> None:
     c = case(*shape)
-    maps = [compiled.apply(pixels, c.parameters) for pixels in (c.pixels, c.rounded)]
+    maps = [compiled.apply(pixels, c.parameters, BF16) for pixels in (c.pixels, c.rounded)]
     assert torch.equal(*maps)
     upstream = torch.randn(maps[0].shape).bfloat16()
     gradients = [torch.autograd.grad(m, c.parameters, upstream) for m in maps]
@@ -236,7 +259,7 @@ def test_unsupported_arguments_are_refused() -> None:
     filters = list(Convolutions(9, 16, 3).parameters())
     plain = [weight.detach().contiguous() for weight in parameters[:3]] + parameters[3:]
     for other, others in [
-        (pixels.float(), parameters),
+        (pixels.float(), parameters),  # of another dtype than the maps
         (c.pixels.int(), parameters),
         (pixels[:0], parameters),
         (pixels[:, :8], parameters),
@@ -251,9 +274,9 @@ def test_unsupported_arguments_are_refused() -> None:
         (torch.zeros(1, 9, 65, 67, dtype=torch.bfloat16), parameters),
         (torch.zeros(1, 43, 20, 20, dtype=torch.bfloat16), [torch.zeros(32, 43, 3, 3), parameters[3]]),
     ]:
-        assert not compiled.supports(other, others)
+        assert not compiled.supports(other, others, BF16)
         with pytest.raises(RuntimeError, match="do not support"):
-            compiled.forward(other, others)
+            compiled.forward(other, others, BF16)
 
 
 @pytest.mark.usefixtures("threads")
@@ -262,7 +285,7 @@ def test_others_that_use_the_matrix_units_are_left_alone() -> None:
     x, weight = torch.randn(512, 512).bfloat16(), torch.randn(512, 512).bfloat16()
     before = F.linear(x, weight)
     for _ in range(3):
-        maps = compiled.forward(c.rounded, c.parameters)
+        maps = compiled.forward(c.rounded, c.parameters, BF16)
         assert torch.equal(F.linear(x, weight), before)
         compiled.backward(torch.ones_like(maps), c.rounded, maps, c.parameters)
         assert torch.equal(F.linear(x, weight), before)

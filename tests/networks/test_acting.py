@@ -14,7 +14,8 @@ from mcurl.networks.heads import DeterministicActor, GaussianActor
 
 ACTIONS, CROP = 3, 64
 compiled = pytest.mark.skipif(
-    not (convolutions.operation() and dense.available() and frames.available()), reason="no AVX-512, or no compiler"
+    not (convolutions.operation(torch.bfloat16) and dense.available() and frames.available()),
+    reason="no AVX-512, or no compiler",
 )
 
 
@@ -75,7 +76,7 @@ def test_drqv2s_policy_is_that_of_its_networks(n: int, dtype: torch.dtype) -> No
 def test_compiled_operations_are_used() -> None:
     native._used.clear()
     policy_of()(frames_of(2))
-    assert {convolutions.operation(), "dense", "frames"} <= set(native.operations_used())
+    assert {convolutions.operation(torch.bfloat16), "dense", "frames"} <= set(native.operations_used())
 
 
 @compiled
@@ -83,9 +84,11 @@ def test_another_operation_serves_once_the_first_is_disabled() -> None:
     policy, observations = policy_of(), frames_of(2)
     policy(observations)
     native._used.clear()
-    with native.without_operations({convolutions.operation() or ""}, "another one is next"):
+    with native.without_operations({convolutions.operation(torch.bfloat16) or ""}, "another one is next"):
         assert (result(policy, observations) - plain(policy, observations)).norm() < 0.03
-        assert set(convolutions.OPERATIONS) & set(native.operations_used()) == {convolutions.operation()} - {None}
+        assert convolutions.DTYPES.keys() & native.operations_used() == {convolutions.operation(torch.bfloat16)} - {
+            None
+        }
 
 
 def test_changed_parameters_count_at_once() -> None:

@@ -29,11 +29,9 @@ AMX = frozenset({"amx.convolutions", "amx.encoder", "amx.features", "amx.mlp", "
 """Layers in C for the matrix units (AMX) of x86 processors."""
 VECTORS = frozenset({"amx.encoder"})
 """Those of them that also serve on AVX-512 of processors without matrix units. The others gain nothing there."""
-BF16 = AMX | {"winograd"}
-"""Operations that round to bfloat16."""
 ONEDNN = frozenset({"onednn.conv_relu", "onednn.linear_relu"})
 """Private oneDNN operations of PyTorch."""
-ALL = frozenset({"frames", "adam", "dense", "teams"}) | BF16 | ONEDNN
+ALL = frozenset({"frames", "adam", "dense", "teams", "winograd"}) | AMX | ONEDNN
 """Names of all accelerated operations."""
 
 _disabled: ContextVar[Mapping[str, str]] = ContextVar("disabled", default=MappingProxyType({}))
@@ -132,7 +130,7 @@ def _status(name: str) -> str:
 
         return "built" if onednn.available(name) else "PyTorch without oneDNN"
     library, message = _build(name)
-    if library is None or name not in BF16:
+    if library is None or name not in AMX | {"winograd"}:
         return message
     if not (gains(name) and library.supported()):
         return f"processor without {'AMX' if name in AMX else 'AVX-512'}"

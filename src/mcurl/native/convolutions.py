@@ -22,8 +22,8 @@ MAX_LAYERS = 16
 MAX_CHANNELS = 42
 """Of the pixels: three of them fit into four blocks of 32 inputs."""
 
-OPERATIONS = ("amx.convolutions", "winograd")
-"""Names of the operations: the first that is available serves."""
+DTYPES = {"amx.convolutions": (torch.bfloat16,), "winograd": (torch.bfloat16, torch.float32)}
+"""Name of each operation -> dtypes of its maps. The first that is available serves."""
 
 Parameters = Sequence[Tensor]
 """``float32``: a weight ``[32, C, 3, 3]`` of each layer, channels-last, then a bias ``[32]`` of each."""
@@ -32,27 +32,27 @@ Parameters = Sequence[Tensor]
 class _Shape(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
-        for name in ("images", "channels", "height", "width", "pixel_bytes", "layers", "lowest", "threads")
+        for name in ("images", "channels", "height", "width", "pixel_bytes", "map_bytes", "layers", "lowest", "threads")
     ]
 
 
-def operation() -> str | None:
-    """The first of :data:`OPERATIONS` that is available; None if none is."""
-    return next(filter(available, OPERATIONS), None)
+def operation(dtype: torch.dtype) -> str | None:
+    """The operation that serves for maps of a dtype; None if none does."""
+    return next((name for name, dtypes in DTYPES.items() if dtype in dtypes and available(name)), None)
 
 
 def available(name: str) -> bool:
-    """Whether one of :data:`OPERATIONS` is enabled and built, and serves on this processor."""
+    """Whether an operation of :data:`DTYPES` is enabled and built, and serves on this processor."""
     return _library(name) is not None
 
 
-def supports(pixels: Tensor, parameters: Parameters) -> bool:
-    """Whether :func:`apply` and :func:`forward` take these: uint8 or bfloat16 on the CPU without a gradient, weights
-    channels-last, 32 filters in each layer, and pixels left after the last. Some sizes that are not square are left to
-    PyTorch, see :func:`_ends_in_the_last_block`."""
+def supports(pixels: Tensor, parameters: Parameters, dtype: torch.dtype) -> bool:
+    """Whether :func:`apply` and :func:`forward` take these: pixels of uint8, or the maps' dtype, on the CPU without a
+    gradient, weights channels-last, 32 filters in each layer, and pixels left after the last. Some sizes that are not
+    square are left to PyTorch, see :func:`_ends_in_the_last_block`."""
     layers = len(parameters) // 2
     return (
-        pixels.dtype in (torch.uint8, torch.bfloat16)
+        pixels.dtype in (torch.uint8, dtype)
         and pixels.device.type == "cpu"
         and not pixels.requires_grad
         and len(pixels) > 0
@@ -68,26 +68,26 @@ def supports(pixels: Tensor, parameters: Parameters) -> bool:
         )
         and all(bias.shape == (FILTERS,) for bias in parameters[layers:])
         and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
-        and operation() is not None
+        and operation(dtype) is not None
     )
 
 
-def apply(pixels: Tensor, parameters: Parameters) -> Tensor:
+def apply(pixels: Tensor, parameters: Parameters, dtype: torch.dtype) -> Tensor:
     """The maps of :func:`forward`, differentiable in the parameters.
 
     Raises:
         RuntimeError: it does not :func:`supports` such pixels.
     """
     if not torch.is_grad_enabled() or not any(parameter.requires_grad for parameter in parameters):
-        return forward(pixels, parameters)
-    return _CompiledConvolutions.apply(pixels, *parameters)  # type: ignore[no-untyped-call, no-any-return]
+        return forward(pixels, parameters, dtype)
+    return _CompiledConvolutions.apply(pixels, dtype, *parameters)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _CompiledConvolutions(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pixels: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, pixels: Tensor, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        maps = forward(pixels, parameters)
+        maps = forward(pixels, parameters, dtype)
         ctx.save_for_backward(pixels, maps, *parameters)
         return maps
 
@@ -95,46 +95,46 @@ class _CompiledConvolutions(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         check_differentiated_once()
         pixels, maps, *parameters = ctx.saved_tensors
-        needed = ctx.needs_input_grad[1:]
+        needed = ctx.needs_input_grad[2:]
         lowest = min(i % (len(needed) // 2) for i, need in enumerate(needed) if need)
         computed = backward(gradients[0], pixels, maps, parameters, lowest=lowest)
-        return None, *(g if need else None for g, need in zip(computed, needed, strict=True))
+        return None, None, *(g if need else None for g, need in zip(computed, needed, strict=True))
 
 
-def forward(pixels: Tensor, parameters: Parameters) -> Tensor:
-    """All layers with ReLU, in torch's own threads: maps rounded to bfloat16; products of bfloat16 with sums in float32
-    on matrix units, in float32 on AVX-512.
+def forward(pixels: Tensor, parameters: Parameters, dtype: torch.dtype) -> Tensor:
+    """All layers with ReLU, in torch's own threads.
+
+    On matrix units, products are of bfloat16, with sums in float32. Without them, products are in float32. Maps are
+    rounded to their dtype.
 
     Args:
-        pixels: ``[N, C, H, W]``, uint8 or bfloat16, 0 to 255, copied unless channels-last.
+        pixels: ``[N, C, H, W]``, uint8 or the maps' dtype, 0 to 255, copied unless channels-last.
         parameters: see :data:`Parameters`.
+        dtype: of the maps, float32 or bfloat16.
 
     Returns:
-        ``bfloat16 [N, 32, h, w]``, channels-last.
+        ``[N, 32, h, w]``, channels-last.
 
     Raises:
         RuntimeError: it does not :func:`supports` such pixels.
     """
-    return bind(pixels, parameters)(pixels)
+    return bind(pixels, parameters, dtype)(pixels)
 
 
-def bind(pixels: Tensor, parameters: Parameters) -> Callable[[Tensor], Tensor]:
+def bind(pixels: Tensor, parameters: Parameters, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """:func:`forward` as a function of pixels of one shape.
 
     The parameters may change between calls, but must stay at their addresses.
 
     Args:
         pixels: an example.
-        parameters: see :data:`Parameters`.
+        parameters, dtype: as in :func:`forward`.
 
     Raises:
         RuntimeError: it does not :func:`supports` such pixels.
     """
-    return _bind(_checked(pixels, parameters), _shape(pixels, parameters), parameters)
-
-
-def _bind(name: str, shape: _Shape, parameters: Parameters) -> Callable[[Tensor], Tensor]:
-    functions = _functions(name)
+    name = _checked(pixels, parameters, dtype)
+    functions, shape = _functions(name), _shape(pixels, parameters, dtype)
     weights, biases = _addresses(parameters[: shape.layers]), addresses(parameters[shape.layers :])
     height, width = (_side(size, shape.layers) for size in (shape.height, shape.width))
     size, shape_address = functions.forward_workspace(ctypes.byref(shape)), ctypes.byref(shape)
@@ -143,7 +143,7 @@ def _bind(name: str, shape: _Shape, parameters: Parameters) -> Callable[[Tensor]
         assert pixels.shape == (shape.images, shape.channels, shape.height, shape.width)
         assert pixels.element_size() == shape.pixel_bytes
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        maps = torch.empty((shape.images, height, width, FILTERS), dtype=torch.bfloat16)
+        maps = torch.empty((shape.images, height, width, FILTERS), dtype=dtype)
         scratch = kept_workspace(size)
         functions.forward(shape_address, pixels.data_ptr(), weights, biases, scratch.data_ptr(), maps.data_ptr())
         native.record_use(name)
@@ -158,16 +158,16 @@ def backward(
     """The gradients of the parameters from that of the maps. The maps between layers are computed again.
 
     Args:
-        gradient: ``bfloat16 [N, 32, h, w]``.
+        gradient: ``[N, 32, h, w]``, of the maps' dtype.
         pixels, parameters: arguments of :func:`forward`; maps: its result.
         lowest: the first layer whose gradients are computed; None of those before it.
 
     Raises:
         RuntimeError: it does not :func:`supports` such pixels.
     """
-    functions = _functions(_checked(pixels, parameters))
+    functions = _functions(_checked(pixels, parameters, maps.dtype))
     pixels, gradient = (x.contiguous(memory_format=torch.channels_last) for x in (pixels, gradient))
-    shape = _shape(pixels, parameters, lowest)
+    shape = _shape(pixels, parameters, maps.dtype, lowest)
     layers = shape.layers
     gradients = [torch.empty_like(p) if i % layers >= lowest else None for i, p in enumerate(parameters)]
     scratch = kept_workspace(functions.backward_workspace(ctypes.byref(shape)))
@@ -195,8 +195,9 @@ def _side(pixels: int, layers: int) -> int:
     return (pixels - 3) // 2 + 1 - 2 * (layers - 1)
 
 
-def _shape(pixels: Tensor, parameters: Parameters, lowest: int = 0) -> _Shape:
-    return _Shape(*pixels.shape, pixels.element_size(), len(parameters) // 2, lowest, torch.get_num_threads())
+def _shape(pixels: Tensor, parameters: Parameters, dtype: torch.dtype, lowest: int = 0) -> _Shape:
+    layers, threads = len(parameters) // 2, torch.get_num_threads()
+    return _Shape(*pixels.shape, pixels.element_size(), dtype.itemsize, layers, lowest, threads)
 
 
 def _addresses(weights: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
@@ -204,13 +205,13 @@ def _addresses(weights: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p
     return addresses([weight if weight is None else weight.permute(0, 2, 3, 1) for weight in weights])
 
 
-def _checked(pixels: Tensor, parameters: Parameters) -> str:
+def _checked(pixels: Tensor, parameters: Parameters, dtype: torch.dtype) -> str:
     """The operation that serves for these."""
-    name = operation()
-    if name is None or not supports(pixels, parameters):
+    name = operation(dtype)
+    if name is None or not supports(pixels, parameters, dtype):
         raise RuntimeError(
-            f"the compiled convolutions do not support {pixels.dtype} pixels of shape {tuple(pixels.shape)} here, "
-            f"with weights of {[tuple(weight.shape) for weight in parameters[: len(parameters) // 2]]}"
+            f"the compiled convolutions do not support {pixels.dtype} pixels of shape {tuple(pixels.shape)} here, for "
+            f"maps of {dtype}, with weights of {[tuple(weight.shape) for weight in parameters[: len(parameters) // 2]]}"
         )
     return name
 

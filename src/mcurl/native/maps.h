@@ -7,9 +7,10 @@
 /* Images whose gradients are summed one after the other; the sums of groups are added in order. */
 #define IMAGES 8
 
-/* pixel_bytes: 1 for uint8, 2 for bfloat16. lowest: the first layer whose gradients are computed. */
+/* Bytes are those of a number: 1 for uint8, 2 for bfloat16, 4 for float32. lowest: the first layer whose gradients are
+   computed. */
 typedef struct {
-    int64_t images, channels, height, width, pixel_bytes, layers, lowest, threads;
+    int64_t images, channels, height, width, pixel_bytes, map_bytes, layers, lowest, threads;
 } Shape;
 
 /* Rows and columns of a layer's output. */

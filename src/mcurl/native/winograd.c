@@ -1,6 +1,6 @@
 /* DMControl's encoder for AVX-512: convolutions of 3 x 3 with ReLU and 32 filters, the first with stride 2, the others
-   with stride 1 (winograd.h); and the gradients of their parameters. Products are in float32, maps in bfloat16. An
-   image passes all layers before the next, so that its maps stay in the cache. The plain twin is
+   with stride 1 (winograd.h); and the gradients of their parameters. Products are in float32, maps in bfloat16 or
+   float32. An image passes all layers before the next, so that its maps stay in the cache. The plain twin is
    networks.encoders.Convolutions._layers; for matrix units there is amx/convolutions.c. */
 #include <stdint.h>
 
@@ -29,8 +29,11 @@ static inline unsigned flush_denormals(void) {
     return before;
 }
 
-static inline Map map_at(const Shape *s, int64_t layer, uint16_t *at) {
-    return (Map){at, rows(s, layer), columns(s, layer)};
+/* Bytes of a layer's map. */
+static inline int64_t map_size(const Shape *s, int64_t layer) { return map_pixels(s, layer) * FILTERS * s->map_bytes; }
+
+static inline Map map_at(const Shape *s, int64_t layer, char *at) {
+    return (Map){at, s->map_bytes, rows(s, layer), columns(s, layer)};
 }
 
 /* First layer
@@ -55,6 +58,8 @@ static inline int64_t strip_numbers(const Shape *s) { /* with what whole units r
 
 /* Up to sixteen numbers of pixels, as float32. */
 TARGET static inline __m512 load_pixels(const char *from, __mmask16 valid, int64_t pixel_bytes) {
+    if (pixel_bytes == sizeof(float))
+        return _mm512_maskz_loadu_ps(valid, from);
     if (pixel_bytes == 2)
         return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(valid, from)), 16);
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(valid, from)));
@@ -97,7 +102,7 @@ TARGET static void first_layer(const Shape *s, const char *image, const float *w
                      scratch->line + x * FILTERS);
         for (int64_t i = 0; i < n * FILTERS; i += LANES) {
             const __m512 sum = plus(_mm512_load_ps(scratch->line + i), _mm512_loadu_ps(bias + i % FILTERS));
-            _mm256_storeu_si256((__m256i *)(out->at + y * n * FILTERS + i), round_numbers(relu(sum)));
+            store_numbers(relu(sum), out->bytes, pixel_at(out, y, 0, i));
         }
     }
 }
@@ -109,7 +114,7 @@ TARGET static void first_layer_sums(const Shape *s, const char *image, const Map
     for (int64_t y = 0; y < gradient->rows; y++) {
         copy_strip(s, image, y, scratch->strip);
         for (int64_t i = 0; i < n * FILTERS; i += LANES) {
-            const __m512 numbers = load_numbers(gradient->at + y * n * FILTERS + i);
+            const __m512 numbers = load_numbers(pixel_at(gradient, y, 0, i), gradient->bytes);
             _mm512_store_ps(scratch->line + i, numbers);
             _mm512_storeu_ps(total + i % FILTERS, plus(_mm512_loadu_ps(total + i % FILTERS), numbers));
         }
@@ -125,17 +130,16 @@ static inline int64_t weight_at(int64_t filter, int64_t i, int64_t j, int64_t ch
     return ((filter * TAP + i) * TAP + j) * channels;
 }
 
-/* The first layer's, with the division of pixels by 255, rounded as the plain twin rounds it: the offset of pixels,
-   which is part of the bias, is multiplied by the same numbers. */
+/* The first layer's, with the division of pixels by 255. Before maps in bfloat16 it is rounded as the plain twin rounds
+   it: the offset of pixels, which is part of the bias, is multiplied by the same numbers. */
 TARGET static void pack_first(const Shape *s, const float *weight, float *to) {
     for (int64_t f = 0; f < FILTERS; f++)
         for (int64_t k = 0; k < window_numbers(s); k++) {
             const int64_t j = k / (TAP * s->channels), i = k / s->channels % TAP;
-            const float number = weight[weight_at(f, i, j, s->channels) + k % s->channels] / 255;
-            uint16_t rounded[LANES];
-            _mm256_storeu_si256((__m256i *)rounded, round_numbers(_mm512_set1_ps(number)));
-            const uint32_t bits = (uint32_t)rounded[0] << 16;
-            memcpy(to + k * FILTERS + f, &bits, sizeof bits);
+            char numbers[LANES * sizeof(float)];
+            store_numbers(_mm512_set1_ps(weight[weight_at(f, i, j, s->channels) + k % s->channels] / 255), s->map_bytes,
+                          numbers);
+            to[k * FILTERS + f] = _mm512_cvtss_f32(load_numbers(numbers, s->map_bytes));
         }
 }
 
@@ -178,14 +182,14 @@ static void pack_forward(const Shape *s, const float *const *weights, float **pa
 /* A thread's memory in forward. */
 typedef struct {
     Scratch scratch;
-    uint16_t *maps[2];
+    char *maps[2];
 } Passing;
 
 static int64_t take_passing(const Shape *s, char *from, Passing *own) {
     char *end = from;
     take_scratch(s, &end, &own->scratch);
     for (int i = 0; i < 2; i++)
-        own->maps[i] = take(&end, map_pixels(s, 0) * FILTERS, sizeof(uint16_t));
+        own->maps[i] = take(&end, map_size(s, 0), 1);
     return end - from;
 }
 
@@ -198,12 +202,12 @@ int64_t forward_workspace(const Shape *s) {
     return ((intptr_t)end + s->threads * take_passing(s, NULL, &own)) / (int64_t)sizeof(float);
 }
 
-/* pixels: uint8 or bfloat16 [images, height, width, channels]; weights: float [32, 3, 3, channels] and [32, 3, 3, 32];
-   biases: float [32] -> out: bfloat16 [images, rows, columns, 32]. */
+/* pixels: [images, height, width, channels]; weights: float [32, 3, 3, channels] and [32, 3, 3, 32]; biases: float [32]
+   -> out: [images, rows, columns, 32]. */
 TARGET void forward(const Shape *s, const char *pixels, const float *const *weights, const float *const *biases,
-                    char *workspace, uint16_t *out) {
+                    char *workspace, char *out) {
     const int64_t last = s->layers - 1, threads = s->threads;
-    float *packed[MAX_LAYERS];
+    float *packed[MAX_LAYERS] = {NULL};
     take_packed(s, &workspace, packed);
     pack_forward(s, weights, packed);
 #pragma omp parallel num_threads(threads)
@@ -214,10 +218,10 @@ TARGET void forward(const Shape *s, const char *pixels, const float *const *weig
         take_passing(s, workspace + omp_get_thread_num() * bytes, &own);
 #pragma omp for schedule(static)
         for (int64_t image = 0; image < s->images; image++) {
-            Map map = map_at(s, 0, last ? own.maps[0] : out + image * map_pixels(s, last) * FILTERS);
+            Map map = map_at(s, 0, last ? own.maps[0] : out + image * map_size(s, last));
             first_layer(s, pixels + image * image_bytes(s), packed[0], biases[0], &map, &own.scratch);
             for (int64_t layer = 1; layer < s->layers; layer++) {
-                uint16_t *to = layer < last ? own.maps[layer % 2] : out + image * map_pixels(s, last) * FILTERS;
+                char *to = layer < last ? own.maps[layer % 2] : out + image * map_size(s, last);
                 const Map next = map_at(s, layer, to);
                 convolve(&map, 0, packed[layer], biases[layer], NULL, &next, own.scratch.v, own.scratch.m);
                 map = next;
@@ -261,7 +265,7 @@ static void take_shared(const Shape *s, char **from, Shared *shared) {
 /* A thread's memory in backward. sums: of the transformed weights, in a group. */
 typedef struct {
     Scratch scratch;
-    uint16_t *maps[MAX_LAYERS], *gradients[2];
+    char *maps[MAX_LAYERS], *gradients[2];
     float *sums[MAX_LAYERS];
 } Returning;
 
@@ -269,9 +273,9 @@ static int64_t take_returning(const Shape *s, char *from, Returning *own) {
     char *end = from;
     take_scratch(s, &end, &own->scratch);
     for (int64_t layer = 0; layer + 1 < s->layers; layer++)
-        own->maps[layer] = take(&end, map_pixels(s, layer) * FILTERS, sizeof(uint16_t));
+        own->maps[layer] = take(&end, map_size(s, layer), 1);
     for (int i = 0; i < 2; i++)
-        own->gradients[i] = take(&end, map_pixels(s, 0) * FILTERS, sizeof(uint16_t));
+        own->gradients[i] = take(&end, map_size(s, 0), 1);
     for (int64_t layer = 1; layer < s->layers; layer++)
         own->sums[layer] = take(&end, POINTS * SQUARE, sizeof(float));
     return end - from;
@@ -286,14 +290,15 @@ int64_t backward_workspace(const Shape *s) {
 }
 
 /* The gradient of the last layer's sums from that of its output. */
-TARGET static void last_gradient(const uint16_t *gradient, const uint16_t *out, const Map *to) {
-    for (int64_t i = 0; i < to->rows * to->columns * FILTERS; i += LANES)
-        _mm256_storeu_si256((__m256i *)(to->at + i), round_numbers(masked(load_numbers(gradient + i), out + i)));
+TARGET static void last_gradient(const char *gradient, const char *out, const Map *to) {
+    for (int64_t at = 0; at < to->rows * to->columns * FILTERS * to->bytes; at += LANES * to->bytes)
+        store_numbers(masked(load_numbers(gradient + at, to->bytes), load_numbers(out + at, to->bytes)), to->bytes,
+                      to->at + at);
 }
 
 /* Adds an image's part of the gradients to the sums of its group: first, of the first layer, and totals, of biases, to
    the shared ones; others to the thread's own. */
-TARGET static void image_sums(const Shape *s, const char *image, const uint16_t *out, const uint16_t *gradient,
+TARGET static void image_sums(const Shape *s, const char *image, const char *out, const char *gradient,
                               const float *const *biases, const Shared *shared, const Returning *own, float *sums) {
     static const float no_bias[FILTERS];
     const int64_t last = s->layers - 1;
@@ -314,7 +319,7 @@ TARGET static void image_sums(const Shape *s, const char *image, const uint16_t 
         accumulate(&maps[layer - 1], &gradients, own->sums[layer], total, scratch->v, scratch->m);
         if (layer > s->lowest) {
             const Map before = map_at(s, layer - 1, own->gradients[(layer - 1) % 2]);
-            convolve(&gradients, -(TAP - 1), shared->turned[layer], no_bias, maps[layer - 1].at, &before, scratch->v,
+            convolve(&gradients, -(TAP - 1), shared->turned[layer], no_bias, &maps[layer - 1], &before, scratch->v,
                      scratch->m);
             gradients = before;
         }
@@ -357,13 +362,13 @@ static void write_gradients(const Shape *s, int64_t layer, int64_t filter, const
     bias[filter] = group_sum(s, sums, sum_numbers(s, layer) - FILTERS + filter);
 }
 
-/* The gradients of weights and biases of the layers from `lowest` on, from that of the output: bfloat16 [images, rows,
-   columns, 32]. */
-TARGET void backward(const Shape *s, const char *pixels, const uint16_t *out, const uint16_t *gradient,
+/* The gradients of weights and biases of the layers from `lowest` on, from that of the output: [images, rows, columns,
+   32]. */
+TARGET void backward(const Shape *s, const char *pixels, const char *out, const char *gradient,
                      const float *const *weights, const float *const *biases, char *workspace,
                      float *const *weight_gradients, float *const *bias_gradients) {
     const int64_t last = s->layers - 1, lowest = s->lowest, threads = s->threads, all = sums_before(s, s->layers),
-                  out_size = map_pixels(s, last) * FILTERS;
+                  out_size = map_size(s, last);
     Shared shared;
     take_shared(s, &workspace, &shared);
     pack_forward(s, weights, shared.forward);

@@ -127,15 +127,21 @@ TARGET INLINE void multiply(int unit, const float *a, int64_t row, int64_t step,
 
 /* Maps */
 
-/* A map, or the gradient of one, of an image: bfloat16 [rows][columns][32]. */
+/* A map, or the gradient of one, of an image: [rows][columns][32] in bfloat16 or float32. */
 typedef struct {
-    uint16_t *at;
-    int64_t rows, columns;
+    char *at;
+    int64_t bytes, rows, columns; /* bytes: of a number, 2 or 4 */
 } Map;
 
+static inline char *pixel_at(const Map *map, int64_t y, int64_t x, int64_t channel) {
+    return map->at + ((y * map->columns + x) * FILTERS + channel) * map->bytes;
+}
+
 /* Sixteen numbers, as float32. */
-TARGET static inline __m512 load_numbers(const uint16_t *from) {
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16);
+TARGET static inline __m512 load_numbers(const void *from, int64_t bytes) {
+    if (bytes == sizeof(float))
+        return _mm512_loadu_ps(from);
+    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from)), 16);
 }
 
 /* Rounds to the nearest bfloat16, to even where two are as near. NaN stays NaN. */
@@ -147,14 +153,21 @@ TARGET static inline __m256i round_numbers(__m512 x) {
         _mm512_srli_epi32(_mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(1 << 22)), 16));
 }
 
+TARGET static inline void store_numbers(__m512 x, int64_t bytes, void *to) {
+    if (bytes == sizeof(float))
+        _mm512_storeu_ps(to, x);
+    else
+        _mm256_storeu_si256(to, round_numbers(x));
+}
+
 /* ReLU. NaN stays NaN. */
 TARGET static inline __m512 relu(__m512 x) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NLE_UQ), x);
 }
 
 /* A gradient where the map is not 0. */
-TARGET static inline __m512 masked(__m512 gradient, const uint16_t *map) {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(load_numbers(map), _mm512_setzero_ps(), _CMP_NEQ_UQ), gradient);
+TARGET static inline __m512 masked(__m512 gradient, __m512 map) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(map, _mm512_setzero_ps(), _CMP_NEQ_UQ), gradient);
 }
 
 /* Patches */
@@ -180,7 +193,7 @@ TARGET INLINE void transform_map(enum transform t, int side, const Map *map, int
                 for (int64_t x = left; x < left + side; x++)
                     patch[(y - top) * side + x - left] =
                         inside || (y >= 0 && x >= 0 && y < map->rows && x < map->columns)
-                            ? load_numbers(map->at + (y * map->columns + x) * FILTERS + channel)
+                            ? load_numbers(pixel_at(map, y, x, channel), map->bytes)
                             : _mm512_setzero_ps();
             transform_patch(t, side, IN, patch, to + i * FILTERS + channel, POINT);
         }
@@ -189,7 +202,7 @@ TARGET INLINE void transform_map(enum transform t, int side, const Map *map, int
 
 /* Finishes a patch of outputs, from the sums of its points: with bias and ReLU, or where `positive` is not 0. */
 TARGET static inline void finish_patch(const float *sums, const float *bias, int64_t top, int64_t left,
-                                       const uint16_t *positive, const Map *out) {
+                                       const Map *positive, const Map *out) {
     for (int64_t channel = 0; channel < FILTERS; channel += LANES) {
         const __m512 start = _mm512_loadu_ps(bias + channel);
         float outputs[OUT * OUT * LANES] ALIGNED;
@@ -199,17 +212,17 @@ TARGET static inline void finish_patch(const float *sums, const float *bias, int
         transform_patch(SUMS, IN, OUT, points, outputs, LANES);
         for (int64_t y = top; y < top + OUT && y < out->rows; y++)
             for (int64_t x = left; x < left + OUT && x < out->columns; x++) {
-                const int64_t at = (y * out->columns + x) * FILTERS + channel;
                 const __m512 sum = plus(_mm512_load_ps(outputs + ((y - top) * OUT + x - left) * LANES), start);
-                _mm256_storeu_si256((__m256i *)(out->at + at),
-                                    round_numbers(positive ? masked(sum, positive + at) : relu(sum)));
+                store_numbers(positive ? masked(sum, load_numbers(pixel_at(positive, y, x, channel), positive->bytes))
+                                       : relu(sum),
+                              out->bytes, pixel_at(out, y, x, channel));
             }
     }
 }
 
 /* in -> the next map; or, with the weight turned and offset -2, the gradient of the map before. u: transformed weight.
    positive: the map before, or NULL. v, m: memory for POINTS * POINT numbers. */
-TARGET static void convolve(const Map *in, int64_t offset, const float *u, const float *bias, const uint16_t *positive,
+TARGET static void convolve(const Map *in, int64_t offset, const float *u, const float *bias, const Map *positive,
                             const Map *out, float *v, float *m) {
     const int64_t across = patches_across(out->columns), patches = across * patches_across(out->rows);
     for (int64_t first = 0; first < patches; first += PATCHES) {

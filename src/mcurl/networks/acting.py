@@ -54,7 +54,7 @@ class PixelPolicy(Generic[T]):
             observations.dtype,
             self.head.channels_last,
             torch.get_num_threads(),
-            convolutions.operation(),
+            convolutions.operation(self.convolutions.dtype),
             dense.available() and frames.available(),
         )
         if key != self._key:
@@ -76,9 +76,9 @@ class PixelPolicy(Generic[T]):
         biases = self.convolutions.pixel_biases()
         parameters = (*self.convolutions.weights, *biases)
         example = crop(observations)
-        if self.convolutions.dtype != torch.bfloat16 or not convolutions.supports(example, parameters):
+        if not convolutions.supports(example, parameters, self.convolutions.dtype):
             return None
-        encode = convolutions.bind(example, parameters)
+        encode = convolutions.bind(example, parameters, self.convolutions.dtype)
 
         def compiled(observations: Tensor) -> Tensor:
             if self.convolutions.offset:

@@ -54,8 +54,8 @@ class Convolutions(nn.Module):
         x = pixels if pixels.dtype == torch.uint8 else pixels.to(self.dtype)
         biases = self.pixel_biases()
         parameters = (*self.weights, *biases)
-        if self.dtype == torch.bfloat16 and convolutions.supports(x, parameters):
-            return convolutions.apply(x, parameters)
+        if convolutions.supports(x, parameters, self.dtype):
+            return convolutions.apply(x, parameters, self.dtype)
         return self._layers(x.to(self.dtype, memory_format=self.memory_format), biases)
 
     def pixel_biases(self) -> list[Tensor]:

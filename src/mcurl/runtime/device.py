@@ -101,7 +101,7 @@ def prepare(settings: ComputeSettings) -> Compute:
     if settings.native == "off":
         native.disable(native.ALL, "compute.native=off")
     elif not bf16:  # They are less exact than float32.
-        native.disable(native.BF16, "the precision is fp32")
+        native.disable(native.AMX, "the precision is fp32")
     return Compute(device, torch.bfloat16 if bf16 else torch.float32, settings.graphs and device.type == "cuda")
 
 
