@@ -195,3 +195,16 @@ def test_the_figure_is_the_one_that_its_script_draws() -> None:
 def test_the_pictures_are_small() -> None:
     assert (DOCS / "pictures" / "agent.gif").stat().st_size < 2e6
     assert all(path.stat().st_size < 2e5 for path in (DOCS / "pictures").glob("*.svg"))
+
+
+def test_the_messages_of_the_troubleshooting_page_are_those_of_the_program() -> None:
+    """The first words of each line in backticks that is a symptom, up to what depends on the user."""
+    source = " ".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    source = re.sub(r'"\s+f?"', "", source)  # strings over several lines
+    page = (DOCS / "troubleshooting.md").read_text()
+    symptoms = re.findall(r"^\| `([^`|]+)`", page, re.MULTILINE)
+    phrases = [re.split(r"\.\.\.|settings.json|[=:{]|\d", symptom)[0].strip() for symptom in symptoms]
+    assert len(symptoms) > 15
+    assert [
+        phrase for phrase in phrases if phrase.count(" ") > 1 and phrase not in source and "AVX" not in phrase
+    ] == []

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import mcurl
 from mcurl import cli
 
 ENVS = """
@@ -113,6 +114,10 @@ class SavesBadly(SavesObjects):
     def load_state_dict(self, state):
         raise SystemExit("no")
 
+class SavesOnly(Square):
+    def state_dict(self):
+        return {"count": self.count}
+
 class SavesNothing(SavesObjects):
     def state_dict(self):
         raise RuntimeError("not now")
@@ -206,6 +211,9 @@ def test_a_failing_close_ends_nothing_and_hides_nothing(run: Any) -> None:
     assert status == 0
     assert "CloseFails-v0: close() raised RuntimeError: cannot let go" in printed
     assert "finished; evaluate more episodes with" in printed
+    folder = "runs/gym-failing_envs-CloseFails-v0/x-seed1"
+    assert run.call("evaluate", folder, "--episodes", "1")[0] == 0
+    mcurl.load(folder)
     status, printed = run("CloseFailsToo")
     assert status == 2
     assert "raised RuntimeError: simulator lost its connection" in printed.strip().splitlines()[-1]
@@ -222,6 +230,7 @@ def test_a_failing_close_ends_nothing_and_hides_nothing(run: Any) -> None:
         ),
         ("SavesNothing", "raised RuntimeError: not now", "the environment's state was not saved"),
         ("SavesBadly", "", "load_state_dict() raised SystemExit: no"),
+        ("SavesOnly", "", "has no load_state_dict()"),
     ],
 )
 def test_a_state_that_is_not_saved_as_promised_loses_no_run(run: Any, name: str, saved: str, resumed: str) -> None:

@@ -24,6 +24,7 @@ import mcurl
 import mcurl.gymnasium
 from mcurl import native, policy
 from mcurl.config.resolve import resolve, resolve_env
+from mcurl.run.display import Display
 from mcurl.runtime.device import ComputeSettings, prepare
 from mcurl.runtime.signals import Interrupted
 from mcurl.training import evaluations
@@ -342,6 +343,40 @@ def test_a_signal_reaches_the_handler_of_the_program() -> None:
     assert (result.stopped, result.env_steps) == (f"stopped by signal {signal.SIGTERM:d}", 20)
 
 
+class TerminateAtTheEnd(mcurl.Callback):
+    def on_checkpoint(self, progress: mcurl.Progress) -> None:
+        if progress.env_steps == STEPS:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_while_the_end_is_saved_reaches_the_handler_too() -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        result = small(callbacks=[TerminateAtTheEnd()])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIGTERM]
+    assert (result.stopped, result.env_steps) == ("", STEPS)
+
+
+def test_after_an_earlier_checkpoint_progress_leaves_out_what_came_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = small(settings=SMALL | {"checkpoint.every": 20})
+    seen: list[list[int]] = []
+    load = Display.load_evaluations
+    monkeypatch.setattr(Display, "load_evaluations", lambda self, e: (seen.append(list(e)), load(self, e))[1])
+    mcurl.resume(result, checkpoint=40, env_steps=80)
+    assert seen == [[0, 20, 40]]
+
+
+def test_a_run_that_is_refused_leaves_no_thread() -> None:
+    before = set(threading.enumerate())
+    for _ in range(2):
+        with pytest.raises(mcurl.UserError):
+            small(settings=SMALL | {"replay.capacity": 3})
+    assert set(threading.enumerate()) == before
+
+
 # Policies
 
 
@@ -509,8 +544,10 @@ def test_gymnasium_makes_the_tasks() -> None:
     env.close()
     with pytest.raises(gymnasium.error.Error, match="render_mode is rgb_array, not 'human'"):
         gymnasium.make("mcurl/toy-reach-v0", render_mode="human")
-    vector = gymnasium.make_vec("mcurl/toy-catch-v0", num_envs=2, vectorization_mode="sync")
-    assert vector.reset(seed=1)[0].shape == (2, 3, 25, 25)
+    vector = gymnasium.make_vec("mcurl/toy-reach-v0", num_envs=4, vectorization_mode="sync", image_size=20)
+    first, _ = vector.reset()
+    assert first.shape == (4, 9, 20, 20)
+    assert not all(np.array_equal(first[0], other) for other in first[1:])
     vector.close()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mcurl import envs
 from mcurl.cli import main
 from mcurl.run.folder import Run
 
@@ -173,6 +174,87 @@ def test_nothing_is_left_after_an_error(run: Path, capsys: Capture, tmp_path: Pa
         status, _, err = outcome(capsys, command, run, option, tmp_path / "film.mp4")
         assert (status, err) == (2, "mcurl: enough\n")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    from mcurl.errors import UserError
+    from mcurl.pictures import Mp4
+
+    target, frame = tmp_path / "film.mp4", np.zeros((8, 8, 3), np.uint8)
+    video = Mp4(target, 10)
+    video.add(frame)
+    target.write_text("another's")
+    with pytest.raises(UserError, match=r"another program has made .*film\.mp4 meanwhile: this video is ") as error:
+        video.close()
+    assert target.read_text() == "another's"
+    kept = Path(str(error.value).rpartition(" ")[2])
+    assert [image.shape for image in frames(kept)] == [(8, 8, 3)]
+    assert sorted(tmp_path.iterdir()) == sorted([target, kept])
+
+
+SUITE = """
+import random, gymnasium, numpy as np
+from dataclasses import dataclass
+from mcurl.envs.stack import StackedEnv
+
+@dataclass(frozen=True)
+class MineSettings:
+    task: str = "corridor"
+    frame_stack: int = 2
+
+def tasks():
+    return ["corridor"]
+
+def resolve(name):
+    return name
+
+def action_space(settings):
+    return gymnasium.spaces.Discrete(2)
+
+def make(settings, seed):
+    return Corridor(settings)
+
+class Corridor(StackedEnv):
+    def __init__(self, settings):
+        super().__init__((1, 25, 25), settings.frame_stack, action_repeat=1, frames_per_second=10)
+        self.action_space = gymnasium.spaces.Discrete(2)
+    def _begin(self, seed):
+        self.steps = 0
+    def _advance(self, action):
+        self.steps += 1
+        return random.random() + np.random.rand(), False, self.steps == 5
+    def _look(self):
+        return np.full((1, 25, 25), 40 * self.steps, np.uint8)
+    def _save(self):
+        return {"steps": self.steps}
+    def _load(self, state):
+        self.steps = state["steps"]
+"""
+
+
+@pytest.fixture
+def corridor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run on an environment without a ``render`` of its own, with rewards from the global generators."""
+    (tmp_path / "corridor_suite.py").write_text(SUITE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(envs.SUITES, "mine", "corridor_suite")
+    arguments = ["train", "mine/corridor", "--method", "rl-only", "--env-steps", "20", "--out", str(tmp_path / "runs")]
+    values = ["rainbow.learning_starts=200", "evaluation.parallel=1000000", "evaluation.every=0", "replay.capacity=99"]
+    assert main([*arguments, "--name", "x", "--set", *values]) == 0
+    return tmp_path / "runs/mine-corridor/x-seed1"
+
+
+def test_an_environment_without_a_picture_shows_its_frames(corridor: Path, capsys: Capture, tmp_path: Path) -> None:
+    """And the episode is the evaluation's, where no other one draws from the global generators."""
+    film, other = tmp_path / "film.mp4", tmp_path / "other.mp4"
+    assert outcome(capsys, "evaluate", corridor, "--episodes", 1, "--video", film)[0] == 0
+    assert [round(float(image.mean()), -1) for image in frames(film)][:3] == [0, 40, 80]
+    score = result(capsys, corridor, "--episodes", 1)["returns"][0]
+    for target in (tmp_path / "one.mp4", tmp_path / "two.mp4"):
+        status, out, err = outcome(capsys, "watch", corridor, "--out", target)
+        assert (status, err) == (0, "")
+        assert f"return {score:.2f} in 5 agent steps" in out
+    assert not other.exists()
 
 
 def test_the_policy_of_sac_sees_the_centre_crop(run: Path) -> None:

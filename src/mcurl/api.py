@@ -163,8 +163,8 @@ def train(
             def work(sinks: Sequence[Sink], stop: Stop) -> None:
                 training.train(resolved, run, sinks, stop)
 
-            interrupt = _learn(run, resolved.env_steps, work, callbacks, progress)
-    return _result(run, interrupt)
+            ended = _learn(run, resolved.env_steps, work, callbacks, progress, {})
+    return _result(run, *ended)
 
 
 def resume(
@@ -209,15 +209,16 @@ def resume(
 
         with Run.open(folder, train=True) as opened:
             TrainSettings.from_json(opened.settings)  # before anything is changed
-            opened.check_budget(budget, at)
+            start = opened.check_budget(budget, at)
+            before = opened.evaluations(until=start.env_steps) if start else {}
             check_sinks(opened.sinks)
             opened.add_sinks(log)
 
             def work(sinks: Sequence[Sink], stop: Stop) -> None:
                 training.resume(opened, sinks, budget, stop, at)
 
-            interrupt = _learn(opened, budget or opened.env_steps, work, callbacks, progress)
-    return _result(opened, interrupt)
+            ended = _learn(opened, budget or opened.env_steps, work, callbacks, progress, before)
+    return _result(opened, *ended)
 
 
 def make_env(task: str, *, seed: int = 1, **settings: Any) -> gymnasium.Env[Any, Any]:
@@ -315,27 +316,35 @@ def _learn(
     training: Callable[[Sequence[Sink], Stop], None],
     callbacks: Sequence[Callback],
     progress: bool,
-) -> Interrupted | None:
-    """Train with callbacks. Returns what stopped training before its budget; None: nothing did."""
+    evaluations: Mapping[int, list[float]],
+) -> tuple[str, int]:
+    """Train with callbacks.
+
+    Args:
+        evaluations: env steps -> returns of the evaluations before a resume.
+
+    Returns:
+        Why training stopped before its budget, empty if it did not; and the number of the signal that arrived, or 0.
+    """
     from mcurl.run.logger import make_sinks
     from mcurl.runtime.device import process_state_restored
 
     stop, display = Stop(), _display(run, budget) if progress else None
     settings = run.settings
-    start = Progress(run.folder, settings["task"], settings["seed"], budget, 0, run.evaluations(), stop)
+    start = Progress(run.folder, settings["task"], settings["seed"], budget, 0, dict(evaluations), stop)
     try:
         with process_state_restored(), display or contextlib.nullcontext():
             if display:
-                display.load_evaluations(run.evaluations())
+                display.load_evaluations(evaluations)
             training([*make_sinks(run, display, run.sinks), CallbackSink(callbacks, start)], stop)
     except Interrupted as interrupt:
         if progress:
             saved = f"{interrupt.reason}; saved at {run.latest_checkpoint().env_steps:,} env steps"
             print(f"{saved}; continue with: mcurl.resume({str(run.folder)!r})")
-        return interrupt
+        return interrupt.reason, interrupt.signal_number
     finally:
         run.discard_if_empty()
-    return None
+    return "", stop.signal_number
 
 
 def _display(run: Run, budget: int) -> Display:
@@ -353,8 +362,8 @@ def _display(run: Run, budget: int) -> Display:
     return Display(budget, title, printable(str(run.folder)), console=console, evaluations=evaluations)
 
 
-def _result(run: Run, interrupt: Interrupted | None) -> RunResult:
-    """The result of a run that is closed. A signal that stopped it is raised again, with the handlers as before."""
-    if interrupt is not None and interrupt.signal_number:
-        signal.raise_signal(interrupt.signal_number)
-    return RunResult(run.folder, interrupt.reason if interrupt else "")
+def _result(run: Run, stopped: str, signal_number: int) -> RunResult:
+    """The result of a run that is closed. A signal that arrived is raised again, with the handlers as before."""
+    if signal_number:
+        signal.raise_signal(signal_number)
+    return RunResult(run.folder, stopped)

@@ -97,6 +97,9 @@ def play_episode(
 ) -> Generator[Moment, None, None]:
     """Play an episode of an evaluation step by step. It is the one with this number in :func:`evaluate_policy`.
 
+    It is not if the environment draws from the global generators of ``random`` or ``numpy.random``, which the episodes
+    of an evaluation share.
+
     Args:
         settings: of the run.
         loaded: the agent, which plays with ``explore=False`` and its ``evaluation_epsilon``.
@@ -106,10 +109,13 @@ def play_episode(
     Yields:
         The moment after the reset, and after each step. The environment is closed at the end.
     """
-    agent, clock, parallel = loaded.agent, loaded.clock, settings.evaluation.parallel
+    agent, clock, evaluation = loaded.agent, loaded.clock, settings.evaluation
+    # The batch and its row are those of an evaluation, because rounding may depend on them.
+    rows = min(evaluation.parallel, max(evaluation.final_episodes or evaluation.episodes, episode + 1))
+    own_globals = seeding.SeparateGlobals(seed, "evaluate", clock.env_steps)
     slot = _Slot(
         lambda env_seed: build_env(settings, env_seed),
-        episode,
+        episode % rows,
         seed,
         clock.env_steps,
         agent.evaluation_epsilon,
@@ -119,13 +125,15 @@ def play_episode(
     )
     over = False
     try:
-        slot.begin(episode, episode + 1)
+        with own_globals:
+            slot.begin(episode, episode + 1)
         assert slot.env is not None
         yield Moment(slot.env, slot.observation, slot.total, slot.steps, over)
         while not over:
-            # The batch and its row are those of an evaluation, because rounding may depend on them.
-            batch = np.repeat(slot.observation[None], parallel, axis=0)
-            over = slot.step(agent.act(batch, explore=False, clock=clock)[episode % parallel])
+            batch = np.repeat(slot.observation[None], rows, axis=0)
+            action = agent.act(batch, explore=False, clock=clock)[episode % rows]
+            with own_globals:
+                over = slot.step(action)
             yield Moment(slot.env, slot.observation, slot.total, slot.steps, over)
     finally:
         slot.close()
@@ -283,7 +291,10 @@ def evaluate(
     message: Callable[[str], None] | None = None,
     camera: Camera | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Play episodes with a policy. Each episode has its own seed, so it does not depend on ``parallel``.
+    """Play episodes with a policy.
+
+    Each episode has its own seed, so it does not depend on ``parallel``, where a reset draws all anew. ``dmc/lqr-*``
+    draw their springs once for each environment.
 
     The policy always receives a full batch: a finished environment keeps its last observation in the batch. So all
     batches have the same shape, and the action of one environment does not depend on the others.
@@ -314,7 +325,7 @@ def evaluate(
     returns = np.full(episodes, np.nan)
     finished = 0
     with ExitStack() as stack:
-        stack.enter_context(seeding.separate_globals(seed, "evaluate", env_steps))
+        stack.enter_context(seeding.SeparateGlobals(seed, "evaluate", env_steps))
         for slot in slots:
             stack.callback(slot.close, message)
         for slot in slots:
@@ -370,7 +381,7 @@ class _Slot:
             return
         number = episode_seed(self.seed, self.env_steps, episode)
         if self.env is None:
-            self.env = self.make_env(number)
+            self.env = self.make_env(episode_seed(self.seed, self.env_steps, self.first))
         self.random = seeding.generator(self.seed, "evaluate-random", self.env_steps, episode)
         self.observation, _ = self.env.reset(seed=number)
         if self.recorder is not None:

@@ -7,6 +7,7 @@ by itself. No library of an environment is imported before an environment is mad
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import gymnasium
@@ -30,13 +31,15 @@ def environment_id(task: str) -> str:
     return f"mcurl/{task.replace('/', '-')}-v0"
 
 
-def make(task: str, render_mode: str | None = None, seed: int = 1, **settings: Any) -> gymnasium.Env[Any, Any]:
+def make(
+    task: str, render_mode: str | None = None, seed: int | None = None, **settings: Any
+) -> gymnasium.Env[Any, Any]:
     """Make the environment of a task, see :func:`mcurl.make_env`.
 
     Args:
         task: ``suite/name``.
         render_mode: None or ``"rgb_array"``; ``render()`` works in either case.
-        seed: seed of the first episode, unless ``reset(seed=...)`` has one.
+        seed: seed of the first episode, unless ``reset(seed=...)`` has one; None: another one each time.
         settings: of the environment, such as ``action_repeat=4``.
 
     Raises:
@@ -47,7 +50,7 @@ def make(task: str, render_mode: str | None = None, seed: int = 1, **settings: A
 
     if render_mode not in (None, "rgb_array"):
         raise gymnasium.error.Error(f"render_mode is rgb_array, not {render_mode!r}")
-    return make_env(task, seed=seed, **settings)
+    return make_env(task, seed=secrets.randbelow(2**31) if seed is None else seed, **settings)
 
 
 for _task in TASKS:

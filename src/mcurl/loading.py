@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -10,6 +10,7 @@ import gymnasium
 from mcurl.agents.base import Agent, Clock
 from mcurl.build import build_agent, build_env, observation_shape
 from mcurl.config.settings import TrainSettings
+from mcurl.envs.foreign import EnvironmentFailure
 from mcurl.errors import UserError
 from mcurl.run.checkpoint import WRONG_VALUES, first_line
 from mcurl.run.folder import Checkpoint, Run, SettingsChangedError
@@ -47,10 +48,14 @@ def load_agent(run: Run, settings: TrainSettings, checkpoint: Checkpoint | None 
     checkpoint = checkpoint or run.latest_checkpoint()
     _check_settings(run, checkpoint)
     compute = prepare(settings.compute)
-    with closing(build_env(settings, 0)) as env:
+    env = build_env(settings, 0)
+    try:
         agent = build_agent(settings, env, compute)
         action_repeat = int(env.get_wrapper_attr("action_repeat"))
         shape, actions = observation_shape(env), env.action_space
+    finally:
+        with suppress(EnvironmentFailure):
+            env.close()
     try:
         state = checkpoint.load()
     except UserError as error:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from mcurl import __version__, commands
 from mcurl.errors import UserError
 from mcurl.files import kind
-from mcurl.run.names import check_name
+from mcurl.run.names import MAX_SEED, check_name
 
 DESCRIPTION = "M-CURL: masked contrastive representation learning for reinforcement learning from pixels."
 EXAMPLES = """\
@@ -345,6 +345,8 @@ def _add_bench(bench: Parser) -> None:
 def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected an integer from 0, not {text!r}")
+    if len(text) > len(str(MAX_SEED)):
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 to {MAX_SEED}, not one of {len(text)} digits")
     return int(text)
 
 

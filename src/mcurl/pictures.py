@@ -21,6 +21,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from mcurl import files
 from mcurl.errors import UserError
 
 WIDTH = 256
@@ -77,7 +78,7 @@ class Mp4:
 
     def __init__(self, path: Path, rate: float) -> None:
         self.path, self.rate = path, rate
-        self._new = path.with_name(f".{path.name}.new")
+        self._new = path.with_name(f".{path.name}.{os.getpid()}.new")
         self._container: Any = None
         self._stream: Any = None
 
@@ -104,13 +105,24 @@ class Mp4:
             self._container.mux(packet)
 
     def close(self) -> None:
-        """Write the end of the file. Without frames there is no file."""
+        """Write the end of the file. Without frames there is no file.
+
+        Raises:
+            UserError: there is something at its path by now; the video has another name.
+        """
         if self._container is None:
             return
         for packet in self._stream.encode():
             self._container.mux(packet)
         self._container.close()
-        os.replace(self._new, self.path)
+        try:
+            files.claim(self._new, self.path)
+        except FileExistsError as error:
+            other = self.path.with_stem(f"{self.path.stem}-{os.getpid()}")
+            files.claim(self._new, other)
+            raise UserError(f"another program has made {self.path} meanwhile: this video is {other}") from error
+        finally:
+            self._new.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Leave no file."""
@@ -166,7 +178,10 @@ def render(env: gymnasium.Env[Any, Any], width: int) -> NDArray[np.uint8]:
         UserError: the environment has no images.
     """
     method: Any = env.unwrapped.render
-    image = method(width=width) if "width" in inspect.signature(method).parameters else method()
+    try:
+        image = method(width=width) if "width" in inspect.signature(method).parameters else method()
+    except NotImplementedError:
+        image = None
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
         raise UserError("the environment has no images: render() does not return uint8 [H, W, 3]")
     return enlarge(image, width)

@@ -108,7 +108,7 @@ def import_user_module(module: str) -> None:
         import_module(module)
     except ImportError as error:
         raise UserError(f"cannot import {module}: {error}; is its folder in PYTHONPATH?") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"cannot import {module}: {type(error).__name__}: {error} (--debug shows where)") from error
 
 

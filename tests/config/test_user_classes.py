@@ -66,6 +66,12 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "my_losses", raising=False)
 
 
+def test_a_module_that_exits_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "quitter.py").write_text("raise SystemExit(0)")
+    with pytest.raises(UserError, match="cannot import quitter: SystemExit: 0"):
+        resolve("toy/reach", "quitter:Loss")
+
+
 @pytest.mark.parametrize(("method", "parent"), PARENTS.items())
 def test_on_every_task_it_has_the_settings_of_its_parent(method: str, parent: str) -> None:
     for task in TASKS:

@@ -276,6 +276,31 @@ def test_a_missing_argument_of_the_constructor_names_its_setting() -> None:
         del gymnasium.registry["NeedsLevel-v0"]
 
 
+def test_arguments_that_gymnasium_s_make_has_too_are_the_constructor_s() -> None:
+    seen: list[Any] = []
+
+    def build(id: str = "none", max_episode_steps: int = 3) -> Tiny:
+        seen.append((id, max_episode_steps))
+        return Savable()
+
+    gymnasium.register("TinyArguments-v0", build, kwargs={"id": "registered"})
+    try:
+        env = make_env(GymSettings("TinyArguments-v0", image_size=6, kwargs={"max_episode_steps": 5}), seed=0)
+        env.reset()
+        assert seen == [("registered", 5)]
+        assert isinstance(env._env, Savable)  # without a wrapper that hides state_dict()
+        for _ in range(6):
+            assert not env.step(np.zeros(2))[3]
+    finally:
+        del gymnasium.registry["TinyArguments-v0"]
+
+
+def test_grayscale_that_would_do_nothing_is_refused() -> None:
+    settings = GymSettings("Tiny-v0", image_size=6, grayscale=True, kwargs={"channels": 5})
+    with pytest.raises(UserError, match=r"env.grayscale=true converts images of 3 channels; .* have 5: leave it out"):
+        make_env(settings, seed=0)
+
+
 def test_an_exact_id_is_itself() -> None:
     for name in ("My-Env-v0", "MyEnv-v0", "myenv-v0"):
         gymnasium.register(name, "gymnasium.envs.classic_control.cartpole:CartPoleEnv")

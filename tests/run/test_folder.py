@@ -511,6 +511,22 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path:
         make(tmp_path)
 
 
+@pytest.mark.parametrize(("at", "again"), [(20, True), (21, True), (24, False)])
+def test_an_evaluation_beyond_the_first_checkpoint_says_that_there_was_one(
+    at: int, again: bool, tmp_path: Path
+) -> None:
+    """One within the same agent step was made before it."""
+    schedule = {"checkpoint": {"every": 20}, "env": {"action_repeat": 3}}
+    with make(tmp_path, **schedule) as run:
+        run.log_evaluation(at, [1.0])
+    if again:
+        with make(tmp_path, **schedule) as begun:
+            assert begun.begun_anew
+    else:
+        with pytest.raises(UserError, match="exists already, without a checkpoint"):
+            make(tmp_path, **schedule)
+
+
 def test_the_newest_two_and_every_final_checkpoint_are_kept(tmp_path: Path) -> None:
     with make(tmp_path) as run:
         for step in (10, 20, 30):

@@ -27,6 +27,9 @@ def evaluate(options: argparse.Namespace) -> int:
     """Evaluate the policy of a checkpoint, keep the result, and record and show the episodes on request."""
     _check_evaluate(options)
     import_modules(options.modules)
+    from mcurl.config.resolve import read_seed
+
+    seed = None if options.seed is None else read_seed(options.seed)
     with open_run(options.path) as run:
         checkpoint = chosen_checkpoint(run, options.checkpoint)
         if options.final and checkpoint.env_steps < run.env_steps:
@@ -42,7 +45,7 @@ def evaluate(options: argparse.Namespace) -> int:
             recording = evaluate_run(
                 run,
                 episodes,
-                options.seed,
+                seed,
                 status.update,
                 messages.append,
                 checkpoint=checkpoint,
@@ -153,6 +156,9 @@ def watch(options: argparse.Namespace) -> int:
     from mcurl.run.display import Status
 
     check_video(options.out, "--out")
+    from mcurl.config.resolve import read_seed
+
+    seed = None if options.seed is None else read_seed(options.seed)
     import_modules(options.modules)
     with ExitStack() as stack:
         runs = [stack.enter_context(open_run(path)) for path in options.paths]
@@ -164,7 +170,7 @@ def watch(options: argparse.Namespace) -> int:
                 chosen,
                 options.out,
                 episode=options.episode,
-                seed=options.seed,
+                seed=seed,
                 seconds=options.seconds or math.inf,
             )
     for name, total, steps, over in watched:

@@ -40,9 +40,8 @@ def construct(task: str, kwargs: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     modes = render_modes(creator)
     if (modes is None or "rgb_array" in modes) and _accepts(creator, "render_mode"):
         options["render_mode"] = "rgb_array"
-    env: gymnasium.Env[Any, Any] = call(
-        name, "its constructor", gymnasium.make, spec, **options, hint=_constructor_hint(creator)
-    )
+    spec.kwargs = options  # not as arguments of make(), which has some of its own
+    env: gymnasium.Env[Any, Any] = call(name, "its constructor", gymnasium.make, spec, hint=_constructor_hint(creator))
     return env
 
 

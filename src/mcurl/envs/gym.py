@@ -83,6 +83,8 @@ def resolve(name: str) -> str:
     'CartPole-v1'
     """
     module, colon, env_id = name.rpartition(":")
+    if colon and not module:
+        raise UserError(f"{name!r} has a colon without a module in front: write gym/{env_id}, or gym/MODULE:{env_id}")
     if colon:
         _register(module)
     if env_id in tasks():
@@ -214,6 +216,11 @@ class GymEnv(StackedEnv):
             self._framing = Framing(settings.image_size, settings.fit, settings.grayscale)
             if self._form is None:
                 self._check_renders()
+            elif settings.grayscale and self._form.channels not in (1, 3):
+                raise UserError(
+                    f"env.grayscale=true converts images of 3 channels; those of {self.name} have "
+                    f"{self._form.channels}: leave it out, or use env.channels=newest if they are stacked frames"
+                )
             self._to_inner, actions = convert_actions(read_space(self._env, "action_space", self.name), self.name)
         except UserError:
             with contextlib.suppress(UserError):  # the first one says more

@@ -188,6 +188,18 @@ class StackedEnv(gymnasium.Env[NDArray[Any], Any]):
             self._diverged_in_a_row = 0
         return self._observe(self._look()), total, terminated, truncated, self._info()
 
+    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
+        """The newest frame in colour, ``uint8 [H, W, 3]``. Subclasses may show more.
+
+        Raises:
+            NotImplementedError: observations are states.
+        """
+        if self._stack is None:
+            raise NotImplementedError("an environment of states has no image")
+        channels = self.frame_shape[0]
+        frame = self._stack.newest()[-channels:]
+        return frame.transpose(1, 2, 0) if channels == 3 else np.stack([frame[-1]] * 3, axis=-1)
+
     def _observe(self, frame: NDArray[Any], *, first: bool = False) -> NDArray[Any]:
         """The observation with this frame as its newest."""
         if self._stack is not None:

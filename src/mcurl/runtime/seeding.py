@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+
+from mcurl.runtime.threads import TRAINING
 
 
 def generator(seed: int, *name: str | int) -> np.random.Generator:
@@ -78,12 +78,30 @@ def load_global_state(state: dict[str, Any]) -> None:
     np.random.set_state({**numpy_state, "state": {**numpy_state["state"], "key": key}})
 
 
-@contextmanager
-def separate_globals(seed: int, *name: str | int) -> Iterator[None]:
-    """A context manager in which the global generators are seeded, and after which they are as before."""
-    state = global_state()
-    seed_globals(seed, *name)
-    try:
-        yield
-    finally:
-        load_global_state(state)
+class SeparateGlobals:
+    """A context manager in which the global generators are others, seeded once; after it they are as before.
+
+    It may be entered again, and continues then. While a run trains in another thread, which draws from them, too, it
+    has no effect.
+    """
+
+    def __init__(self, seed: int, *name: str | int) -> None:
+        self._seed, self._name = seed, name
+        self._own: dict[str, Any] | None = None
+        self._outer: dict[str, Any] | None = None
+
+    def __enter__(self) -> None:
+        if TRAINING.elsewhere:
+            return
+        self._outer = global_state()
+        if self._own is None:
+            seed_globals(self._seed, *self._name)
+        else:
+            load_global_state(self._own)
+
+    def __exit__(self, *error: object) -> None:
+        if self._outer is None:
+            return
+        self._own = global_state()
+        load_global_state(self._outer)
+        self._outer = None

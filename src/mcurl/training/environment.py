@@ -49,6 +49,6 @@ class EnvironmentState:
             return "the environment's state was not saved"
         try:
             self._env.load_state_dict(state)
-        except EnvironmentFailure as error:
+        except (CannotSave, EnvironmentFailure) as error:
             return str(error)
         return ""

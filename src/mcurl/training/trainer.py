@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Self
 
 import gymnasium
@@ -42,6 +43,16 @@ class Trainer:
         if not overlap:
             release()  # what was made in a thread, to look at its actions
         self.env = ThreadedEnv(lambda: build_env(settings, seeding.integer(settings.seed, "env")), in_thread=overlap)
+        try:
+            self._build(stop or Stop())
+        except BaseException:
+            with contextlib.suppress(EnvironmentFailure):  # the first one says more
+                self.env.close()
+            raise
+
+    def _build(self, stop: Stop) -> None:
+        """Make what fits the environment."""
+        settings, run, logger = self.settings, self.run, self.logger
         if spec := self.env.env.get_wrapper_attr("spec"):
             run.record_environment(spec.entry_point)
         self.action_repeat = int(self.env.env.get_wrapper_attr("action_repeat"))
@@ -55,7 +66,7 @@ class Trainer:
         self._priorities: tuple[Tensor, Tensor] | None = None
         self._warned = False
         self._saved_evaluation = -1  # env steps of the latest evaluation that a checkpoint knows
-        self._stop = stop or Stop()
+        self._stop = stop
         self._waiting = AdaptiveWaiting(torch.get_num_threads())
         self.checks = Checks(settings.task, self.agent, run)
         self.checkpoints = Checkpoints(run, self.replay, self.compute, logger)

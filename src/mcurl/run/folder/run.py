@@ -525,11 +525,19 @@ class Run:
         """Whether there was a checkpoint, although its files may be gone."""
         if self._checkpoints.has_remains():
             return True
-        schedule = self.settings.get("checkpoint", {})
-        every = schedule.get("every", 0) if isinstance(schedule, dict) else 0
-        every = every if type(every) is int else 0
         # Runs of older versions do not record what they compute with.
-        return "compute" in self.metadata or 0 < every < max(self.evaluations(), default=0)
+        if "compute" in self.metadata:
+            return True
+        every = self._whole_number("checkpoint", "every")
+        step = self._whole_number("env", "action_repeat") or self._whole_number("env", "frame_skip") or 1
+        # An evaluation within the agent step of the first checkpoint is made before it.
+        return 0 < every <= max(self.evaluations(), default=0) - step
+
+    def _whole_number(self, section: str, name: str) -> int:
+        """The value of a setting; 0 if it is missing, or no whole number."""
+        values = self.settings.get(section, {})
+        value = values.get(name, 0) if isinstance(values, dict) else 0
+        return value if type(value) is int else 0
 
     def _vouched_bytes(self, name: str) -> int:
         """The length of a log at the latest checkpoint whose files can be read; 0 if there is none."""
