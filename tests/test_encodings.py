@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mcurl.cli import main
-from mcurl.run.display import IgnoreBrokenPipe
+from mcurl.run.status import IgnoreBrokenPipe
 
 PRINTS = """
 import os, gymnasium, numpy as np

@@ -351,8 +351,9 @@ def _display(run: Run, budget: int) -> Display:
     """A display that prints plain lines, also in a notebook and on a terminal."""
     from rich.console import Console
 
-    from mcurl.run.display import Display, IgnoreBrokenPipe
+    from mcurl.run.display import Display
     from mcurl.run.eta import Evaluations
+    from mcurl.run.status import IgnoreBrokenPipe
 
     settings = run.settings
     file = cast(TextIO, IgnoreBrokenPipe(sys.stdout))

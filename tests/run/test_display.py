@@ -10,8 +10,9 @@ import threading
 import pytest
 from rich.console import Console
 
-from mcurl.run.display import Display, Status, _number, format_duration, sparkline
+from mcurl.run.display import Display, _number, sparkline
 from mcurl.run.eta import Speed
+from mcurl.run.status import Status, format_duration
 
 
 class Clock:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def export(options: argparse.Namespace) -> int:
     """Write the policy of a checkpoint as a folder for other people, and upload it on request."""
     from mcurl.export.folder import check_target
-    from mcurl.run.display import Status
+    from mcurl.run.status import Status
 
     check_target(options.to)
     hub = None

@@ -11,7 +11,7 @@ from mcurl.errors import UserError, suggest
 def bench(options: argparse.Namespace) -> int:
     """Time the parts of a run."""
     from mcurl.bench.command import PARTS, run
-    from mcurl.run.display import Status
+    from mcurl.run.status import Status
 
     parts = options.what or ["update"]
     for part in parts:

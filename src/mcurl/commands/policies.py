@@ -35,7 +35,7 @@ def evaluate(options: argparse.Namespace) -> int:
         if options.final and checkpoint.env_steps < run.env_steps:
             steps = f"{checkpoint.env_steps:,} of {run.env_steps:,} env steps"
             raise UserError(f"{run.folder} is not finished: it has {steps}")
-        from mcurl.run.display import Status
+        from mcurl.run.status import Status
 
         messages: list[str] = []
         with Status("evaluating") as status, _first_episode(options.video) as camera:
@@ -153,7 +153,7 @@ def _holds(path: Path, data: bytes) -> bool:
 def watch(options: argparse.Namespace) -> int:
     """Write a video of what trained agents see, beside what a person sees."""
     from mcurl.pictures import check_video
-    from mcurl.run.display import Status
+    from mcurl.run.status import Status
 
     check_video(options.out, "--out")
     from mcurl.config.resolve import read_seed

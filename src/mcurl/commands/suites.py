@@ -44,7 +44,7 @@ def suite_show(options: argparse.Namespace) -> int:
     """Print the runs of a suite, the time that they take, and which of them exist."""
     from rich.console import Console
 
-    from mcurl.run.display import Status
+    from mcurl.run.status import Status
     from mcurl.suites import hours
     from mcurl.suites.show import Overview
 

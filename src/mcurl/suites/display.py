@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mcurl.run.display import IgnoreBrokenPipe, format_duration
+from mcurl.run.status import IgnoreBrokenPipe, format_duration
 from mcurl.suites.pool import Entry
 from mcurl.suites.suite import SuiteRun
 
