@@ -35,7 +35,7 @@ from mcurl.errors import UserError
 from mcurl.export.folder import make_config
 from mcurl.recording import Recording
 from mcurl.recording import read as read_recording
-from mcurl.report import contents, store
+from mcurl.report import collect, contents, store
 from mcurl.report.runs import read_run, read_runs
 from mcurl.report.table import overview
 from mcurl.report.text import report_markdown
@@ -286,7 +286,7 @@ def test_stores(table: bytes, note: Any) -> None:
             (cell / "reach.json").write_bytes(json_bytes(about))
             one_line(lambda: report_of(store.read([path])))
             one_line(lambda: verify_scores.find([path]))
-        one_line(lambda: store.add(path, [read_run(write_run(path.with_name("inside") / "run"))]))
+        one_line(lambda: collect.add(path, [read_run(write_run(path.with_name("inside") / "run"))]))
         assert all(path in found.parents or found == path for found in path.parent.rglob("*"))
 
 

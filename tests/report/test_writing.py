@@ -11,7 +11,7 @@ from report.examples import run as example
 
 from mcurl.cli import main
 from mcurl.errors import UserError
-from mcurl.report import store
+from mcurl.report import collect, store
 from mcurl.report.export import rows, write_table
 from mcurl.report.openrlbenchmark import write_offline
 from mcurl.report.scores import RunScores
@@ -46,24 +46,24 @@ ERRORS: list[Callable[[], BaseException]] = [Killed, lambda: OSError(28, "No spa
 def test_the_scores_of_other_seeds_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, call: int, error: Callable[[], BaseException]
 ) -> None:
-    store.add(tmp_path, runs(1, 2))
+    collect.add(tmp_path, runs(1, 2))
     with monkeypatch.context() as patch:
         ends_at(patch, name, call, error)
         try:
-            store.add(tmp_path, runs(3))
+            collect.add(tmp_path, runs(3))
         except (Killed, OSError, UserError):
             pass
         else:
             assert call > 2  # there are no more calls
     seeds = [run.seed for run in store.load(tmp_path)]
     assert seeds in ([1, 2], [1, 2, 3])
-    store.add(tmp_path, runs(3))
+    collect.add(tmp_path, runs(3))
     assert [run.points[100_000] for run in store.load(tmp_path)] == [3.0, 4.0, 5.0]
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"seed 1": 5}', "null", '{"seed 1": {"settings": 7}}'])
 def test_a_torn_note_does_not_stop_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
-    store.add(tmp_path, runs(1, 2))
+    collect.add(tmp_path, runs(1, 2))
     note = tmp_path / "dmc" / "mcurl" / "walker-walk.json"
     note.write_text(text)
     assert main(["report", str(tmp_path)]) == 0
@@ -72,7 +72,7 @@ def test_a_torn_note_does_not_stop_reports(tmp_path: Path, capsys: pytest.Captur
     assert error.startswith("mcurl: skipped: what is known of these runs beside their scores: ")
     assert error.count("\n") == 1
     with pytest.raises(UserError, match="is damaged"):  # nothing is added on top of it, so that it can be repaired
-        store.add(tmp_path, runs(3))
+        collect.add(tmp_path, runs(3))
     assert note.read_text() == text
 
 
@@ -88,24 +88,24 @@ def test_nothing_is_written_through_a_linked_folder_of_a_store(tmp_path: Path, d
     folder.parent.mkdir(exist_ok=True)
     folder.symlink_to(outside)
     with pytest.raises(UserError, match=f"{run.benchmark}.* is a link, not a folder"):
-        store.add(tmp_path / "store", [run])
+        collect.add(tmp_path / "store", [run])
     assert not list(outside.iterdir())
     folder.unlink()
-    store.add(tmp_path / "store", [run])
+    collect.add(tmp_path / "store", [run])
     assert store.load(real)
 
 
 def test_a_seed_whose_return_is_no_number_is_left_out_of_tables(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store.add(tmp_path, runs(1, 2))
+    collect.add(tmp_path, runs(1, 2))
     table = tmp_path / "dmc" / "mcurl" / "walker-walk.csv"
     table.write_text(table.read_text().replace("3.0", "nan"))
     assert main(["table", "dmc", "--results", str(tmp_path)]) == 0
     assert main(["report", str(tmp_path)]) == 0
     assert "seed 1 in" in capsys.readouterr().err
     assert [run.seed for run in store.load(tmp_path)] == [2]
-    store.add(tmp_path, runs(3))
+    collect.add(tmp_path, runs(3))
     assert "nan" in table.read_text()  # it stays in the file
 
 

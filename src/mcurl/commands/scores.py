@@ -27,8 +27,8 @@ def verify(options: argparse.Namespace) -> int:
 
 def collect(options: argparse.Namespace) -> int:
     """Add the scores of run folders to a store."""
+    from mcurl.report.collect import add
     from mcurl.report.runs import read_runs
-    from mcurl.report.store import add
 
     runs = read_runs(options.paths, options.name, options.label, options.note)
     for change in add(options.results, runs, options.replace):
