@@ -86,6 +86,14 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
 
 
+def perturb(*modules: nn.Module) -> None:
+    """Add noise to all parameters, so that copies of a network differ from it."""
+    with torch.no_grad():
+        for module in modules:
+            for parameter in module.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+
+
 def moved(before: dict[str, Tensor], module: nn.Module) -> set[str]:
     """Names of the parameters that differ from a snapshot."""
     return {name for name, parameter in module.named_parameters() if not torch.equal(before[name], parameter)}

@@ -18,7 +18,7 @@ from mcurl.objectives.contrast import Curl, CurlSettings
 from mcurl.objectives.masked import MCurl, MCurlSettings
 from mcurl.objectives.sequence import SeqCurl, SeqCurlSettings
 from mcurl.replay import Replay
-from mcurl.replay.augment import CentreCrop, RandomCrop, WholeFrame
+from mcurl.replay.augment import CentreCrop, Intensity, RandomCrop, WholeFrame
 from mcurl.replay.batch import Batch
 from mcurl.runtime.seeding import Generators
 
@@ -98,7 +98,7 @@ def test_queries_are_what_the_plan_shows_and_keys_are_what_is_there() -> None:
     assert inside.any(1).all()
     assert (np.diff(consecutive)[inside[:, 1:] & inside[:, :-1]] == 1).all()
     assert not views.query[0].any()
-    shown, own = rows(views.query[1:]), own[plan.encoded]
+    shown, every, own = rows(views.query[1:]), set(own.tolist()), own[plan.encoded]
     replaced, real = (
         plan.replaced.ravel()[plan.encoded],
         ~(plan.replaced | plan.zeroed | plan.padded).ravel()[plan.encoded],
@@ -108,6 +108,7 @@ def test_queries_are_what_the_plan_shows_and_keys_are_what_is_there() -> None:
     assert (shown[replaced] != own[replaced]).mean() > 0.8
     assert (shown[replaced] >= 1).all()
     assert len(np.unique((shown[replaced] - 1) // 30)) > 1  # of the whole replay
+    assert set(shown[replaced].tolist()) - every  # and not of the batch alone
 
 
 def test_every_position_has_a_crop_of_its_own_and_keys_have_theirs() -> None:
@@ -128,6 +129,15 @@ def test_every_position_has_a_crop_of_its_own_and_keys_have_theirs() -> None:
             seen[name].append(found)
     assert all(len(np.unique(np.concatenate(found))) == OFFSETS for found in seen.values())
     assert (np.concatenate(seen["obs"]) == np.concatenate(seen["next"])).mean() < 0.3
+
+
+def test_every_query_after_the_zero_observation_has_its_own_intensity() -> None:
+    objective, jitter = masked(), Intensity(WholeFrame(), 0.2)
+    views = sampled(objective, 4, spec=BatchSpec(12, contrast_augmentation=jitter)).contrast
+    assert views is not None
+    corners = views.query[1:, PLACE, -1, -1].numpy() / frame(0)[PLACE, -1, -1]
+    assert not views.query[0].any()
+    assert corners == pytest.approx(jitter.intensity(len(corners), Generators(4)["crops"]))
 
 
 def test_curl_sees_the_rl_batch_twice() -> None:

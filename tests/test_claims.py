@@ -88,6 +88,15 @@ def test_a_lower_median_differs_and_a_higher_one_holds() -> None:
         assert statements(OURS, scores)["median human-normalised score of M-CURL"].finding.verdict == verdict
 
 
+def test_a_median_holds_if_the_papers_lies_in_its_interval() -> None:
+    row = table()["mcurl"]
+    scores = {"mcurl": {game: [factor * value for factor in (0.8, 1.0, 1.2)] for game, value in row.items()}}
+    finding = statements(OURS, scores)["median human-normalised score of M-CURL"].finding
+    low, high = map(float, finding.found.partition("[")[2].rstrip("]").split(", "))
+    assert low < 24.2 < high
+    assert finding.verdict == "holds"
+
+
 @pytest.mark.parametrize(
     "name", ["better than CURL on Atari", "median human-normalised score of M-CURL", "above human"]
 )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from helpers import clock
 
-from mcurl.evaluate import evaluate
+from mcurl.config.resolve import resolve
+from mcurl.evaluate import evaluate, evaluate_policy
 
 
 class Walk(gymnasium.Env[Any, Any]):
@@ -78,6 +81,17 @@ def test_epsilon_one_ignores_the_policy() -> None:
     random = evaluate(act, Walk, 5, 1, epsilon=1.0)
     np.testing.assert_array_equal(random, evaluate(lambda seen: np.zeros(len(seen), np.int64), Walk, 5, 1, epsilon=1.0))
     assert (random != evaluate(act, Walk, 5, 1)).any()
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0])
+def test_a_policy_is_evaluated_with_the_epsilon_of_its_agent(epsilon: float) -> None:
+    settings = resolve("toy/reach", "rl-only")
+
+    def returns(action: float) -> np.ndarray:
+        agent: Any = SimpleNamespace(evaluation_epsilon=epsilon, act=lambda seen, **_: np.full((len(seen), 2), action))
+        return evaluate_policy(settings, agent, clock(), 3, seed=1)
+
+    assert np.array_equal(returns(-1.0), returns(1.0)) == (epsilon == 1)
 
 
 def test_the_policy_always_sees_a_full_batch() -> None:

@@ -24,11 +24,12 @@ from mcurl.files import locked_folder
 from mcurl.published.scores import Score, sources
 from mcurl.recording import Recording
 from mcurl.report import plot
+from mcurl.report.collect import add
 from mcurl.report.curves import task_figure
 from mcurl.report.palette import STYLES
 from mcurl.report.runs import hours_per_100k, read_run, read_runs
 from mcurl.report.scores import RunScores, cells, changed_between, merge, notes
-from mcurl.report.store import add, load, read, shipped_results
+from mcurl.report.store import load, read, shipped_results
 from mcurl.report.table import markdown, overview
 from mcurl.run.names import run_name
 
@@ -296,7 +297,7 @@ def test_scores_grow_seed_by_seed(tmp_path: Path) -> None:
     }
     first, second = load(tmp_path / "scores")
     assert (first.seed, first.episodes) == (1, {0: [0.5], 1000: [8.0, 9.0, 10.0]})
-    assert second == second
+    assert (second.seed, second.episodes) == (2, {0: [1.0, 3.0], 1000: [10.0, 30.0]})
     assert not first.averaged
 
 

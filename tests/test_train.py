@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
+from helpers import patches
 
 from mcurl import evaluate
 from mcurl.agents.base import Clock
@@ -16,7 +19,7 @@ from mcurl.agents.rainbow import RANDOM_START, Rainbow
 from mcurl.agents.sac import SAC
 from mcurl.cli import main
 from mcurl.config import resolve as config
-from mcurl.envs.stack import StackedEnv
+from mcurl.envs.stack import FrameStack, StackedEnv
 from mcurl.envs.toy import ReachEnv
 from mcurl.errors import UserError, settings_argument
 from mcurl.run.display import Display
@@ -44,8 +47,13 @@ STEPS = 60
 
 
 class Scripted(StackedEnv):
+    """With the stacks of DMControl's suite if ``continuous``, else with Atari's."""
+
     def __init__(self, *, continuous: bool = False) -> None:
         super().__init__((1, 28, 28), 2, 4, 10)
+        if not continuous:
+            self.stack_start = "blank"
+            self._stack = FrameStack((1, 28, 28), 2, self.stack_start)
         self.action_space = (
             gymnasium.spaces.Box(-1, 1, (1,), np.float32) if continuous else gymnasium.spaces.Discrete(3)
         )
@@ -62,7 +70,7 @@ class Scripted(StackedEnv):
         return REWARDS.get(self.at, 0.0) / self.action_repeat, False, self.at == LENGTH
 
     def _look(self) -> np.ndarray:
-        return np.full((1, 28, 28), self.at, np.uint8)
+        return np.full((1, 28, 28), 1 + self.at, np.uint8)
 
     def _info(self) -> dict[str, Any]:
         return {"life_lost": self.at == LIFE}
@@ -117,10 +125,13 @@ class Watched:
             Trainer(settings, run, Logger(make_sinks(run, display), every)) as self.trainer,
         ):
             self.trainer.learn(settings.env_steps)
+        lines = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
+        self.returns = [line["episode/return"] for line in lines if "episode/return" in line]
 
 
 def test_rainbow_stores_clipped_rewards_and_lost_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Watched(tmp_path, "toy/catch", RAINBOW, monkeypatch).trainer
+    seen = Watched(tmp_path, "toy/catch", [*RAINBOW, "rainbow.discount=0.9"], monkeypatch)
+    trainer = seen.trainer
     records = trainer.replay.records
     rows = np.arange(LENGTH)
     assert records.column("reward", rows) == pytest.approx([{2: 1.0, 6: -0.25}.get(row, 0.0) for row in rows])
@@ -129,15 +140,42 @@ def test_rainbow_stores_clipped_rewards_and_lost_lives(tmp_path: Path, monkeypat
     # A lost life ends the return, the time limit does not: from its last transition there is something to hope for.
     assert trainer.replay.gather_transitions(
         np.array([LIFE - 2, LIFE - 1, LENGTH - 1])
-    ).discount.tolist() == pytest.approx([0, 0, 0.99])
+    ).discount.tolist() == pytest.approx([0, 0, 0.9])
+    assert seen.returns == [4.75] * (STEPS // LENGTH)  # of unclipped rewards
 
 
-def test_rainbow_learns_after_storing_and_its_clocks_are_agent_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("task", "overrides"), [("toy/reach", SAC_), ("toy/catch", RAINBOW)])
+def test_the_replays_first_stack_is_the_first_observation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, overrides: list[str]
 ) -> None:
-    seen = Watched(tmp_path, "toy/catch", RAINBOW, monkeypatch)
+    stack = Watched(tmp_path, task, overrides, monkeypatch).trainer.replay.gather_stacks(np.array([0]))
+    observation = torch.from_numpy(Scripted(continuous=task == "toy/reach").reset()[0])[None]
+    assert torch.equal(stack, observation if task == "toy/reach" else patches(observation))
+
+
+def started(folder: Path, seed: int) -> Trainer:
+    """A run after its first steps."""
+    settings = config.resolve("toy/reach", "rl-only", seed=seed, overrides=[*SAC_, "env_steps=2"])
+    with Run.create(folder, settings.to_json()) as run, Trainer(settings, run, Logger([], 100)) as trainer:
+        trainer.learn(settings.env_steps)
+    return trainer
+
+
+def test_the_seed_chooses_the_episodes_and_the_random_actions(tmp_path: Path) -> None:
+    replays = [started(tmp_path / str(seed), seed).replay for seed in (1, 2)]
+    assert not torch.equal(*(replay.gather_stacks(np.array([0])) for replay in replays))
+    first, other = (replay.records.column("action", np.array([0])) for replay in replays)
+    assert (first != other).all()
+
+
+@pytest.mark.parametrize("updates_per_step", [1, 2])
+def test_rainbow_learns_after_storing_and_its_clocks_are_agent_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates_per_step: int
+) -> None:
+    overrides = [*RAINBOW, f"rainbow.updates_per_step={updates_per_step}"]
+    seen = Watched(tmp_path, "toy/catch", overrides, monkeypatch)
     steps = [step for step, _, _ in seen.updates]
-    assert steps == list(range(16, STEPS + 1))
+    assert steps == [step for step in range(16, STEPS + 1) for _ in range(updates_per_step)]
     # One row for each step and one for the end of each episode before it: the newest transition is there.
     assert all(written == step + 1 + (step - 1) // LENGTH for step, written, _ in seen.updates)
     assert seen.copies == [20, 40, 60]
@@ -189,9 +227,12 @@ def test_sac_acts_at_random_then_learns_before_storing(tmp_path: Path, monkeypat
     assert all(
         written == step + 1 + step // LENGTH for step, written, _ in seen.updates
     )  # without the transition under way
-    assert seen.trainer.replay.records.column("reward", np.arange(3)) == pytest.approx(
-        [0, 0, 5]
-    )  # SAC's are not clipped
+    records = seen.trainer.replay.records
+    assert records.column("reward", np.arange(3)) == pytest.approx([0, 0, 5])  # SAC's are not clipped
+    random_actions = records.column("action", np.arange(LENGTH))
+    assert (random_actions < -0.3).any()
+    assert (random_actions > 0.3).any()
+    assert (abs(random_actions) <= 1).all()
 
 
 @pytest.mark.parametrize(

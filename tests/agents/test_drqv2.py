@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CPU, box, clock, discrete, moved, random_pixels, snapshot, whole
+from helpers import CPU, box, clock, discrete, moved, perturb, random_pixels, snapshot, whole
 from test_sac import _assert_equal, _through_plain_order
 from test_stays_on_device import Watch
 from torch import Tensor, nn
 
 from mcurl import native
+from mcurl.agents.base import UpdateSchedule
 from mcurl.agents.drqv2 import DrQv2, DrQv2Settings
 from mcurl.config import resolve as config
 from mcurl.errors import UserError
@@ -213,6 +214,19 @@ def test_contrastive_loss_trains_encoder_trunk_and_objective(method: str) -> Non
     assert changed == {"encoder", "objective"}
 
 
+def test_keys_are_of_the_key_encoder() -> None:
+    drq = agent("curl")
+    assert drq.key_encoder is not None
+    assert drq.objective is not None
+    perturb(drq.key_encoder)
+    t = transitions()
+    encoders = drq.key_encoder, drq.encoder
+    expected, other = (drq.objective.loss(t.obs, t.next_obs, None, drq.encoder, key).value.item() for key in encoders)
+    assert expected != pytest.approx(other, rel=1e-3)
+    found = drq._update_contrast(Contrast(t.obs, t.next_obs, None))["contrast/loss"].item()
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
 def test_keys_follow_with_their_own_momentum() -> None:
     drq = agent("curl")
     assert drq.key_encoder is not None
@@ -280,6 +294,13 @@ def test_a_step_waits_for_nothing() -> None:
     assert not watch.found
 
 
+def test_convolutions_begin_orthogonal_over_the_whole_kernel() -> None:
+    for weight in agent().encoder.convolutions.weights:
+        rows = weight.detach().flatten(1)
+        torch.testing.assert_close(rows @ rows.T, 2 * torch.eye(len(rows)), rtol=1e-4, atol=1e-4)  # gain √2
+        assert rows.all()  # not in the centre alone, as SAC's
+
+
 def test_bf16_is_close_to_fp32() -> None:
     exact, fast = (agent(dtype=dtype, filters=32, layers=4) for dtype in (torch.float32, torch.bfloat16))
     obs = transitions().obs
@@ -294,6 +315,12 @@ def test_what_it_cannot_learn_is_refused() -> None:
     ):
         with pytest.raises(UserError, match=text):
             DrQv2(DrQv2Settings(hidden=32), shape, space, device=CPU)
+
+
+def test_settings_reach_the_batches_and_the_schedule() -> None:
+    drq = agent(discount=0.9, learning_starts=7, random_steps=3, update_every=5)
+    assert drq.batch_spec.discount == 0.9
+    assert drq.schedule == UpdateSchedule(learning_starts=7, random_steps=3, update_every=5)
 
 
 def test_the_released_values_of_a_task() -> None:

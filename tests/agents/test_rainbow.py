@@ -12,7 +12,7 @@ import numpy as np
 import plain_c51
 import pytest
 import torch
-from helpers import CPU, box, clock, discrete, random_pixels, whole
+from helpers import CPU, box, clock, discrete, perturb, random_pixels, whole
 from torch import Tensor
 
 from mcurl.agents.base import Agent, UpdateSchedule
@@ -198,6 +198,14 @@ def test_is_an_agent() -> None:
     assert (agent.batch_spec.reward_clip, agent.batch_spec.n_step, agent.evaluation_epsilon) == (1.0, 20, 0.001)
 
 
+def test_settings_other_than_the_defaults_have_an_effect() -> None:
+    agent = build(discount=0.9, adam_eps=1e-3, sigma=0.4, v_min=-3.0, v_max=5.0)
+    assert agent.batch_spec.discount == 0.9
+    assert agent.optimizer.param_groups[0]["eps"] == 1e-3
+    assert agent.support[[0, -1]].tolist() == [-3, 5]
+    assert (agent.online.head.value.weight_sigma == torch.tensor(0.4 / SMALL.hidden**0.5)).all()
+
+
 def test_the_exponent_of_the_importance_weights_rises_linearly() -> None:
     agent = build()
     beta = {step: agent.priority_beta(clock(agent_steps=step, horizon=400_000)) for step in (0, 1600, 50_800, 100_000)}
@@ -235,6 +243,19 @@ def test_keys_follow_by_their_momentum_after_the_step() -> None:
     for old, key, online in zip(before, agent.key.parameters(), agent.query.parameters(), strict=True):
         torch.testing.assert_close(key, 0.999 * old + 0.001 * online)
         assert not torch.equal(key, online)
+
+
+def test_keys_are_of_the_key_encoder() -> None:
+    agent = build(Curl(CurlSettings(scale=0.1), width()))
+    assert agent.objective is not None
+    assert agent.query is not None
+    assert agent.key is not None
+    perturb(agent.key)
+    query, key, encoders = pixels(8), pixels(8), (agent.key, agent.query)
+    expected, other = (agent.objective.loss(query, key, None, agent.query, of).value.item() for of in encoders)
+    assert expected != pytest.approx(other, rel=1e-3)
+    metrics = agent.update(Batch(transitions(), Contrast(query, key, None)), clock()).metrics
+    assert metrics["contrast/loss"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_schedule_is_the_transformers_alone() -> None:

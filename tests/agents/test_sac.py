@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CPU, box, clock, discrete, moved, random_pixels, snapshot, whole
+from helpers import CPU, box, clock, discrete, moved, perturb, random_pixels, snapshot, whole
 from torch import Tensor
 
 from mcurl.agents.sac import SAC, SacSettings
@@ -64,6 +64,7 @@ def agent(method: str = "mcurl", *, seed: int = 0, dtype: torch.dtype = torch.fl
 
 def test_critic_loss_is_the_plain_one() -> None:
     sac = agent("rl-only")
+    perturb(sac.target_encoder, sac.target_critic)
     t = transitions()
     torch.manual_seed(5)
     loss, _ = sac._critic_loss(t)
@@ -100,13 +101,51 @@ def test_actor_loss_trains_neither_convolutions_nor_critic() -> None:
         snapshot(sac.actor),
         snapshot(sac.actor_features),
     )
-    alpha = sac.log_alpha.item()
     sac._update_actor(transitions())
     assert not moved(encoder, sac.encoder)
     assert not moved(critic, sac.critic)
     assert moved(actor, sac.actor) == set(actor)
     assert {"weight", "bias"} <= moved(own, sac.actor_features)
-    assert sac.log_alpha.item() != alpha
+
+
+def test_actor_descends_the_plain_loss() -> None:
+    sac = agent("rl-only")
+    perturb(sac.target_encoder, sac.target_critic)
+    plain, t = copy.deepcopy(sac), transitions()
+    torch.manual_seed(6)
+    loss = sac._update_actor(t)["actor/loss"]
+    torch.manual_seed(6)
+    mean, log_std = plain.actor(plain.actor_features(plain.encoder.convolutions(t.obs)))
+    action, log_pi = squashed_sample(mean, log_std, torch.randn_like(mean))
+    expected = (0.1 * log_pi - torch.minimum(*plain.critic(plain.encoder(t.obs), action))).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for before, after in zip(plain.actor.trunk[-1].parameters(), sac.actor.trunk[-1].parameters(), strict=True):
+        gradient = torch.autograd.grad(expected, before, retain_graph=True)[0]
+        assert ((after - before) * gradient <= 0).all()
+
+
+def with_log_std(value: float) -> SAC:
+    """An agent whose policy, before squashing, has mean 0 and this log standard deviation for every observation."""
+    sac = agent("rl-only")
+    with torch.no_grad():
+        last: Any = sac.actor.trunk[-1]
+        last.weight.zero_()
+        last.bias[ACTIONS:] = float(np.arctanh((value + 10) / 6 - 1))
+    return sac
+
+
+@pytest.mark.parametrize(("log_std", "sign"), [(-1.0, -1), (-4.0, 1)])
+def test_the_temperature_moves_the_entropy_towards_minus_the_number_of_actions(log_std: float, sign: int) -> None:
+    sac = with_log_std(log_std)  # entropies of about 0.6 and -5.2
+    before = sac.log_alpha.item()
+    sac._update_actor(transitions(n=64))
+    assert sac.log_alpha.item() - before == pytest.approx(sign * 1e-4, rel=1e-2)  # one step of Adam
+    assert sac.optimizers["temperature"].param_groups[0]["betas"] == (0.5, 0.999)
+
+
+def test_exploration_has_the_spread_of_the_policy() -> None:
+    actions = with_log_std(-1.0).act(np.zeros((2000, *SHAPE), np.uint8), explore=True)
+    assert np.arctanh(actions).std() == pytest.approx(np.exp(-1), rel=0.05)
 
 
 def test_contrastive_loss_trains_encoder_and_transformer_but_no_policy() -> None:
@@ -182,12 +221,22 @@ def test_schedules_count_what_was_learned_from() -> None:
 
 def test_curl_anchor_passes_the_critics_encoder_and_key_the_target() -> None:
     sac = agent("curl")
+    perturb(sac.target_encoder)
     t = transitions()
     key = torch.randint(0, 256, t.obs.shape, dtype=torch.uint8)
     q, k = sac.encoder(t.obs), sac.target_encoder(key)
     expected = F.cross_entropy(q @ sac.objective.W @ k.T, torch.arange(len(q)))  # type: ignore[union-attr, operator]
     loss, _ = sac._contrast_loss(Contrast(t.obs, key, None))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_joint_loss_is_equation_6(monkeypatch: pytest.MonkeyPatch) -> None:
+    sac = agent(joint_optimizer=True, contrast_weight=0.3)
+    assert isinstance(sac.objective, MCurl)
+    losses: list[Tensor] = []
+    monkeypatch.setattr(sac, "_optimize", lambda loss, name: losses.append(loss.detach()))
+    metrics = sac._update_critic(Batch(transitions(), views(sac.objective)))
+    torch.testing.assert_close(losses, [metrics["critic/loss"] + 0.3 * metrics["contrast/loss"]])
 
 
 def test_without_a_sequence_the_rest_still_learns() -> None:
@@ -265,6 +314,11 @@ def test_states_need_no_encoder() -> None:
     losses = [sac.update(Batch(t), clock(i)).metrics["critic/loss"].item() for i in range(60)]
     assert losses[-1] < 0.5 * losses[0]
     assert sac.act(np.zeros((1, 5), np.float32), explore=False).shape == (1, ACTIONS)
+
+
+def test_the_discount_reaches_the_batches() -> None:
+    of_states = SAC(SacSettings(hidden=32, discount=0.9), (5,), box(ACTIONS), device=CPU)
+    assert of_states.batch_spec.discount == agent("rl-only", discount=0.9).batch_spec.discount == 0.9
 
 
 def test_a_setting_without_effect_is_refused() -> None:

@@ -3,11 +3,13 @@ against loops."""
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mcurl.networks.transformer import Transformer, dropout_scales, sample_dropout
+from mcurl.networks.transformer import Block, Transformer, dropout_scales, sample_dropout
 
 
 def test_bfloat16_is_close_and_gives_float32() -> None:
@@ -29,6 +31,18 @@ def test_bfloat16_is_close_and_gives_float32() -> None:
         assert q.grad is not None
         assert q.grad.dtype == torch.float32
         assert F.cosine_similarity(p.grad.flatten(), q.grad.flatten(), 0) > 0.99
+
+
+def test_matrices_begin_as_xaviers_without_biases() -> None:
+    """Each of query, key and value on its own."""
+    torch.manual_seed(0)
+    width, ffn_width = 64, 192
+    for block in Transformer(width, 2, ffn_width).blocks:
+        layers = cast(Block, block)
+        for matrix in (*layers.qkv.weight.chunk(3), layers.ffn1.weight, layers.ffn2.weight):
+            bound = (6 / sum(matrix.shape)) ** 0.5
+            assert 0.99 * bound < matrix.abs().max() <= bound
+        assert not any(layer.bias.any() for layer in (layers.qkv, layers.ffn1, layers.ffn2))
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

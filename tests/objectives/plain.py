@@ -17,10 +17,11 @@ def layer_norm(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
 
 
 def block(hs: list[Tensor], visible: list[bool], p: dict[str, Tensor], scale: float) -> list[Tensor]:
-    """Equation 9 for one sequence."""
+    """Equation 9 for one sequence. It has no biases in the projections; the released code has."""
     d = len(hs[0])
     Wq, Wk, Wv = p["qkv.weight"][:d], p["qkv.weight"][d : 2 * d], p["qkv.weight"][2 * d :]
-    bq, bk, bv = p["qkv.bias"][:d], p["qkv.bias"][d : 2 * d], p["qkv.bias"][2 * d :]
+    biases = p.get("qkv.bias", torch.zeros(3 * d, dtype=torch.float64))
+    bq, bk, bv = biases[:d], biases[d : 2 * d], biases[2 * d :]
     out = []
     for h in hs:
         scores = [
@@ -44,12 +45,14 @@ def position(k: int, d: int) -> Tensor:
     ).double()
 
 
-def transform(hs: list[Tensor], visible: list[bool], blocks: list[dict[str, Tensor]]) -> list[Tensor]:
-    """Equations 8 and 9 for one sequence: positions, then the blocks."""
+def transform(
+    hs: list[Tensor], visible: list[bool], blocks: list[dict[str, Tensor]], *, scaled: bool = True
+) -> list[Tensor]:
+    """Equations 8 and 9 for one sequence: positions, then the blocks. Eq. 9 does not scale the scores."""
     d = len(hs[0])
     hs = [h + position(t, d) for t, h in enumerate(hs)]
     for p in blocks:
-        hs = block(hs, visible, p, d**-0.5)
+        hs = block(hs, visible, p, d**-0.5 if scaled else 1.0)
     return hs
 
 
@@ -68,6 +71,7 @@ def masked_loss(
     tau: float,
     *,
     own_sequence: bool = False,
+    scaled: bool = True,
     key_blocks: list[dict[str, Tensor]] | None = None,
 ) -> Tensor:
     """Equation 4, as a mean over the selected positions.
@@ -86,7 +90,7 @@ def masked_loss(
         visible = [not p for p in padded[b]]
         if not any(visible):
             continue
-        for t, q in enumerate(transform(hs, visible, blocks)):
+        for t, q in enumerate(transform(hs, visible, blocks, scaled=scaled)):
             if not selected[b][t]:
                 continue
             total = torch.zeros((), dtype=torch.float64)

@@ -8,7 +8,7 @@ import numpy as np
 import plain
 import pytest
 import torch
-from helpers import CPU, LinearEncoder, padding, random_pixels, sequences
+from helpers import CPU, LinearEncoder, padding, perturb, random_pixels, sequences
 
 from mcurl.networks.ema import momentum_copy
 from mcurl.networks.transformer import sinusoids
@@ -40,13 +40,11 @@ PADDINGS = {
 }
 
 
-@pytest.mark.parametrize("padded", PADDINGS.values(), ids=PADDINGS.keys())
-@pytest.mark.parametrize("compact", [True, False], ids=["compact", "fixed"])
-@pytest.mark.parametrize("negatives", ["batch", "sequence"])
-def test_loss_and_gradients_equal_the_plain_twin(padded: np.ndarray, compact: bool, negatives: str) -> None:
-    objective, plan, own, stand_in, query, online, momentum = build(
-        padded, compact=compact, negatives=negatives, temperature=0.7, seed=3
-    )
+def check_loss_and_gradients(padded: np.ndarray, *, compact: bool = True, scaled: bool = True, **changes: Any) -> Any:
+    """Compare with the plain twin, whose scores are scaled or not; return the objective."""
+    changes |= {"temperature": 0.7, "scale_scores": scaled}
+    objective, plan, own, stand_in, query, online, momentum = build(padded, compact=compact, seed=3, **changes)
+    perturb(objective.transformer)  # no bias is 0 after training
     assert plan.selected.any()
     loss = objective.loss(query, own, plan.to(CPU), online, momentum).value
     parameters = [*online.parameters(), *objective.transformer.parameters()]
@@ -56,13 +54,50 @@ def test_loss_and_gradients_equal_the_plain_twin(padded: np.ndarray, compact: bo
     shown = [[online(zero if plan.zeroed[b, t] else stand_in[b * T + t][None])[0] for t in range(T)] for b in range(B)]
     keys = [[momentum(own[b * T + t][None])[0] for t in range(T)] for b in range(B)]
     blocks = plain.blocks_of(objective.transformer)
+    own_sequence = changes.get("negatives") == "sequence"
     plainly = plain.masked_loss(
-        shown, keys, plan.selected.tolist(), padded.tolist(), blocks, 0.7, own_sequence=negatives == "sequence"
+        shown, keys, plan.selected.tolist(), padded.tolist(), blocks, 0.7, own_sequence=own_sequence, scaled=scaled
     )
     slow = torch.autograd.grad(plainly, parameters)
     assert loss.item() == pytest.approx(plainly.item(), rel=1e-10)
     for f, s in zip(fast, slow, strict=True):
         torch.testing.assert_close(f, s, rtol=1e-7, atol=1e-9)
+    return objective
+
+
+@pytest.mark.parametrize("padded", PADDINGS.values(), ids=PADDINGS.keys())
+@pytest.mark.parametrize("compact", [True, False], ids=["compact", "fixed"])
+@pytest.mark.parametrize("negatives", ["batch", "sequence"])
+def test_loss_and_gradients_equal_the_plain_twin(padded: np.ndarray, compact: bool, negatives: str) -> None:
+    check_loss_and_gradients(padded, compact=compact, negatives=negatives)
+
+
+def test_equation_9_without_biases_and_scale_equals_the_plain_twin() -> None:
+    objective = check_loss_and_gradients(PADDINGS["ends"], scaled=False, attention_bias=False, ffn_factor=3)
+    for block in objective.transformer.blocks:
+        assert block.qkv.bias is None
+        assert block.ffn1.out_features == 3 * D
+
+
+def test_the_sum_is_the_mean_times_the_number_of_selected_positions() -> None:
+    losses = []
+    for reduction in ("sum", "mean"):
+        objective, plan, own, _, query, online, momentum = build(PADDINGS["ends"], reduction=reduction)
+        losses.append(objective.loss(query, own, plan.to(CPU), online, momentum).value.item())
+    assert plan.selected.sum() > 1
+    assert losses[0] == pytest.approx(plan.selected.sum() * losses[1], rel=1e-12)
+
+
+def test_the_selected_fraction_is_of_positions_that_are_not_padding() -> None:
+    objective, plan, own, _, query, online, momentum = build(PADDINGS["ends"], mask_rate=1.0)
+    assert objective.loss(query, own, plan.to(CPU), online, momentum).metrics["contrast/selected"] == 1
+
+
+@pytest.mark.parametrize(("width", "dtype"), [(128, torch.float32), (576, torch.bfloat16)])
+def test_only_a_wide_transformer_computes_in_the_runs_dtype(width: int, dtype: torch.dtype) -> None:
+    objective = MCurl(MCurlSettings(), width)
+    objective.set_compute(fixed_shapes=False, dtype=torch.bfloat16)
+    assert objective.transformer.dtype == dtype
 
 
 def test_sinusoids_are_equation_7() -> None:

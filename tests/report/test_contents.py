@@ -299,6 +299,21 @@ def test_arms_with_one_label_are_not_merged() -> None:
     assert labels == ["Mine (mine)", "Mine (other)"]
 
 
+def test_statistics_of_control_are_in_percent_of_1000_and_of_the_better_runs() -> None:
+    runs = [
+        run(task, name, seed, curve(last + seed))
+        for name, last in {"better": 498.0, "worse": 98.0}.items()
+        for task in ("cartpole-swingup", "hopper-hop")
+        for seed in (1, 2, 3)
+    ]
+    found = report(runs)
+    means = {name: row["mean"].value for name, row in table(found, "dmc-500k-aggregates").items()}
+    assert (means["better"], means["worse"]) == pytest.approx((50, 10))
+    (row,) = table(found, "dmc-500k-improvement").values()
+    assert [row[key].text for key in ("first", "second")] == ["better", "worse"]
+    assert row["probability"].value == 100
+
+
 def with_settings(found: RunScores, **values: object) -> RunScores:
     """A run with all settings of its arm, some of them changed."""
     settings = SMALL.settings(f"dmc/{found.task}", found.name)

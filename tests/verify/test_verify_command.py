@@ -99,55 +99,136 @@ def better(table: Path) -> None:
     table.write_text("".join(lines))
 
 
-TAMPERED: dict[str, tuple[str, Callable[[], object]]] = {
-    "a return in the table": ("scores", lambda: better(TABLE)),
-    "env steps in the table": ("scores", lambda: TABLE.write_text(TABLE.read_text().replace(",60,", ",59,"))),
-    "a row is missing": ("scores", lambda: edit(TABLE, "1,60,2,", "3,60,2,")),
+def put_earlier_episodes_in_the_place_of_the_last() -> None:
+    assert main(["resume", str(RUN), "--env-steps", "80"]) == 0
+    recordings = find_recordings(RUN)
+    shutil.copyfile(recordings[60], recordings[80])
+
+
+def take_weights_of_another_run() -> None:
+    policy = "checkpoints/000000060/policy"
+    shutil.rmtree(RUN / policy)
+    shutil.copytree(RUN.with_name("curl-seed2") / policy, RUN / policy)
+
+
+TAMPERED: dict[str, tuple[str, Callable[[], object], str]] = {
+    "a return in the table": ("scores", lambda: better(TABLE), f"the score in {TABLE} is"),
+    "env steps in the table": (
+        "scores",
+        lambda: TABLE.write_text(TABLE.read_text().replace(",60,", ",59,")),
+        f"60 env steps, for which {TABLE} has no score",
+    ),
+    "a row is missing": (
+        "scores",
+        lambda: edit(TABLE, "1,60,2,", "3,60,2,"),
+        "is damaged: seed 3 has no episode 0 at 60 env steps",
+    ),
     "a setting of the environment": (
         "scores",
         lambda: edit(TABLE.with_suffix(".json"), '"image_size": 28', '"image_size": 32'),
+        "other settings of the environment than the run: image_size",
     ),
-    "the task": ("scores", lambda: edit(TABLE.with_suffix(".json"), '"toy/reach"', '"toy/catch"')),
-    "a byte of the file": ("scores", lambda: RECORDED.write_bytes(RECORDED.read_bytes()[:-1] + b"x")),
-    "another file": ("scores", lambda: RECORDED.write_bytes(b"hello")),
-    "actions": ("scores", lambda: rewrite(RECORDED, actions=lambda actions: actions * 0.5)),
-    "returns": ("scores", lambda: rewrite(RECORDED, returns=lambda returns: tuple(value + 1 for value in returns))),
+    "the task": (
+        "scores",
+        lambda: edit(TABLE.with_suffix(".json"), '"toy/reach"', '"toy/catch"'),
+        "its seed 1 is of toy/catch",
+    ),
+    "a byte of the file": (
+        "scores",
+        lambda: RECORDED.write_bytes(RECORDED.read_bytes()[:-1] + b"x"),
+        f"{RECORDED} is damaged or was changed",
+    ),
+    "another file": ("scores", lambda: RECORDED.write_bytes(b"hello"), f"{RECORDED} is not a recording"),
+    "actions": (
+        "scores",
+        lambda: rewrite(RECORDED, actions=lambda actions: actions * 0.5),
+        "episode 0: the return is",
+    ),
+    "returns": (
+        "scores",
+        lambda: rewrite(RECORDED, returns=lambda returns: tuple(value + 1 for value in returns)),
+        f"the score in {TABLE} is",
+    ),
     "the file of another seed": (
         "scores",
         lambda: RECORDED.write_bytes(TABLE.with_name("reach-seed2.episodes").read_bytes()),
+        "the episodes are of seed 2, the score of seed 1",
     ),
-    "the method": ("scores", lambda: edit(TABLE.with_suffix(".json"), '"method": "curl"', '"method": "rl-only"')),
-    "a return that is no number": ("scores", lambda: TABLE.write_text(f"{TABLE.read_text()}1,60,3,nan,1\n")),
-    "an episode twice": ("scores", lambda: TABLE.write_text(f"{TABLE.read_text()}1,60,2,0.5,1\n")),
-    "the name": ("scores", lambda: shutil.move(TABLE.parent, TABLE.parents[1] / "mcurl")),
-    "a file without a score": ("scores", lambda: RECORDED.rename(TABLE.with_name("reach-seed7.episodes"))),
-    "the scores of a run": ("runs", lambda: (RUN / "evaluations.csv").unlink()),
-    "a line of a run": ("runs", lambda: (RUN / "evaluations.csv").write_text("env_steps,episode,return\nx,0,1\n")),
-    "a return of a run": ("runs", lambda: better(RUN / "evaluations.csv")),
-    "the settings of a run": ("runs", lambda: edit(RUN / "settings.json", '"frame_stack": 3', '"frame_stack": 4')),
-    "the version of a run": ("runs", lambda: edit(RUN / "run.json", '"version": 2', '"version": 3')),
-    "the weights of a run": (
+    "the method": (
+        "scores",
+        lambda: edit(TABLE.with_suffix(".json"), '"method": "curl"', '"method": "rl-only"'),
+        "the episodes are of curl, the score of rl-only",
+    ),
+    "a return that is no number": (
+        "scores",
+        lambda: edit(TABLE, f",{read(RECORDED).returns[0]!r},", ",nan,"),
+        f"the score in {TABLE} is nan",
+    ),
+    "an episode more": (
+        "scores",
+        lambda: TABLE.write_text(f"{TABLE.read_text()}1,60,3,0.5,1\n"),
+        f"3 episodes are recorded, but {TABLE} has 4",
+    ),
+    "an episode twice": (
+        "scores",
+        lambda: TABLE.write_text(f"{TABLE.read_text()}1,60,2,0.5,1\n"),
+        "seed 1 has this evaluation, or this episode of it, already",
+    ),
+    "the name": (
+        "scores",
+        lambda: shutil.move(TABLE.parent, TABLE.parents[1] / "mcurl"),
+        "seed 1 is of curl, but its folder is mcurl",
+    ),
+    "a file without a score": (
+        "scores",
+        lambda: RECORDED.rename(TABLE.with_name("reach-seed7.episodes")),
+        "the episodes are of seed 1, the score of seed 7",
+    ),
+    "the scores of a run": (
         "runs",
-        lambda: (
-            shutil.rmtree(RUN / "checkpoints/000000060/policy"),
-            shutil.copytree(
-                "runs/toy-reach/curl-seed2/checkpoints/000000060/policy", RUN / "checkpoints/000000060/policy"
-            ),
-        )[0],
+        lambda: (RUN / "evaluations.csv").unlink(),
+        f"60 env steps, for which {RUN}/evaluations.csv has no score",
     ),
+    "a line of a run": (
+        "runs",
+        lambda: (RUN / "evaluations.csv").write_text("env_steps,episode,return\nx,0,1\n"),
+        "evaluations.csv is not as at the checkpoint of 60 env steps",
+    ),
+    "a return of a run": (
+        "runs",
+        lambda: better(RUN / "evaluations.csv"),
+        "evaluations.csv is not as at the checkpoint of 60 env steps",
+    ),
+    "the settings of a run": (
+        "runs",
+        lambda: edit(RUN / "settings.json", '"frame_stack": 3', '"frame_stack": 4'),
+        "settings.json was changed since the run began",
+    ),
+    "the version of a run": (
+        "runs",
+        lambda: edit(RUN / "run.json", '"version": 2', '"version": 3'),
+        "was written by a newer version of mcurl",
+    ),
+    "the episodes of a run": (
+        "runs",
+        put_earlier_episodes_in_the_place_of_the_last,
+        "at 80 env steps does not come out: the episodes are of 60 env steps",
+    ),
+    "the weights of a run": ("runs", take_weights_of_another_run, "are not those that played the episodes"),
 }
+"""What was changed: where scores are verified, the change, and what is said."""
 
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("what", TAMPERED)
 def test_whatever_was_changed_is_found(capsys: Capture, what: str) -> None:
-    path, change = TAMPERED[what]
+    path, change, reason = TAMPERED[what]
     change()
     status, out, err = outcome(capsys, path)
     assert status == 1
-    assert err.startswith("mcurl: ")
-    assert "seed" in err or str(TABLE) in err
-    assert "does not come out" in err
+    assert err.startswith(f"mcurl: {path}/toy")
+    assert " does not come out: " in err
+    assert reason in err
     assert "failed" in out
 
 

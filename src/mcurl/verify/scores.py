@@ -232,7 +232,9 @@ def _check_expected(recording: Recording, expected: Expected) -> None:
         raise Mismatch(f"the episodes are of seed {recording.seed}, the score of seed {expected.seed}")
     if expected.method not in (None, recording.method):
         raise Mismatch(f"the episodes are of {recording.method}, the score of {expected.method}")
-    if env_steps not in expected.returns or expected.env_steps not in (None, env_steps):
+    if expected.env_steps not in (None, env_steps):
+        raise Mismatch(f"the episodes are of {env_steps:,} env steps, the score of {expected.env_steps:,}")
+    if env_steps not in expected.returns:
         raise Mismatch(f"the episodes are of {env_steps:,} env steps, for which {source} has no score")
     if expected.env is not None and expected.env != dict(recording.env):
         keys = sorted(key for key in {*expected.env, *recording.env} if _differs(key, expected.env, recording.env))
