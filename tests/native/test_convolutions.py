@@ -270,6 +270,7 @@ def test_unsupported_arguments_are_refused() -> None:
         (pixels, plain),
         (pixels, [parameter.double() for parameter in parameters]),
         (pixels, [*parameters[:5], parameters[5][:1]]),
+        (pixels, [*parameters[:5], torch.zeros(64)[::2]]),
         # Its gradient would lack the last pixel of the first layer.
         (torch.zeros(1, 9, 65, 67, dtype=torch.bfloat16), parameters),
         (torch.zeros(1, 43, 20, 20, dtype=torch.bfloat16), [torch.zeros(32, 43, 3, 3), parameters[3]]),
@@ -277,6 +278,10 @@ def test_unsupported_arguments_are_refused() -> None:
         assert not compiled.supports(other, others, BF16)
         with pytest.raises(RuntimeError, match="do not support"):
             compiled.forward(other, others, BF16)
+    maps = compiled.forward(pixels, parameters, BF16)
+    for gradient in (maps.float(), maps[:1]):
+        with pytest.raises(RuntimeError, match=r"the gradient is torch\.\w+ \(.*\), not torch\.bfloat16 "):
+            compiled.backward(gradient, pixels, maps, parameters)
 
 
 @pytest.mark.usefixtures("threads")

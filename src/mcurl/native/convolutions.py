@@ -66,7 +66,7 @@ def supports(pixels: Tensor, parameters: Parameters, dtype: torch.dtype) -> bool
             and weight.is_contiguous(memory_format=torch.channels_last)
             for i, weight in enumerate(parameters[:layers])
         )
-        and all(bias.shape == (FILTERS,) for bias in parameters[layers:])
+        and all(bias.shape == (FILTERS,) and bias.is_contiguous() for bias in parameters[layers:])
         and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
         and operation(dtype) is not None
     )
@@ -163,9 +163,12 @@ def backward(
         lowest: the first layer whose gradients are computed; None of those before it.
 
     Raises:
-        RuntimeError: it does not :func:`supports` such pixels.
+        RuntimeError: it does not :func:`supports` such pixels, or the gradient is not like the maps.
     """
     functions = _functions(_checked(pixels, parameters, maps.dtype))
+    if gradient.dtype != maps.dtype or gradient.shape != maps.shape:
+        expected = f"{maps.dtype} {tuple(maps.shape)}"
+        raise RuntimeError(f"the gradient is {gradient.dtype} {tuple(gradient.shape)}, not {expected} as the maps")
     pixels, gradient = (x.contiguous(memory_format=torch.channels_last) for x in (pixels, gradient))
     shape = _shape(pixels, parameters, maps.dtype, lowest)
     layers = shape.layers

@@ -9,7 +9,8 @@
    The gradient of the weight is the adjoint of that: with D = A gradient A^T, the gradient of U is D^T V in each point,
    and that of the weight is G^T . G of it. The gradient of the inputs is a convolution with the weight turned.
 
-   All of it is float32. Rounding errors are some 1e-6 of a result. */
+   All of it is float32. Rounding errors are some 1e-6 of a result. A number that is not finite reaches all outputs of
+   its patches, not only those of its windows. */
 #include <immintrin.h>
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
