@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluate the policy of a checkpoint, keep the result, and record and show the episodes on request."""
-    _check_evaluate(options)
-    import_modules(options.modules)
     from mcurl.config.resolve import read_seed
 
+    _check_evaluate(options)
+    import_modules(options.modules)
     seed = None if options.seed is None else read_seed(options.seed)
     with open_run(options.path) as run:
         checkpoint = chosen_checkpoint(run, options.checkpoint)
@@ -152,12 +152,11 @@ def _holds(path: Path, data: bytes) -> bool:
 
 def watch(options: argparse.Namespace) -> int:
     """Write a video of what trained agents see, beside what a person sees."""
+    from mcurl.config.resolve import read_seed
     from mcurl.pictures import check_video
     from mcurl.run.status import Status
 
     check_video(options.out, "--out")
-    from mcurl.config.resolve import read_seed
-
     seed = None if options.seed is None else read_seed(options.seed)
     import_modules(options.modules)
     with ExitStack() as stack:

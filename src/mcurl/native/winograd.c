@@ -233,9 +233,9 @@ TARGET void forward(const Shape *s, const char *pixels, const float *const *weig
 
 /* Backward
 
-   The maps between layers are computed again, which takes no longer than to write them in forward and to read them
-   here. Gradients of transformed weights are summed over a group of images and transformed back; the results are summed
-   over groups. */
+   The maps between layers are computed again, as amx/convolutions.c does, instead of 0.3 MB kept for each image.
+   Gradients of transformed weights are summed over a group of images and transformed back; the results are summed over
+   groups. */
 
 /* Sums of a layer: of the gradient of its weight, [numbers of a window or 9 x 32][32], and of its bias. */
 static inline int64_t sum_numbers(const Shape *s, int64_t layer) {
