@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -99,6 +100,14 @@ def test_what_compiles_is_used() -> None:
         assert status[name].endswith(", for AVX-512") == (name in native.AMX and vectors and not units)
     for name in native.ONEDNN:
         assert status[name] == ("built" if onednn.available(name) else "PyTorch without oneDNN")
+
+
+@needs_compiler
+def test_status_is_the_same_before_pytorch_is_loaded() -> None:
+    """OpenMP's functions are those of PyTorch's library: without it, the compiled ones would not load."""
+    program = "from mcurl import native; print(native.status()['adam'])"
+    output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    assert output.stdout.strip() == native.status()["adam"]
 
 
 def test_it_can_be_switched_off() -> None:

@@ -182,6 +182,8 @@ def _build(name: str) -> Build:
 
 def _load(source: Path, path: Path, *flags: str) -> Build:
     """Load the library at a path; compile it first if it does not exist."""
+    import torch  # noqa: F401  # libraries find OpenMP's functions in the library that PyTorch has loaded
+
     try:
         if not path.exists() or _is_damaged(path):
             compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")

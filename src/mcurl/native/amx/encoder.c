@@ -41,23 +41,6 @@ static void quantise(const float *weight, int64_t inputs, float *step, int8_t *p
     }
 }
 
-/* The products of BLOCK rows with one plane: int32 [32 rows, 32 channels]. */
-AMX_TARGET static inline void multiply(const uint8_t *patches, int64_t inputs, const int8_t *plane, int32_t *out) {
-    clear_sums();
-    COMPILER_BARRIER();
-    for (int64_t k = 0; k < inputs; k += TILE_BYTES, plane += 2 * PLANE) {
-        load_tile(4, patches + k, inputs);
-        load_tile(5, patches + k + TILE * inputs, inputs);
-        load_tile(6, plane, TILE_BYTES);
-        load_tile(7, plane + TILE * TILE_BYTES, TILE_BYTES);
-        multiply_byte_tiles(0, 4, 6);
-        multiply_byte_tiles(1, 4, 7);
-        multiply_byte_tiles(2, 5, 6);
-        multiply_byte_tiles(3, 5, 7);
-    }
-    store_sums((float *)out, CHANNELS);
-}
-
 /* One row of both planes' products -> ReLU(product + bias), rounded to bfloat16. NaN stays NaN. */
 AMX_TARGET static inline void finish_row(const int32_t *high, const int32_t *low, const float *step, const float *bias,
                                          uint16_t *out) {
@@ -83,8 +66,8 @@ AMX_TARGET static void first_layer(const uint8_t *patches, int64_t rows, int64_t
         const int64_t n = rows - first < BLOCK ? rows - first : BLOCK;
         if ((first + BLOCK) * inputs + TILE_BYTES > readable)
             block = memcpy(last, block, (size_t)(n * inputs));
-        multiply(block, inputs, planes, high);
-        multiply(block, inputs, planes + PLANE, low);
+        multiply_bytes(block, inputs, planes, 2 * PLANE, high);
+        multiply_bytes(block, inputs, planes + PLANE, 2 * PLANE, low);
         for (int64_t r = 0; r < n; r++)
             finish_row(high + r * CHANNELS, low + r * CHANNELS, step, bias, out + (first + r) * CHANNELS);
     }

@@ -58,6 +58,16 @@ AMX_TARGET static inline void store_sums(float *to, int64_t columns) {
 /* Accumulators += a b in bfloat16. a: two tiles of rows; b: two tiles of columns in VNNI pairs. a_row, b_row: bytes
    from one row of a tile to the next. */
 AMX_TARGET static inline void add_product(const void *a, const void *a_lower, int64_t a_row, const void *b,
+                                          const void *b_right, int64_t b_row);
+
+/* out: int32 [32, 32] = left, unsigned bytes [32, inputs], times right, signed bytes: two tiles of columns for 64
+   inputs, `block` bytes further on those for the next 64, zeros where there are no inputs. May read 63 bytes past the
+   end of left, and use the accumulators. */
+AMX_TARGET static inline void multiply_bytes(const uint8_t *left, int64_t inputs, const int8_t *right, int64_t block,
+                                             int32_t *out);
+
+#ifndef VECTOR_TILES
+AMX_TARGET static inline void add_product(const void *a, const void *a_lower, int64_t a_row, const void *b,
                                           const void *b_right, int64_t b_row) {
     COMPILER_BARRIER();
     load_tile(4, a, a_row);
@@ -69,6 +79,24 @@ AMX_TARGET static inline void add_product(const void *a, const void *a_lower, in
     multiply_tiles(2, 5, 6);
     multiply_tiles(3, 5, 7);
 }
+
+AMX_TARGET static inline void multiply_bytes(const uint8_t *left, int64_t inputs, const int8_t *right, int64_t block,
+                                             int32_t *out) {
+    clear_sums();
+    COMPILER_BARRIER();
+    for (int64_t k = 0; k < inputs; k += TILE_BYTES, right += block) {
+        load_tile(4, left + k, inputs);
+        load_tile(5, left + k + TILE * inputs, inputs);
+        load_tile(6, right, TILE_BYTES);
+        load_tile(7, right + TILE * TILE_BYTES, TILE_BYTES);
+        multiply_byte_tiles(0, 4, 6);
+        multiply_byte_tiles(1, 4, 7);
+        multiply_byte_tiles(2, 5, 6);
+        multiply_byte_tiles(3, 5, 7);
+    }
+    store_sums((float *)out, BLOCK);
+}
+#endif
 
 /* Transposes sixteen rows of sixteen 32-bit numbers. */
 AMX_TARGET static inline void transpose16(__m512i r[TILE]) {
