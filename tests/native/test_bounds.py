@@ -185,14 +185,17 @@ for n, channels, height, width, layers in [
     for threads, dtype, wide in [(threads, dtype, threads == 2) for threads in (1, 2, 3) for dtype in dtypes]:
         torch.set_num_threads(threads)
         pixels = channels_last(numbers(n, height, width, channels, dtype=dtype)) if wide else bytes_of
-        maps = convolutions.forward(pixels, parameters, dtype)
+        maps, hidden = convolutions.forward(pixels, parameters, dtype, save=True)
+        assert torch.equal(convolutions.forward(pixels, parameters, dtype, save=False)[0], maps)
         assert maps.isfinite().all()
         shape = maps.permute(0, 2, 3, 1).shape
         there = numbers(*shape, dtype=dtype).copy_(maps.permute(0, 2, 3, 1))
+        if hidden is not None:
+            hidden = numbers(len(hidden)).copy_(hidden)
         gradient = numbers(*shape, dtype=dtype)
         for lowest in range(layers):
             gradients = convolutions.backward(
-                channels_last(gradient), pixels, channels_last(there), parameters, lowest=lowest
+                channels_last(gradient), pixels, hidden, channels_last(there), parameters, lowest=lowest
             )
             assert all(g.isfinite().all() for g in gradients if g is not None)
 print("inside")

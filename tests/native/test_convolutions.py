@@ -145,10 +145,11 @@ def test_one_layer_is_the_product_of_rounded_numbers() -> None:
     weight, bias = (parameter.detach() for parameter in c.parameters)
     x, w = c.pixels.double(), (weight / 255).bfloat16().double()
     expected = F.relu(F.conv2d(x, w, bias.double(), stride=2))
-    maps = compiled.forward(c.rounded, [weight, bias], BF16)
+    maps, hidden = compiled.forward(c.rounded, [weight, bias], BF16, save=True)
+    assert hidden is None
     assert ((maps - expected).abs() <= expected * 2**-8 + 1e-6).all()
     upstream = torch.randn(maps.shape).bfloat16()
-    ours = compiled.backward(upstream, c.rounded, maps, [weight, bias])
+    ours = compiled.backward(upstream, c.rounded, None, maps, [weight, bias])
     g = upstream.double() * (maps > 0)
     windows = F.unfold(x / 255, 3, stride=2)
     plain = [torch.einsum("nfp,nkp->fk", g.flatten(2), windows).view(weight.shape), g.sum((0, 2, 3))]
@@ -174,9 +175,9 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
 
 def test_an_image_does_not_depend_on_the_others() -> None:
     c = case(9, 9, 84, 84, 4)
-    maps = compiled.forward(c.rounded, c.parameters, BF16)
+    maps, _ = compiled.forward(c.rounded, c.parameters, BF16, save=False)
     for i in (0, 4, 8):
-        assert torch.equal(compiled.forward(c.rounded[i : i + 1], c.parameters, BF16)[0], maps[i])
+        assert torch.equal(compiled.forward(c.rounded[i : i + 1], c.parameters, BF16, save=False)[0][0], maps[i])
 
 
 def test_what_lay_in_the_workspace_does_not_matter() -> None:
@@ -240,7 +241,9 @@ def test_pixels_may_lie_in_any_order() -> None:
     assert torch.equal(module(crop.bfloat16()), maps)
     last = frames.to(torch.bfloat16, memory_format=torch.channels_last)
     assert torch.equal(module(centre_crop(last, 84)), maps)
-    assert torch.equal(compiled.forward(centre_crop(last, 84), [*module.weights, *module.biases], BF16), maps)
+    assert torch.equal(
+        compiled.forward(centre_crop(last, 84), [*module.weights, *module.biases], BF16, save=False)[0], maps
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -277,11 +280,14 @@ def test_unsupported_arguments_are_refused() -> None:
     ]:
         assert not compiled.supports(other, others, BF16)
         with pytest.raises(RuntimeError, match="do not support"):
-            compiled.forward(other, others, BF16)
-    maps = compiled.forward(pixels, parameters, BF16)
+            compiled.forward(other, others, BF16, save=False)
+    maps, hidden = compiled.forward(pixels, parameters, BF16, save=True)
     for gradient in (maps.float(), maps[:1]):
         with pytest.raises(RuntimeError, match=r"the gradient is torch\.\w+ \(.*\), not torch\.bfloat16 "):
-            compiled.backward(gradient, pixels, maps, parameters)
+            compiled.backward(gradient, pixels, hidden, maps, parameters)
+    for other_hidden in (torch.zeros(64), None if hidden is not None else torch.zeros(16)):
+        with pytest.raises(RuntimeError, match="the maps between layers are not those of the forward pass"):
+            compiled.backward(maps, pixels, other_hidden, maps, parameters)
 
 
 @pytest.mark.usefixtures("threads")
@@ -290,7 +296,7 @@ def test_others_that_use_the_matrix_units_are_left_alone() -> None:
     x, weight = torch.randn(512, 512).bfloat16(), torch.randn(512, 512).bfloat16()
     before = F.linear(x, weight)
     for _ in range(3):
-        maps = compiled.forward(c.rounded, c.parameters, BF16)
+        maps, hidden = compiled.forward(c.rounded, c.parameters, BF16, save=True)
         assert torch.equal(F.linear(x, weight), before)
-        compiled.backward(torch.ones_like(maps), c.rounded, maps, c.parameters)
+        compiled.backward(torch.ones_like(maps), c.rounded, hidden, maps, c.parameters)
         assert torch.equal(F.linear(x, weight), before)

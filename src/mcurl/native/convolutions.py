@@ -79,7 +79,7 @@ def apply(pixels: Tensor, parameters: Parameters, dtype: torch.dtype) -> Tensor:
         RuntimeError: it does not :func:`supports` such pixels.
     """
     if not torch.is_grad_enabled() or not any(parameter.requires_grad for parameter in parameters):
-        return forward(pixels, parameters, dtype)
+        return forward(pixels, parameters, dtype, save=False)[0]
     return _CompiledConvolutions.apply(pixels, dtype, *parameters)  # type: ignore[no-untyped-call, no-any-return]
 
 
@@ -87,21 +87,21 @@ class _CompiledConvolutions(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pixels: Tensor, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        maps = forward(pixels, parameters, dtype)
-        ctx.save_for_backward(pixels, maps, *parameters)
+        maps, hidden = forward(pixels, parameters, dtype, save=True)
+        ctx.save_for_backward(pixels, hidden, maps, *parameters)
         return maps
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         check_differentiated_once()
-        pixels, maps, *parameters = ctx.saved_tensors
+        pixels, hidden, maps, *parameters = ctx.saved_tensors
         needed = ctx.needs_input_grad[2:]
         lowest = min(i % (len(needed) // 2) for i, need in enumerate(needed) if need)
-        computed = backward(gradients[0], pixels, maps, parameters, lowest=lowest)
+        computed = backward(gradients[0], pixels, hidden, maps, parameters, lowest=lowest)
         return None, None, *(g if need else None for g, need in zip(computed, needed, strict=True))
 
 
-def forward(pixels: Tensor, parameters: Parameters, dtype: torch.dtype) -> Tensor:
+def forward(pixels: Tensor, parameters: Parameters, dtype: torch.dtype, *, save: bool) -> tuple[Tensor, Tensor | None]:
     """All layers with ReLU, in torch's own threads.
 
     On matrix units, products are of bfloat16, with sums in float32. Without them, products are in float32. Maps are
@@ -111,18 +111,20 @@ def forward(pixels: Tensor, parameters: Parameters, dtype: torch.dtype) -> Tenso
         pixels: ``[N, C, H, W]``, uint8 or the maps' dtype, 0 to 255, copied unless channels-last.
         parameters: see :data:`Parameters`.
         dtype: of the maps, float32 or bfloat16.
+        save: also return the maps between layers, if :func:`backward` needs them (0.3 MB for an image of 84 × 84 in
+            bfloat16). On matrix units it computes them again.
 
     Returns:
-        ``[N, 32, h, w]``, channels-last.
+        ``[N, 32, h, w]``, channels-last, and the maps between layers as one tensor, or None.
 
     Raises:
         RuntimeError: it does not :func:`supports` such pixels.
     """
-    return bind(pixels, parameters, dtype)(pixels)
+    return _bind(pixels, parameters, dtype, save=save)(pixels)
 
 
 def bind(pixels: Tensor, parameters: Parameters, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """:func:`forward` as a function of pixels of one shape.
+    """:func:`forward` without saving, as a function of pixels of one shape.
 
     The parameters may change between calls, but must stay at their addresses.
 
@@ -133,37 +135,61 @@ def bind(pixels: Tensor, parameters: Parameters, dtype: torch.dtype) -> Callable
     Raises:
         RuntimeError: it does not :func:`supports` such pixels.
     """
+    apply = _bind(pixels, parameters, dtype, save=False)
+    return lambda pixels: apply(pixels)[0]
+
+
+def _bind(
+    pixels: Tensor, parameters: Parameters, dtype: torch.dtype, *, save: bool
+) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
     name = _checked(pixels, parameters, dtype)
     functions, shape = _functions(name), _shape(pixels, parameters, dtype)
     weights, biases = _addresses(parameters[: shape.layers]), addresses(parameters[shape.layers :])
     height, width = (_side(size, shape.layers) for size in (shape.height, shape.width))
     size, shape_address = functions.forward_workspace(ctypes.byref(shape)), ctypes.byref(shape)
+    hidden_size = functions.hidden_size(shape_address) if save else 0
 
-    def apply(pixels: Tensor) -> Tensor:
+    def apply(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         assert pixels.shape == (shape.images, shape.channels, shape.height, shape.width)
         assert pixels.element_size() == shape.pixel_bytes
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         maps = torch.empty((shape.images, height, width, FILTERS), dtype=dtype)
+        hidden = torch.empty(hidden_size) if hidden_size else None
         scratch = kept_workspace(size)
-        functions.forward(shape_address, pixels.data_ptr(), weights, biases, scratch.data_ptr(), maps.data_ptr())
+        functions.forward(
+            shape_address,
+            pixels.data_ptr(),
+            weights,
+            biases,
+            scratch.data_ptr(),
+            None if hidden is None else hidden.data_ptr(),
+            maps.data_ptr(),
+        )
         native.record_use(name)
-        return maps.permute(0, 3, 1, 2)
+        return maps.permute(0, 3, 1, 2), hidden
 
     return apply
 
 
 def backward(
-    gradient: Tensor, pixels: Tensor, maps: Tensor, parameters: Parameters, *, lowest: int = 0
+    gradient: Tensor,
+    pixels: Tensor,
+    hidden: Tensor | None,
+    maps: Tensor,
+    parameters: Parameters,
+    *,
+    lowest: int = 0,
 ) -> list[Tensor | None]:
-    """The gradients of the parameters from that of the maps. The maps between layers are computed again.
+    """The gradients of the parameters from that of the maps.
 
     Args:
         gradient: ``[N, 32, h, w]``, of the maps' dtype.
-        pixels, parameters: arguments of :func:`forward`; maps: its result.
+        pixels, parameters: arguments of :func:`forward`; hidden, maps: its results with ``save=True``.
         lowest: the first layer whose gradients are computed; None of those before it.
 
     Raises:
-        RuntimeError: it does not :func:`supports` such pixels, or the gradient is not like the maps.
+        RuntimeError: it does not :func:`supports` such pixels, or the gradient is not like the maps, or there are no
+            maps between layers and it needs them.
     """
     functions = _functions(_checked(pixels, parameters, maps.dtype))
     if gradient.dtype != maps.dtype or gradient.shape != maps.shape:
@@ -171,12 +197,15 @@ def backward(
         raise RuntimeError(f"the gradient is {gradient.dtype} {tuple(gradient.shape)}, not {expected} as the maps")
     pixels, gradient = (x.contiguous(memory_format=torch.channels_last) for x in (pixels, gradient))
     shape = _shape(pixels, parameters, maps.dtype, lowest)
-    layers = shape.layers
+    layers, hidden_size = shape.layers, functions.hidden_size(ctypes.byref(shape))
+    if hidden_size != (0 if hidden is None else len(hidden)):
+        raise RuntimeError("the maps between layers are not those of the forward pass with save=True")
     gradients = [torch.empty_like(p) if i % layers >= lowest else None for i, p in enumerate(parameters)]
     scratch = kept_workspace(functions.backward_workspace(ctypes.byref(shape)))
     functions.backward(
         ctypes.byref(shape),
         pixels.data_ptr(),
+        None if hidden is None else hidden.data_ptr(),
         maps.data_ptr(),
         gradient.data_ptr(),
         _addresses(parameters[:layers]),
@@ -226,4 +255,4 @@ def _functions(name: str) -> ctypes.CDLL:
 
 
 def _library(name: str) -> ctypes.CDLL | None:
-    return layer(name, ("forward_workspace", "backward_workspace"), forward=5, backward=8)
+    return layer(name, ("forward_workspace", "backward_workspace", "hidden_size"), forward=6, backward=9)

@@ -179,6 +179,21 @@ static void pack_forward(const Shape *s, const float *const *weights, float **pa
 
 /* Forward */
 
+/* Bytes of the maps of an image before a layer's; before the last: of all that backward reads, `hidden`. */
+static int64_t maps_before(const Shape *s, int64_t layer) {
+    int64_t bytes = 0;
+    for (int64_t before = 0; before < layer; before++)
+        bytes += map_size(s, before);
+    return bytes;
+}
+
+/* In floats, as all sizes that are asked for. */
+int64_t hidden_size(const Shape *s) { return s->images * maps_before(s, s->layers - 1) / (int64_t)sizeof(float); }
+
+static inline char *hidden_map(const Shape *s, char *hidden, int64_t image, int64_t layer) {
+    return hidden + image * maps_before(s, s->layers - 1) + maps_before(s, layer);
+}
+
 /* A thread's memory in forward. */
 typedef struct {
     Scratch scratch;
@@ -193,7 +208,6 @@ static int64_t take_passing(const Shape *s, char *from, Passing *own) {
     return end - from;
 }
 
-/* In floats, as all sizes that are asked for. */
 int64_t forward_workspace(const Shape *s) {
     char *end = NULL;
     float *packed[MAX_LAYERS];
@@ -203,9 +217,9 @@ int64_t forward_workspace(const Shape *s) {
 }
 
 /* pixels: [images, height, width, channels]; weights: float [32, 3, 3, channels] and [32, 3, 3, 32]; biases: float [32]
-   -> out: [images, rows, columns, 32]. */
+   -> hidden, unless it is NULL, and out: [images, rows, columns, 32]. */
 TARGET void forward(const Shape *s, const char *pixels, const float *const *weights, const float *const *biases,
-                    char *workspace, char *out) {
+                    char *workspace, char *hidden, char *out) {
     const int64_t last = s->layers - 1, threads = s->threads;
     float *packed[MAX_LAYERS] = {NULL};
     take_packed(s, &workspace, packed);
@@ -218,12 +232,16 @@ TARGET void forward(const Shape *s, const char *pixels, const float *const *weig
         take_passing(s, workspace + omp_get_thread_num() * bytes, &own);
 #pragma omp for schedule(static)
         for (int64_t image = 0; image < s->images; image++) {
-            Map map = map_at(s, 0, last ? own.maps[0] : out + image * map_size(s, last));
-            first_layer(s, pixels + image * image_bytes(s), packed[0], biases[0], &map, &own.scratch);
-            for (int64_t layer = 1; layer < s->layers; layer++) {
-                char *to = layer < last ? own.maps[layer % 2] : out + image * map_size(s, last);
+            Map map;
+            for (int64_t layer = 0; layer < s->layers; layer++) {
+                char *to = layer == last ? out + image * map_size(s, last)
+                           : hidden      ? hidden_map(s, hidden, image, layer)
+                                         : own.maps[layer % 2];
                 const Map next = map_at(s, layer, to);
-                convolve(&map, 0, packed[layer], biases[layer], NULL, &next, own.scratch.v, own.scratch.m);
+                if (layer)
+                    convolve(&map, 0, packed[layer], biases[layer], NULL, &next, own.scratch.v, own.scratch.m);
+                else
+                    first_layer(s, pixels + image * image_bytes(s), packed[0], biases[0], &next, &own.scratch);
                 map = next;
             }
         }
@@ -233,7 +251,6 @@ TARGET void forward(const Shape *s, const char *pixels, const float *const *weig
 
 /* Backward
 
-   The maps between layers are computed again, as amx/convolutions.c does, instead of 0.3 MB kept for each image.
    Gradients of transformed weights are summed over a group of images and transformed back; the results are summed over
    groups. */
 
@@ -252,11 +269,10 @@ static int64_t sums_before(const Shape *s, int64_t layer) {
 
 /* What all threads share: packed weights, and the sums of each group of images. */
 typedef struct {
-    float *forward[MAX_LAYERS], *turned[MAX_LAYERS], *sums;
+    float *turned[MAX_LAYERS], *sums;
 } Shared;
 
 static void take_shared(const Shape *s, char **from, Shared *shared) {
-    take_packed(s, from, shared->forward);
     for (int64_t layer = 1; layer < s->layers; layer++)
         shared->turned[layer] = take(from, POINTS * SQUARE, sizeof(float));
     shared->sums = take(from, groups(s) * sums_before(s, s->layers), sizeof(float));
@@ -265,15 +281,13 @@ static void take_shared(const Shape *s, char **from, Shared *shared) {
 /* A thread's memory in backward. sums: of the transformed weights, in a group. */
 typedef struct {
     Scratch scratch;
-    char *maps[MAX_LAYERS], *gradients[2];
+    char *gradients[2];
     float *sums[MAX_LAYERS];
 } Returning;
 
 static int64_t take_returning(const Shape *s, char *from, Returning *own) {
     char *end = from;
     take_scratch(s, &end, &own->scratch);
-    for (int64_t layer = 0; layer + 1 < s->layers; layer++)
-        own->maps[layer] = take(&end, map_size(s, layer), 1);
     for (int i = 0; i < 2; i++)
         own->gradients[i] = take(&end, map_size(s, 0), 1);
     for (int64_t layer = 1; layer < s->layers; layer++)
@@ -297,21 +311,15 @@ TARGET static void last_gradient(const char *gradient, const char *out, const Ma
 }
 
 /* Adds an image's part of the gradients to the sums of its group: first, of the first layer, and totals, of biases, to
-   the shared ones; others to the thread's own. */
-TARGET static void image_sums(const Shape *s, const char *image, const char *out, const char *gradient,
-                              const float *const *biases, const Shared *shared, const Returning *own, float *sums) {
+   the shared ones; others to the thread's own. hidden: its maps. */
+TARGET static void image_sums(const Shape *s, const char *image, char *hidden, const char *out, const char *gradient,
+                              const Shared *shared, const Returning *own, float *sums) {
     static const float no_bias[FILTERS];
     const int64_t last = s->layers - 1;
     const Scratch *scratch = &own->scratch;
     Map maps[MAX_LAYERS];
-    for (int64_t layer = 0; layer < last; layer++) {
-        maps[layer] = map_at(s, layer, own->maps[layer]);
-        if (layer)
-            convolve(&maps[layer - 1], 0, shared->forward[layer], biases[layer], NULL, &maps[layer], scratch->v,
-                     scratch->m);
-        else
-            first_layer(s, image, shared->forward[0], biases[0], &maps[0], scratch);
-    }
+    for (int64_t layer = 0; layer < last; layer++)
+        maps[layer] = map_at(s, layer, hidden + maps_before(s, layer));
     Map gradients = map_at(s, last, own->gradients[last % 2]);
     last_gradient(gradient, out, &gradients);
     for (int64_t layer = last; layer > 0 && layer >= s->lowest; layer--) {
@@ -363,15 +371,15 @@ static void write_gradients(const Shape *s, int64_t layer, int64_t filter, const
 }
 
 /* The gradients of weights and biases of the layers from `lowest` on, from that of the output: [images, rows, columns,
-   32]. */
-TARGET void backward(const Shape *s, const char *pixels, const char *out, const char *gradient,
+   32]. hidden: of forward. */
+TARGET void backward(const Shape *s, const char *pixels, char *hidden, const char *out, const char *gradient,
                      const float *const *weights, const float *const *biases, char *workspace,
                      float *const *weight_gradients, float *const *bias_gradients) {
     const int64_t last = s->layers - 1, lowest = s->lowest, threads = s->threads, all = sums_before(s, s->layers),
                   out_size = map_size(s, last);
     Shared shared;
+    (void)biases;
     take_shared(s, &workspace, &shared);
-    pack_forward(s, weights, shared.forward);
     for (int64_t layer = 1; layer < s->layers; layer++)
         pack_next(weights[layer], 1, shared.turned[layer]);
 #pragma omp parallel num_threads(threads)
@@ -388,8 +396,8 @@ TARGET void backward(const Shape *s, const char *pixels, const char *out, const 
             for (int64_t layer = 1; layer < s->layers; layer++)
                 memset(own.sums[layer], 0, POINTS * SQUARE * sizeof(float));
             for (int64_t image = group * IMAGES; image < end; image++)
-                image_sums(s, pixels + image * image_bytes(s), out + image * out_size, gradient + image * out_size,
-                           biases, &shared, &own, sums);
+                image_sums(s, pixels + image * image_bytes(s), hidden_map(s, hidden, image, 0), out + image * out_size,
+                           gradient + image * out_size, &shared, &own, sums);
             finish_group(s, &own, sums);
         }
         _mm_setcsr(before);

@@ -295,11 +295,15 @@ int64_t forward_workspace(const Shape *s) {
     return ((intptr_t)end + s->threads * scratch_bytes(s)) / (int64_t)sizeof(float);
 }
 
+/* Nothing is kept for backward: maps between layers are computed again. */
+int64_t hidden_size(const Shape *s) { return (void)s, 0; }
+
 /* pixels: uint8 or bfloat16 [images, height, width, channels]; weights: float [32, 3, 3, channels] and [32, 3, 3, 32];
-   biases: float [32] -> out: bfloat16 [images, rows, columns, 32]. */
-AMX_TARGET void forward(const Shape *s, const char *pixels, const float *const *weights,
-                        const float *const *biases, char *workspace, uint16_t *out) {
+   biases: float [32] -> out: bfloat16 [images, rows, columns, 32]. hidden: nothing, see hidden_size. */
+AMX_TARGET void forward(const Shape *s, const char *pixels, const float *const *weights, const float *const *biases,
+                        char *workspace, const void *hidden, uint16_t *out) {
     Packed packed;
+    (void)hidden;
     take_packed(s, &workspace, &packed);
     pack_forward(s, weights, &packed);
     const int64_t last = s->layers - 1, threads = s->threads;
@@ -646,11 +650,12 @@ AMX_TARGET static void image_sums(const Shape *s, const char *pixels, const uint
 }
 
 /* The gradients of weights and biases of the layers from `lowest` on, from that of the output: bfloat16 [images, rows,
-   columns, 32]. */
-AMX_TARGET void backward(const Shape *s, const char *pixels, const uint16_t *out, const uint16_t *gradient,
-                         const float *const *weights, const float *const *biases, char *workspace,
-                         float *const *weight_gradients, float *const *bias_gradients) {
+   columns, 32]. hidden: nothing. */
+AMX_TARGET void backward(const Shape *s, const char *pixels, const void *hidden, const uint16_t *out,
+                         const uint16_t *gradient, const float *const *weights, const float *const *biases,
+                         char *workspace, float *const *weight_gradients, float *const *bias_gradients) {
     Shared shared;
+    (void)hidden;
     take_shared(s, &workspace, &shared);
     pack_backward(s, weights, &shared);
     const int64_t last = s->layers - 1, lowest = s->lowest, threads = s->threads, all = sums_before(s, s->layers),
