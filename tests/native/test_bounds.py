@@ -170,6 +170,12 @@ def workspace(size):
     assert size > 0 and size % 16 == 0
     return at_the_end((4 * size,), torch.tensor(255, dtype=torch.uint8)).view(torch.float32)
 
+def empty(size, dtype):
+    '''NaN, right before the page.'''
+    numbers = int(np.prod(size))
+    return at_the_end((numbers * dtype.itemsize,), torch.tensor(255, dtype=torch.uint8)).view(dtype).view(size)
+
+torch_empty = torch.empty
 convolutions.kept_workspace = workspace
 dtypes = convolutions.DTYPES[OPERATION]
 native.disable(convolutions.DTYPES.keys() - {OPERATION}, "another one is tested")
@@ -185,7 +191,10 @@ for n, channels, height, width, layers in [
     for threads, dtype, wide in [(threads, dtype, threads == 2) for threads in (1, 2, 3) for dtype in dtypes]:
         torch.set_num_threads(threads)
         pixels = channels_last(numbers(n, height, width, channels, dtype=dtype)) if wide else bytes_of
+        torch.empty = empty
         maps, hidden = convolutions.forward(pixels, parameters, dtype, save=True)
+        torch.empty = torch_empty
+        assert hidden is None or hidden.view(dtype).isfinite().all()
         assert torch.equal(convolutions.forward(pixels, parameters, dtype, save=False)[0], maps)
         assert maps.isfinite().all()
         shape = maps.permute(0, 2, 3, 1).shape

@@ -212,6 +212,49 @@ def test_only_gradients_that_are_wanted() -> None:
     assert not compiled.apply(c.rounded, c.parameters, BF16).requires_grad
 
 
+@pytest.mark.parametrize("dtype", [BF16, FP32])
+def test_maps_between_layers_are_kept_until_backward(operation: str, dtype: torch.dtype) -> None:
+    """On matrix units, they are computed again."""
+    if dtype not in compiled.DTYPES[operation]:
+        pytest.skip("not for such maps")
+    c = case(3, 9, 84, 84, 4)
+    pixels = c.pixels.contiguous(memory_format=torch.channels_last)
+    maps, hidden = compiled.forward(pixels, c.parameters, dtype, save=True)
+    assert torch.equal(compiled.forward(pixels, c.parameters, dtype, save=False)[0], maps)
+    assert compiled.forward(pixels, c.parameters, dtype, save=False)[1] is None
+    numbers = [3 * 32 * side**2 for side in (41, 39, 37)]
+    if operation == "amx.convolutions":
+        assert hidden is None
+    else:
+        assert hidden is not None
+        assert hidden.dtype == FP32
+        per_image = hidden.view(dtype).view(3, -1).split([n // 3 for n in numbers], dim=1)
+        for layers, kept in enumerate(per_image, 1):
+            own, side = [*c.parameters[:layers], *c.parameters[4 : 4 + layers]], (41, 39, 37)[layers - 1]
+            before = compiled.forward(pixels, own, dtype, save=False)[0]
+            assert torch.equal(kept.reshape(3, side, side, 32).permute(0, 3, 1, 2), before)
+    out = compiled.apply(pixels, c.parameters, dtype)
+    out.sum().backward()
+    with pytest.raises(RuntimeError, match="already been freed"):
+        out.sum().backward()
+
+
+def test_backward_uses_the_operation_of_forward(operation: str) -> None:
+    c = case(3, 9, 84, 84, 4)
+    maps = compiled.apply(c.rounded, c.parameters, BF16)
+    expected = torch.autograd.grad(maps.sum(), c.parameters, retain_graph=True)
+    with native.disabled_only({operation: "for a moment"}):
+        assert compiled.operation(BF16) not in (operation, None)
+        assert all(map(torch.equal, expected, torch.autograd.grad(maps.sum(), c.parameters)))
+
+
+def test_a_gradient_of_a_gradient_is_refused() -> None:
+    c = case(2, 9, 20, 20, 2)
+    maps = compiled.apply(c.rounded, c.parameters, BF16)
+    with pytest.raises(RuntimeError, match="no gradients of gradients"):
+        torch.autograd.grad(maps.sum(), c.parameters, create_graph=True)
+
+
 def test_the_encoder_means_the_same_without_it(operation: str) -> None:
     c = case(9, 9, 84, 84, 4)
     encoder = PixelEncoder(c.module, 84, chunk=4)
@@ -285,7 +328,8 @@ def test_unsupported_arguments_are_refused() -> None:
     for gradient in (maps.float(), maps[:1]):
         with pytest.raises(RuntimeError, match=r"the gradient is torch\.\w+ \(.*\), not torch\.bfloat16 "):
             compiled.backward(gradient, pixels, hidden, maps, parameters)
-    for other_hidden in (torch.zeros(64), None if hidden is not None else torch.zeros(16)):
+    wrong = [torch.zeros(64)] if hidden is None else [torch.zeros(64), None, hidden.bfloat16(), hidden.repeat(2)[::2]]
+    for other_hidden in wrong:
         with pytest.raises(RuntimeError, match="the maps between layers are not those of the forward pass"):
             compiled.backward(maps, pixels, other_hidden, maps, parameters)
 

@@ -89,6 +89,8 @@ class _CompiledConvolutions(torch.autograd.Function):
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         maps, hidden = forward(pixels, parameters, dtype, save=True)
         ctx.save_for_backward(pixels, hidden, maps, *parameters)
+        # Backward may come when others are disabled, or in another thread, and must fit what was saved.
+        ctx.functions = _functions(_checked(pixels, parameters, dtype))
         return maps
 
     @staticmethod
@@ -97,7 +99,7 @@ class _CompiledConvolutions(torch.autograd.Function):
         pixels, hidden, maps, *parameters = ctx.saved_tensors
         needed = ctx.needs_input_grad[2:]
         lowest = min(i % (len(needed) // 2) for i, need in enumerate(needed) if need)
-        computed = backward(gradients[0], pixels, hidden, maps, parameters, lowest=lowest)
+        computed = _backward(ctx.functions, gradients[0], pixels, hidden, maps, parameters, lowest)
         return None, None, *(g if need else None for g, need in zip(computed, needed, strict=True))
 
 
@@ -112,7 +114,7 @@ def forward(pixels: Tensor, parameters: Parameters, dtype: torch.dtype, *, save:
         parameters: see :data:`Parameters`.
         dtype: of the maps, float32 or bfloat16.
         save: also return the maps between layers, if :func:`backward` needs them (0.3 MB for an image of 84 × 84 in
-            bfloat16). On matrix units it computes them again.
+            bfloat16, twice that in float32). On matrix units it computes them again.
 
     Returns:
         ``[N, 32, h, w]``, channels-last, and the maps between layers as one tensor, or None.
@@ -135,8 +137,8 @@ def bind(pixels: Tensor, parameters: Parameters, dtype: torch.dtype) -> Callable
     Raises:
         RuntimeError: it does not :func:`supports` such pixels.
     """
-    apply = _bind(pixels, parameters, dtype, save=False)
-    return lambda pixels: apply(pixels)[0]
+    encode = _bind(pixels, parameters, dtype, save=False)
+    return lambda pixels: encode(pixels)[0]
 
 
 def _bind(
@@ -149,12 +151,12 @@ def _bind(
     size, shape_address = functions.forward_workspace(ctypes.byref(shape)), ctypes.byref(shape)
     hidden_size = functions.hidden_size(shape_address) if save else 0
 
-    def apply(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+    def encode(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         assert pixels.shape == (shape.images, shape.channels, shape.height, shape.width)
         assert pixels.element_size() == shape.pixel_bytes
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         maps = torch.empty((shape.images, height, width, FILTERS), dtype=dtype)
-        hidden = torch.empty(hidden_size) if hidden_size else None
+        hidden = torch.empty(hidden_size, dtype=torch.float32) if hidden_size else None
         scratch = kept_workspace(size)
         functions.forward(
             shape_address,
@@ -168,7 +170,7 @@ def _bind(
         native.record_use(name)
         return maps.permute(0, 3, 1, 2), hidden
 
-    return apply
+    return encode
 
 
 def backward(
@@ -192,13 +194,26 @@ def backward(
             maps between layers and it needs them.
     """
     functions = _functions(_checked(pixels, parameters, maps.dtype))
+    return _backward(functions, gradient, pixels, hidden, maps, parameters, lowest)
+
+
+def _backward(
+    functions: ctypes.CDLL,
+    gradient: Tensor,
+    pixels: Tensor,
+    hidden: Tensor | None,
+    maps: Tensor,
+    parameters: Parameters,
+    lowest: int,
+) -> list[Tensor | None]:
     if gradient.dtype != maps.dtype or gradient.shape != maps.shape:
         expected = f"{maps.dtype} {tuple(maps.shape)}"
         raise RuntimeError(f"the gradient is {gradient.dtype} {tuple(gradient.shape)}, not {expected} as the maps")
     pixels, gradient = (x.contiguous(memory_format=torch.channels_last) for x in (pixels, gradient))
     shape = _shape(pixels, parameters, maps.dtype, lowest)
     layers, hidden_size = shape.layers, functions.hidden_size(ctypes.byref(shape))
-    if hidden_size != (0 if hidden is None else len(hidden)):
+    size = 0 if hidden is None or hidden.dtype != torch.float32 or not hidden.is_contiguous() else hidden.numel()
+    if size != hidden_size:
         raise RuntimeError("the maps between layers are not those of the forward pass with save=True")
     gradients = [torch.empty_like(p) if i % layers >= lowest else None for i, p in enumerate(parameters)]
     scratch = kept_workspace(functions.backward_workspace(ctypes.byref(shape)))

@@ -179,7 +179,7 @@ static void pack_forward(const Shape *s, const float *const *weights, float **pa
 
 /* Forward */
 
-/* Bytes of the maps of an image before a layer's; before the last: of all that backward reads, `hidden`. */
+/* Bytes of an image's maps of the layers before this one. Those before the last are kept for backward: `hidden`. */
 static int64_t maps_before(const Shape *s, int64_t layer) {
     int64_t bytes = 0;
     for (int64_t before = 0; before < layer; before++)
@@ -267,7 +267,7 @@ static int64_t sums_before(const Shape *s, int64_t layer) {
     return numbers;
 }
 
-/* What all threads share: packed weights, and the sums of each group of images. */
+/* What all threads share: turned weights, and the sums of each group of images. */
 typedef struct {
     float *turned[MAX_LAYERS], *sums;
 } Shared;

@@ -126,8 +126,8 @@ class PixelEncoder(nn.Module):
         side: S, side of the observations in pixels.
         features: d.
         tanh: whether tanh follows on LayerNorm.
-        chunk: on a CPU, the largest number of observations that are encoded at a time. It bounds the memory of the
-            activations (about 0.4 MB per observation in bfloat16).
+        chunk: on a CPU, the largest number of observations that are encoded at a time. Without gradients, it bounds the
+            memory of the activations (about 0.4 MB per observation in bfloat16).
     """
 
     def __init__(

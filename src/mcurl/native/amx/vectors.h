@@ -163,16 +163,16 @@ AMX_TARGET static inline void add_product(const void *a, const void *a_lower, in
    1.4 times as long. */
 #define add_bytes(sums, left, right) __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(left), "v"(right))
 
-AMX_TARGET static inline void multiply_bytes(const uint8_t *left, int64_t inputs, const int8_t *plane, int64_t block,
+AMX_TARGET static inline void multiply_bytes(const uint8_t *left, int64_t inputs, const int8_t *right, int64_t block,
                                              int32_t *out) {
-    for (int64_t row = 0; row < BLOCK; row += AT_ONCE, left += AT_ONCE * inputs, out += AT_ONCE * BLOCK) {
+    for (int64_t i = 0; i < BLOCK; i += AT_ONCE, left += AT_ONCE * inputs, out += AT_ONCE * BLOCK) {
         __m512i a[AT_ONCE], b[AT_ONCE];
 #pragma GCC unroll 8
         for (int r = 0; r < AT_ONCE; r++)
             a[r] = b[r] = _mm512_setzero_si512();
         for (int64_t k = 0; k < inputs; k += 4) {
-            const int8_t *right = plane + k / TILE_BYTES * block + k % TILE_BYTES / 4 * TILE_BYTES;
-            const __m512i x = _mm512_load_si512(right), y = _mm512_load_si512(right + TILE * TILE_BYTES);
+            const int8_t *row = right + k / TILE_BYTES * block + k % TILE_BYTES / 4 * TILE_BYTES;
+            const __m512i x = _mm512_load_si512(row), y = _mm512_load_si512(row + TILE * TILE_BYTES);
 #pragma GCC unroll 8
             for (int r = 0; r < AT_ONCE; r++) {
                 int32_t four;
