@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import mcurl
 from mcurl.cli import main
 from mcurl.config import resolve as config
 from mcurl.config.settings import TrainSettings, describe
@@ -177,6 +179,20 @@ def test_it_is_evaluated_and_reported_under_a_name_of_its_own(capsys: pytest.Cap
         assert steps == [step for step in (0, 200, 400, 500) for _ in range(3)]
         labels[name] = json.loads(Path(f"scores/toy/{name}/catch.json").read_text())["seed 1"]["label"]
     assert list(labels.values()) == ["Linear Q, CURL", "Linear Q, RL alone", "RL alone"]
+
+
+def test_its_policy_is_exported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """By a new process, which has not imported it."""
+    status, run = train("runs", "rl-only")
+    assert status == 0
+    line = ["export", str(run), "--to", "policy", "--no-video"]
+    monkeypatch.delitem(sys.modules, "linear_agent")
+    assert main(line) == 2
+    assert "add --import linear_agent" in capsys.readouterr().err
+    assert not Path("policy").exists()
+    assert main([*line, "--import", "linear_agent"]) == 0
+    policy = mcurl.load("policy")
+    assert policy.act(np.zeros(policy.observation_shape, np.uint8)) in range(3)
 
 
 def test_curves_have_its_label(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ This module imports nothing by itself, so that ``import mcurl`` is fast: a name 
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "train": "mcurl.api",

@@ -187,6 +187,7 @@ def _add_export(export: Parser) -> None:
     push = "also upload the folder to a new model repository of the hub; needs a login (pip install 'mcurl[hub]')"
     export.add_argument("--push", metavar="USER/NAME", help=push)
     export.add_argument("--private", action="store_true", help="with --push: only you see the repository")
+    _add_import(export)
     _add_checkpoint(export)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcurl.commands.options import chosen_checkpoint, open_run
+from mcurl.commands.options import chosen_checkpoint, import_modules, open_run
 from mcurl.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def export(options: argparse.Namespace) -> int:
     from mcurl.export.folder import check_target
     from mcurl.run.status import Status
 
+    import_modules(options.modules)
     check_target(options.to)
     hub = None
     if options.push:
