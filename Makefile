@@ -109,8 +109,8 @@ Setting up $(VENV): 2.4 GB of disk with PyTorch for CPUs, several GB more with P
 For the small one: make $(MAKECMDGOALS) TORCH_INDEX=URL, the --index-url for CPUs on pytorch.org/get-started/locally
 endef
 define RUN
-M-CURL on cartpole-swingup, 100k env steps: 53 minutes on two cores with AMX, two hours with AVX-512 alone, longer without both.
-It takes 0.8 GB of disk in runs/. After some updates the time left is shown. Ctrl-C saves everything.
+M-CURL on cartpole-swingup, 100k env steps: 53 minutes on two cores with AMX, two hours with AVX-512 alone, five hours
+without either. It takes 0.8 GB of disk in runs/. After some updates the time left is shown. Ctrl-C saves everything.
 endef
 export SETUP RUN
 

@@ -90,7 +90,9 @@ class _CompiledConvolutions(torch.autograd.Function):
         maps, hidden = forward(pixels, parameters, dtype, save=True)
         ctx.save_for_backward(pixels, hidden, maps, *parameters)
         # Backward may come when others are disabled, or in another thread, and must fit what was saved.
-        ctx.functions = _functions(_checked(pixels, parameters, dtype))
+        name = operation(dtype)
+        assert name is not None
+        ctx.functions = _functions(name)
         return maps
 
     @staticmethod
