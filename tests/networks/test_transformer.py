@@ -45,6 +45,16 @@ def test_matrices_begin_as_xaviers_without_biases() -> None:
         assert not any(layer.bias.any() for layer in (layers.qkv, layers.ffn1, layers.ffn2))
 
 
+def test_matrices_and_biases_can_begin_as_in_the_released_code() -> None:
+    torch.manual_seed(0)
+    for block in Transformer(64, 2, 192, xavier=False).blocks:
+        layers = cast(Block, block)
+        for layer in (layers.qkv, layers.ffn1, layers.ffn2):
+            bound = layer.in_features**-0.5
+            assert 0.99 * bound < layer.weight.abs().max() <= bound
+            assert 0.9 * bound < layer.bias.abs().max() <= bound
+
+
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_dropout_drops_its_share_and_keeps_the_mean(p: float) -> None:
     torch.manual_seed(0)

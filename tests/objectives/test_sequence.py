@@ -304,6 +304,11 @@ def test_the_projection_is_the_later_releases() -> None:
     assert [type(layer).__name__ for layer in layers] == ["Linear", "ReLU", "Linear", "LayerNorm"]
     assert layers[0].weight.shape == (2 * D, D)
     assert layers[2].weight.shape == (D, 2 * D)
+    # Its encoder's initialisation reaches the projection, too.
+    torch.testing.assert_close(layers[0].weight.T @ layers[0].weight, torch.eye(D))
+    torch.testing.assert_close(layers[2].weight @ layers[2].weight.T, torch.eye(D))
+    assert not layers[0].bias.any()
+    assert not layers[2].bias.any()
     assert not list(MCurl(MCurlSettings(), D).projection.parameters())
 
 

@@ -60,12 +60,14 @@ def dropout_scales(dropout: Dropout) -> Tensor:
 class Block(nn.Module):
     """A post-norm block of eq. 9: self-attention and feed-forward layer, each with residual connection and norm."""
 
-    def __init__(self, width: int, ffn_width: int, *, bias: bool, scale: float) -> None:
+    def __init__(self, width: int, ffn_width: int, *, bias: bool, scale: float, xavier: bool = True) -> None:
         super().__init__()
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.ffn1, self.ffn2 = nn.Linear(width, ffn_width), nn.Linear(ffn_width, width)
         self.scale = scale
+        if not xavier:
+            return  # PyTorch's default
         for matrix in (*self.qkv.weight.data.chunk(3), self.ffn1.weight, self.ffn2.weight):
             nn.init.xavier_uniform_(matrix)
         for offset in (self.qkv.bias, self.ffn1.bias, self.ffn2.bias):
@@ -105,6 +107,8 @@ class Transformer(nn.Module):
         bias: whether the query, key and value projections have biases.
         scale: whether attention scores are scaled by d^-1/2.
         dropout: dropout probability on the residual branches.
+        xavier: whether weights begin in Xavier's uniform distribution, biases at 0. Otherwise both begin in PyTorch's
+            default for linear layers, U(±1/√inputs).
         dtype: dtype of the matrix products, float32 or bfloat16; softmax, residuals and norms are float32.
     """
 
@@ -117,12 +121,15 @@ class Transformer(nn.Module):
         bias: bool = True,
         scale: bool = True,
         dropout: float = 0.1,
+        xavier: bool = True,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.dtype, self.dropout = dtype, dropout
         self.scale = width**-0.5 if scale else 1.0
-        self.blocks = nn.ModuleList(Block(width, ffn_width, bias=bias, scale=self.scale) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            Block(width, ffn_width, bias=bias, scale=self.scale, xavier=xavier) for _ in range(layers)
+        )
 
     def forward(self, h: Tensor, padded: Tensor) -> Tensor:
         """Features ``float32 [B, T, d]`` and padding ``bool [B, T]`` -> ``float32 [B, T, d]``."""

@@ -6,7 +6,7 @@ Equations 2 to 4 and 7 to 10.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -60,6 +60,9 @@ class MCurlSettings:
     """Scale attention scores by d^-1/2 (released code; eq. 9 does not)."""
     dropout: float = setting(0.1, low=0, high=1)
     """Dropout probability on the two residual branches of a block."""
+    transformer_init: Literal["xavier", "released"] = "xavier"
+    """Initial weights of the Transformer: Xavier's uniform distribution with biases 0, or U(±1/√inputs) for weights and
+    biases (released code)."""
     projection: bool = False
     """Project the features before the Transformer: Linear d-2d, ReLU, Linear 2d-d, LayerNorm, with a momentum copy for
     the keys. The projection is trained as a part of the encoder (the later release)."""
@@ -106,6 +109,7 @@ class MCurl(Objective):
             bias=s.attention_bias,
             scale=s.scale_scores,
             dropout=s.dropout,
+            xavier=s.transformer_init == "xavier",
         )
         self.projection = projection(feature_dim) if s.projection else nn.Identity()
         self.key_projection = momentum_copy(self.projection)
@@ -187,6 +191,9 @@ class MCurl(Objective):
 
 
 def projection(width: int) -> nn.Module:
-    """The projection of the later release, ``float32 [N, d]`` -> ``[N, d]``."""
-    layers: tuple[Any, ...] = (nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
-    return nn.Sequential(*layers, nn.LayerNorm(width))
+    """The projection of the later release, ``float32 [N, d]`` -> ``[N, d]``: orthogonal weights, zero biases."""
+    first, second = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+    for layer in (first, second):
+        nn.init.orthogonal_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(first, nn.ReLU(), second, nn.LayerNorm(width))

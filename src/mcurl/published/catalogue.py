@@ -13,7 +13,10 @@ from mcurl.published.scores import BUDGET, CURL_SEEDS, DRQV2_AUTHORS, Score, rea
 MAXIMA = "The highest of ten evaluations during training, not the score at its end: not to be compared with the others."
 FINAL = "Final scores, means over 100 runs (Agarwal et al., 2021)."
 PAPER = "Table 1 of the M-CURL paper, five seeds; it states no spread."
-PAPER_CURL = f"{PAPER} CURL's column is from CURL's paper, where it holds maxima over evaluations."
+PAPER_CURL = (
+    f"{PAPER} CURL's column is from CURL's paper, where it holds maxima over evaluations. On Boxing, Freeway, Pong and "
+    "PrivateEye its loss has a weight of 0.05 there, 0.01 in its code; here it is 1."
+)
 
 
 @dataclass(frozen=True)
