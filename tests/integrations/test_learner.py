@@ -33,11 +33,13 @@ class Encoder(nn.Module):
         return self.norm(self.layer(pixels.flatten(1) * self.scale))  # type: ignore[no-any-return]
 
 
-def build(name: str = "mcurl", **options: object) -> ContrastiveLearner:
+def build(name: str = "mcurl", *, visible: bool = False, **options: object) -> ContrastiveLearner:
+    """With ``visible``, the selected positions are shown as they are."""
     torch.manual_seed(0)
     settings: dict[str, object] = {} if name == "curl" else {"length": 6, "batch": 4}
     if name in ("mcurl", "sym-curl"):
         settings |= {"warmup": 20, "dropout": 0.0, "projection": True}
+        settings |= {"zero_fraction": 0.0, "random_fraction": 0.0} if visible else {}
     return ContrastiveLearner(make_objective(name, D, settings), Encoder(), **options)  # type: ignore[arg-type]
 
 
@@ -63,10 +65,11 @@ def learn(learner: ContrastiveLearner, updates: int, start: int = 0) -> list[flo
 
 @pytest.mark.parametrize("name", ["mcurl", "sym-curl", "seq-curl", "curl"])
 def test_the_loss_falls_and_trains_the_encoder(name: str) -> None:
-    learner = build(name, learning_rate=1e-2)
+    # The images are noise: hidden ones are not learned from their neighbours, M-CURL's loss stays at chance, log 15.
+    learner = build(name, visible=True, learning_rate=3e-3)
     before = copy.deepcopy(learner.encoder.state_dict())
-    losses = learn(learner, 80)
-    assert np.mean(losses[-20:]) < 0.9 * np.mean(losses[:10])
+    losses = learn(learner, 300)
+    assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:10])
     assert not torch.equal(learner.encoder.layer.weight, before["layer.weight"])
 
 
