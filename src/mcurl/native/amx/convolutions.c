@@ -150,14 +150,15 @@ static void pack_forward(const Shape *s, const float *const *weights, Packed *pa
 
 /* Forward */
 
-/* Sums of BLOCK pixels, how many of them are valid, and where they go once they are finished: with ReLU, or where a
-   map is not 0. */
+/* Sums of BLOCK pixels, how many of them are valid, and where they go once they are finished: with bias and ReLU, or,
+   where there is a map, where it is not 0. */
 typedef struct {
     float *sums;
     int64_t n;
     const int32_t *places;
     const uint16_t *map; /* or NULL */
     uint16_t *to;
+    const float *bias; /* where there is no map */
 } Finish;
 
 /* ReLU in bfloat16. NaN stays NaN: as integers, negative numbers are up to -128, negative NaNs above. */
@@ -174,19 +175,15 @@ AMX_TARGET static inline __m512i masked(__m512i gradient, const uint16_t *map) {
 AMX_TARGET static inline void finish(const Finish *f, int64_t from, int64_t to) {
     for (int64_t p = from; p < to && p < f->n; p++) {
         const float *sums = f->sums + p * FILTERS;
-        const __m512i x = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(sums + TILE), _mm512_loadu_ps(sums));
+        __m512 a = _mm512_loadu_ps(sums), b = _mm512_loadu_ps(sums + TILE);
+        if (!f->map) {
+            a = _mm512_add_ps(a, _mm512_loadu_ps(f->bias));
+            b = _mm512_add_ps(b, _mm512_loadu_ps(f->bias + TILE));
+        }
+        const __m512i x = (__m512i)_mm512_cvtne2ps_pbh(b, a);
         _mm512_storeu_si512(f->to + (int64_t)f->places[p] * FILTERS,
                             f->map ? masked(x, f->map + p * FILTERS) : relu(x));
     }
-}
-
-/* Starts the sums of two tiles of pixels at the bias: a row of memory for all rows of a tile. */
-AMX_TARGET static inline void start_at(const float *bias) {
-    COMPILER_BARRIER();
-    load_tile(0, bias, 0);
-    load_tile(1, bias + TILE, 0);
-    load_tile(2, bias, 0);
-    load_tile(3, bias + TILE, 0);
 }
 
 /* Adds BLOCK pixels times a block of a weight. */
@@ -213,25 +210,74 @@ static inline void fetch(Ahead *ahead) {
             __builtin_prefetch(ahead->at[piece], 0, 2);
 }
 
-/* in: bfloat16 [.., columns, 32] -> a map; or, with the weight turned, the gradient of a map. The pixels of a block are
-   finished while the next block is multiplied. */
+/* A gradient's pixels, n blocks of them, that are transposed into strips [32 filters][STRIP_ROW], each of STRIP pixels
+   with those before them. total: the sum of all pixels, [2][16 lanes] as pairs are transposed. */
+#define STRIP (8 * BLOCK)
+#define STRIP_ROW (STRIP + BLOCK)
+typedef struct {
+    const uint16_t *gradient;
+    int64_t n;
+    uint16_t *strips;
+    float *total;
+} Transposition;
+
+/* Block b of all strips. */
+static inline int64_t strip_offset(int64_t b) {
+    return b * BLOCK / STRIP * FILTERS * STRIP_ROW + (b * BLOCK % STRIP + BLOCK);
+}
+
+/* Transposes 16 filters of block b, if there is one: first half 0, then half 1. */
+AMX_TARGET static inline void transpose_half(const Transposition *t, int64_t b, int half) {
+    if (b >= t->n)
+        return;
+    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+    const uint16_t *gradient = t->gradient + b * BLOCK * FILTERS;
+    uint16_t *to = t->strips + strip_offset(b);
+    if (!half && b * BLOCK % STRIP == 0)
+        for (int64_t f = 0; f < FILTERS; f++)
+            to[f * STRIP_ROW - 1] = b ? to[(f - FILTERS) * STRIP_ROW + STRIP - 1] : 0;
+    __m512i pairs[TILE];
+    __m512 sum = _mm512_loadu_ps(t->total + half * TILE);
+    for (int64_t r = 0; r < TILE; r++) {
+        const __m512i one = _mm512_loadu_si512(gradient + 2 * r * FILTERS),
+                      next = _mm512_loadu_si512(gradient + (2 * r + 1) * FILTERS);
+        pairs[r] = half ? _mm512_unpackhi_epi16(one, next) : _mm512_unpacklo_epi16(one, next);
+        sum = _mm512_dpbf16_ps(sum, (__m512bh)pairs[r], ones);
+    }
+    _mm512_storeu_ps(t->total + half * TILE, sum);
+    transpose16(pairs);
+    for (int64_t c = 0; c < TILE; c++)
+        _mm512_storeu_si512(to + (4 * half + c / 4 * 8 + c % 4) * STRIP_ROW, pairs[c]);
+}
+
+AMX_TARGET static void transpose_all(const Transposition *t) {
+    for (int64_t b = 0; b < t->n; b++) {
+        transpose_half(t, b, 0);
+        transpose_half(t, b, 1);
+    }
+}
+
+/* in: bfloat16 [.., columns, 32] -> a map; or, with the weight turned and no bias, the gradient of a map. The pixels of
+   a block are finished while the next block is multiplied. aside: transposed meanwhile, or NULL. */
 AMX_TARGET static inline void convolve(const uint16_t *in, int64_t in_columns, const uint16_t *weight,
                                        const float *bias, int64_t n, const int32_t *places, const uint16_t *map,
-                                       uint16_t *out, Ahead *ahead) {
+                                       uint16_t *out, Ahead *ahead, const Transposition *aside) {
     float sums[2][BLOCK * FILTERS] ALIGNED;
     Finish last = {.n = 0};
     for (int64_t p = 0; p < n; p += BLOCK) {
         float *to = sums[p / BLOCK % 2];
         const uint16_t *w = weight;
-        start_at(bias);
+        clear_sums();
 #pragma GCC unroll 9
         for (int64_t tap = 0; tap < TAPS; tap++, w += BLOCK_NUMBERS) {
             add_pixels(in + (p + tap / 3 * in_columns + tap % 3) * FILTERS, w);
             finish(&last, 4 * tap, 4 * tap + 4);
+            if (aside && tap % 5 == 1)
+                transpose_half(aside, p / BLOCK, tap / 5);
         }
         fetch(ahead);
         store_sums(to, FILTERS);
-        last = (Finish){to, n - p < BLOCK ? n - p : BLOCK, places + p, map ? map + p * FILTERS : NULL, out};
+        last = (Finish){to, n - p < BLOCK ? n - p : BLOCK, places + p, map ? map + p * FILTERS : NULL, out, bias};
     }
     finish(&last, 0, BLOCK);
 }
@@ -246,7 +292,7 @@ AMX_TARGET static void first_layer(const Shape *s, const Windows *windows, const
         float *to = sums[p / BLOCK % 2];
         const uint16_t *even = windows->even + p * BLOCK, *odd = windows->odd + p * BLOCK, *w = packed->weights[0];
         const int64_t step = row_blocks(s) * BLOCK_NUMBERS;
-        start_at(bias);
+        clear_sums();
         for (int64_t k = 0; k < row_blocks(s); k++, w += BLOCK_NUMBERS) {
             add_pixels(even + k * windows->even_block, w);
             finish(&last, k * BLOCK, k * BLOCK + 12);
@@ -256,7 +302,7 @@ AMX_TARGET static void first_layer(const Shape *s, const Windows *windows, const
             finish(&last, k * BLOCK + 24, k * BLOCK + BLOCK);
         }
         store_sums(to, FILTERS);
-        last = (Finish){to, n - p < BLOCK ? n - p : BLOCK, packed->places[0] + p, NULL, out};
+        last = (Finish){to, n - p < BLOCK ? n - p : BLOCK, packed->places[0] + p, NULL, out, bias};
     }
     finish(&last, 0, BLOCK);
 }
@@ -265,7 +311,7 @@ AMX_TARGET static void first_layer(const Shape *s, const Windows *windows, const
 AMX_TARGET static void next_layer(const Shape *s, int64_t layer, const uint16_t *in, const Packed *packed,
                                   const float *bias, uint16_t *out, Ahead *ahead) {
     convolve(in, columns(s, layer - 1), packed->weights[layer], bias, counted_pixels(s, layer), packed->places[layer],
-             NULL, out, ahead);
+             NULL, out, ahead, NULL);
 }
 
 /* A thread's memory in forward. */
@@ -362,10 +408,6 @@ static inline int64_t gradient_blocks(const Shape *s, int64_t layer) {
 static inline int64_t laid_pixels(const Shape *s, int64_t layer) {
     return 2 * border(s, layer) + gradient_pixels(s, layer);
 }
-
-/* Transposed gradients: strips [32 filters][STRIP_ROW], each of STRIP pixels with those before them. */
-#define STRIP (8 * BLOCK)
-#define STRIP_ROW (STRIP + BLOCK)
 
 /* The first layer's gradient has the most pixels. */
 static inline int64_t strips_numbers(const Shape *s) {
@@ -475,13 +517,12 @@ AMX_TARGET static void last_gradient(const uint16_t *gradient, const uint16_t *m
                             masked(_mm512_loadu_si512(gradient + p * FILTERS), map + p * FILTERS));
 }
 
-/* The gradient of the sums of the layer before. */
+/* The gradient of the sums of the layer before, while this layer's is transposed. */
 AMX_TARGET static void previous_gradient(const Shape *s, int64_t layer, const Packed *turned, const Workspace *own,
-                                         Ahead *ahead) {
-    static const float no_bias[FILTERS];
+                                         Ahead *ahead, const Transposition *aside) {
     clear_border(s, layer - 1, own->gradients[layer - 1]);
-    convolve(own->gradients[layer], pitch(s, layer), turned->weights[layer], no_bias, map_pixels(s, layer - 1),
-             turned->places[layer - 1], own->maps[layer - 1], own->gradients[layer - 1], ahead);
+    convolve(own->gradients[layer], pitch(s, layer), turned->weights[layer], NULL, map_pixels(s, layer - 1),
+             turned->places[layer - 1], own->maps[layer - 1], own->gradients[layer - 1], ahead, aside);
 }
 
 /* The lane of a channel in two vectors of interleaved pixels, see pair_pixels. */
@@ -495,41 +536,6 @@ AMX_TARGET static void pair_pixels(uint16_t *map, int64_t pixels) {
         const __m512i a = _mm512_loadu_si512(map + p * FILTERS), b = _mm512_loadu_si512(map + (p + 1) * FILTERS);
         _mm512_storeu_si512(map + p * FILTERS, _mm512_unpacklo_epi16(a, b));
         _mm512_storeu_si512(map + (p + 1) * FILTERS, _mm512_unpackhi_epi16(a, b));
-    }
-}
-
-/* Transposes BLOCK pixels of a gradient into rows of STRIP_ROW; adds them to total [2][16 lanes]. */
-AMX_TARGET static inline void transpose_gradient(const uint16_t *gradient, uint16_t *to, float *total) {
-    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
-    for (int half = 0; half < 2; half++, to += 4 * STRIP_ROW) {
-        __m512i pairs[TILE];
-        __m512 sum = _mm512_loadu_ps(total + half * TILE);
-        for (int64_t r = 0; r < TILE; r++) {
-            const __m512i a = _mm512_loadu_si512(gradient + 2 * r * FILTERS),
-                          b = _mm512_loadu_si512(gradient + (2 * r + 1) * FILTERS);
-            pairs[r] = half ? _mm512_unpackhi_epi16(a, b) : _mm512_unpacklo_epi16(a, b);
-            sum = _mm512_dpbf16_ps(sum, (__m512bh)pairs[r], ones);
-        }
-        _mm512_storeu_ps(total + half * TILE, sum);
-        transpose16(pairs);
-        for (int64_t c = 0; c < TILE; c++)
-            _mm512_storeu_si512(to + (c / 4 * 8 + c % 4) * STRIP_ROW, pairs[c]);
-    }
-}
-
-/* Block b of all strips. */
-static inline int64_t strip_offset(int64_t b) {
-    return b * BLOCK / STRIP * FILTERS * STRIP_ROW + (b * BLOCK % STRIP + BLOCK);
-}
-
-/* Transposes a gradient of n blocks. */
-AMX_TARGET static void transpose_strips(const uint16_t *gradient, int64_t n, uint16_t *strips, float *total) {
-    for (int64_t b = 0; b < n; b++) {
-        uint16_t *to = strips + strip_offset(b);
-        if (b * BLOCK % STRIP == 0)
-            for (int64_t f = 0; f < FILTERS; f++)
-                to[f * STRIP_ROW - 1] = b ? to[(f - FILTERS) * STRIP_ROW + STRIP - 1] : 0;
-        transpose_gradient(gradient + b * BLOCK * FILTERS, to, total);
     }
 }
 
@@ -576,10 +582,10 @@ AMX_TARGET static inline void accumulate(const uint16_t *strips, int64_t n, int6
     }
 }
 
-/* Adds an image's part of the gradients of a layer's weight and bias. The map before becomes pairs of pixels. */
+/* Adds an image's part of the gradient of a layer's weight, from the transposed gradient of its sums. The map before
+   becomes pairs of pixels. */
 AMX_TARGET static void next_layer_sums(const Shape *s, int64_t layer, const Workspace *own, float *sums) {
     const int64_t n = gradient_blocks(s, layer), width = pitch(s, layer);
-    transpose_strips(own->gradients[layer] + border(s, layer) * FILTERS, n, own->strips, sums + TAPS * BLOCK_NUMBERS);
     pair_pixels(own->maps[layer - 1], map_pixels(s, layer - 1));
     for (int64_t i = 0; i < 3; i++, sums += 3 * BLOCK_NUMBERS) {
         /* Pairs begin at even pixels: an odd shift of the input is an even one and a shift of the gradient. */
@@ -593,7 +599,7 @@ AMX_TARGET static void next_layer_sums(const Shape *s, int64_t layer, const Work
 AMX_TARGET static void first_layer_sums(const Shape *s, const Workspace *own, float *sums) {
     const int64_t blocks = row_blocks(s), n = gradient_blocks(s, 0), width = columns(s, 0), shift = width % 2,
                   step = blocks * BLOCK_NUMBERS;
-    transpose_strips(own->gradients[0], n, own->strips, sums + 3 * step);
+    transpose_all(&(Transposition){own->gradients[0], n, own->strips, sums + 3 * step});
     for (int64_t k = 0; k < blocks; k++, sums += BLOCK_NUMBERS) {
         uint16_t *even = own->windows.even + k * own->windows.even_block,
                  *odd = own->windows.odd + k * own->windows.odd_block;
@@ -641,9 +647,15 @@ AMX_TARGET static void image_sums(const Shape *s, const char *pixels, const uint
     clear_border(s, last, own->gradients[last]);
     last_gradient(gradient, out, map_pixels(s, last), shared->turned.places[last], own->gradients[last]);
     for (int64_t layer = last; layer > 0 && layer >= s->lowest; layer--) {
+        float *layer_sums = sums + sums_before(s, layer);
+        const Transposition transposition = {own->gradients[layer] + border(s, layer) * FILTERS,
+                                             gradient_blocks(s, layer), own->strips,
+                                             layer_sums + TAPS * BLOCK_NUMBERS};
         if (layer > s->lowest)
-            previous_gradient(s, layer, &shared->turned, own, ahead);
-        next_layer_sums(s, layer, own, sums + sums_before(s, layer));
+            previous_gradient(s, layer, &shared->turned, own, ahead, &transposition);
+        else
+            transpose_all(&transposition);
+        next_layer_sums(s, layer, own, layer_sums);
     }
     if (s->lowest == 0)
         first_layer_sums(s, own, sums);
