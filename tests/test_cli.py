@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -335,7 +338,7 @@ def test_the_table_is_that_of_the_package_wherever_one_is(capsys: Capture, finis
     capsys.readouterr()
     before = everything(Path())
     assert main(["table", "dmc"]) == 0
-    assert "| cartpole-swingup | 561 (1 seed) | 427 (1 seed) |" in capsys.readouterr().out
+    assert "| cartpole-swingup | 458 ± 145 (2 seeds) [1] | 564 ± 194 (2 seeds) [2] |" in capsys.readouterr().out
     assert everything(Path()) == before
     assert "there are no results of dmc" in refused(capsys, "table", "dmc", "--results", "results")
 
@@ -683,6 +686,95 @@ def test_threads_wait_calmly_unless_told_otherwise(
         monkeypatch.setenv(name, value)
     main(["tasks", "toy"])
     assert os.environ.pop("GOMP_SPINCOUNT", None) == expected
+
+
+@pytest.fixture
+def trained(capsys: Capture) -> Path:
+    """A run with weights that fit its settings."""
+    assert main(["train", "toy/reach", "--env-steps", "40", *TINY]) == 0
+    capsys.readouterr()
+    return Path("runs/toy-reach/mcurl-seed1")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mcurl-sed1", "did you mean runs/toy-reach/mcurl-seed1?"),
+        ("", "choose from runs/toy-reach/a, runs/toy-reach/b, runs/toy-reach/mcurl-seed1\n"),
+        ("nothing", "choose from runs/toy-reach/a, runs/toy-reach/b, runs/toy-reach/mcurl-seed1\n"),
+    ],
+)
+def test_a_run_is_suggested_where_its_own_name_is_close(
+    capsys: Capture, finished: Path, name: str, expected: str
+) -> None:
+    for other in ("a", "b"):
+        shutil.copytree(finished, finished.parent / other)
+    capsys.readouterr()
+    assert expected in refused(capsys, "evaluate", str(finished.parent / name)) + "\n"
+
+
+@contextlib.contextmanager
+def nothing_can_be_written() -> Iterator[None]:
+    """Files may be made, but hold no byte, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("collect runs --results new", "new/toy/mcurl/reach"),
+        ("report runs --out new", "new: "),
+        ("report runs --table new.csv", "new.csv: "),
+        ("report runs --plot new", "new/toy-reach.png: "),
+        ("report runs --openrlbenchmark new", "new: "),
+        ("export RUN --to new", "new: "),
+        ("watch RUN --out new.mp4", "new.mp4: "),
+    ],
+)
+def test_a_full_disk_is_a_line_with_the_file_that_was_asked_for(
+    capsys: Capture, trained: Path, words: str, named: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("av")
+    words = words.replace("RUN", "runs/toy-reach/mcurl-seed1")
+    with nothing_can_be_written():
+        assert main(words.split()) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("mcurl: ")
+    assert error.endswith((": File too large", ": disk I/O error"))
+    assert named in error
+    assert "/." not in error
+    assert not list(Path().rglob(".*"))
+
+
+@pytest.mark.parametrize(
+    "words", ["report runs --out X", "report runs --table X.csv", "export RUN --to X", "watch RUN --out X.mp4"]
+)
+def test_a_folder_where_nothing_can_be_made_is_named_as_it_was_typed(
+    capsys: Capture, trained: Path, words: str
+) -> None:
+    pytest.importorskip("av")
+    words = words.replace("RUN", "runs/toy-reach/mcurl-seed1").replace("X", "/proc/none")
+    assert main(words.split()) == 2
+    assert capsys.readouterr().err.startswith(f"mcurl: {words.split()[-1]}: ")
+
+
+def test_a_run_without_a_checkpoint_is_begun_anew_after_a_full_disk(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "train", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left", "x")))
+        assert main(["train", "toy/reach", "--env-steps", "60", *TINY]) == 2
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "mcurl: there is no checkpoint yet: the same command begins this run anew",
+        "mcurl: x: No space left",
+    ]
+    assert main(["train", "toy/reach", "--env-steps", "60", *TINY]) == 0
 
 
 @pytest.mark.parametrize(

@@ -79,17 +79,13 @@ def plain_median(scores: Array) -> float:
 
 
 def plain_iqm(scores: Array) -> float:
-    """Whole numbers as weights: the least common multiple of the numbers of runs, over a task's number of runs."""
-    common = math.lcm(*(len(runs) for runs in columns(scores)))
-    weighted = sorted((score, common // len(runs)) for runs in columns(scores) for score in runs)
-    total = sum(weight for _, weight in weighted)
-    kept = []
-    for i, (score, weight) in enumerate(weighted):
-        below = sum(other for _, other in weighted[: i + 1])
-        above = sum(other for _, other in weighted[i:])
-        if 4 * below > total and 4 * above > total:
-            kept.append((score, weight))
-    return sum(score * weight for score, weight in kept) / sum(weight for _, weight in kept)
+    """Each score as many times as it weighs, so often that a quarter is a whole number where runs differ."""
+    counts = {len(runs) for runs in columns(scores)}
+    common = 4 * math.lcm(*counts) if len(counts) > 1 else counts.pop()
+    repeated = sorted(score for runs in columns(scores) for score in runs for _ in range(common // len(runs)))
+    cut = len(repeated) // 4
+    kept = repeated[cut : len(repeated) - cut]
+    return sum(kept) / len(kept)
 
 
 def plain_gap(scores: Array) -> float:
@@ -141,10 +137,16 @@ def test_statistics_are_their_definitions(
     assert float(statistic(scores)) == pytest.approx(twin(scores), abs=1e-12)
 
 
-def test_a_score_that_ends_at_a_quarter_is_left_out() -> None:
-    """Of weights 1/2 1/2 1/3 1/3 1/3 the quarter is 1/2: the lowest is left out whole, whatever rounding says."""
+def test_a_quarter_is_left_out_at_both_ends_where_tasks_have_different_runs() -> None:
+    """Of weights 1/2 1/2 1/3 1/3 1/3 the quarter is 1/2: the lowest score, and the highest with half of the next."""
     scores = np.array([[5.0, 1.0], [3.0, 0.0], [4.0, np.nan]])
-    assert float(interquartile_mean(scores)) == pytest.approx((1 / 2 + 3 / 3 + 4 / 3) / (1 / 2 + 2 / 3))
+    assert float(interquartile_mean(scores)) == pytest.approx(1 / 2 + 3 / 3 + 4 / 6)
+
+
+def test_the_best_run_is_not_left_out_alone() -> None:
+    """Two runs of one task, one of the others: of 44 a quarter is left, of 133 half."""
+    scores = np.array([[83.6, 133.1, 43.5], [np.nan, 255.2, np.nan]])
+    assert float(interquartile_mean(scores)) == pytest.approx((0.25 * 43.5 + 83.6 + 0.25 * 133.1) / 1.5)
 
 
 @given(pair=st.integers(1, 5).flatmap(lambda tasks: st.tuples(arrays(tasks), arrays(tasks))))

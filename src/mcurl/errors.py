@@ -111,10 +111,21 @@ def suggest(name: str, choices: Iterable[str], *, max_choices: int = 12) -> str:
     >>> suggest("mcrl", ["mcurl", "curl"])
     'did you mean mcurl?'
     """
+    choices = sorted(choices)
+    if close := closest(name, choices):
+        return f"did you mean {close}?"
+    return list_choices(choices, max_choices)
+
+
+def closest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that is close to a name; None if none is."""
     choices, name = sorted(choices), name[:100]  # the time grows with the square of the length
     close = difflib.get_close_matches(name.lower(), [choice.lower() for choice in choices], n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {next(choice for choice in choices if choice.lower() == close[0])}?"
-    listed = ", ".join(choices[:max_choices])
+    return next(choice for choice in choices if choice.lower() == close[0]) if close else None
+
+
+def list_choices(choices: Iterable[str], max_choices: int) -> str:
+    """Return ``"choose from X, Y and 2 more"``."""
+    choices = sorted(choices)
     omitted = len(choices) - max_choices
-    return f"choose from {listed}" + (f" and {omitted} more" if omitted > 0 else "")
+    return f"choose from {', '.join(choices[:max_choices])}" + (f" and {omitted} more" if omitted > 0 else "")

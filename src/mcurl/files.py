@@ -65,7 +65,8 @@ def open_plain(path: Path, mode: str = "rb", *, limit: int | None = None, follow
     try:
         status = os.fstat(descriptor)
         _check(path, status, limit, changes=mode != "rb")
-        return os.fdopen(descriptor, mode, buffering=-1 if mode == "rb" else 0)
+        # Opened by its path, the file knows its name.
+        return open(path, mode, buffering=-1 if mode == "rb" else 0, opener=lambda *_: descriptor)
     except BaseException:
         os.close(descriptor)
         raise
@@ -201,18 +202,50 @@ def _children(node: Any) -> Iterator[Any]:
 # Writing
 
 
+@contextlib.contextmanager
+def naming(path: Path, aside: Path | None = None) -> Iterator[None]:
+    """A context manager in which errors of the system name what a user asked for.
+
+    Args:
+        path: what is written: the name in errors without one, such as those of a full disk.
+        aside: a file or folder that gets this name at the end: errors that name it, or what is in it, name ``path``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or not _is_aside(error.filename, aside):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _is_aside(name: Any, aside: Path | None) -> bool:
+    if name is None:
+        return True
+    if aside is None or not isinstance(name, str | bytes):
+        return False
+    return Path(os.fsdecode(name)).is_relative_to(aside)
+
+
 def write_file(path: Path, content: str | bytes) -> None:
     """Write a file atomically: if the process is killed, either the old or the new file exists.
 
     A link in its place is replaced, not followed.
+
+    Raises:
+        OSError: it cannot be written; the error has the name of this file.
     """
     new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)  # of a killed process, or a link
-    with open_plain(new, "xb") as file:
-        write_all(file, content.encode() if isinstance(content, str) else content)
-        os.fsync(file.fileno())
-    os.replace(new, path)
-    sync(path.parent)
+    with naming(path, new):
+        new.unlink(missing_ok=True)  # of a killed process, or a link
+        try:
+            with open_plain(new, "xb") as file:
+                write_all(file, content.encode() if isinstance(content, str) else content)
+                os.fsync(file.fileno())
+            os.replace(new, path)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
 
 
 def write_new(path: Path, content: str | bytes) -> None:
@@ -236,14 +269,15 @@ def new_file(path: Path) -> Iterator[Path]:
         FileExistsError: there is something at this path.
     """
     aside = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
-    aside.unlink(missing_ok=True)
-    try:
-        yield aside
-        sync(aside)
-        claim(aside, path)
-    finally:
+    with naming(path, aside):
         aside.unlink(missing_ok=True)
-    sync(path.parent)
+        try:
+            yield aside
+            sync(aside)
+            claim(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+        sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -253,15 +287,28 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: there is something else than an empty folder at this path.
     """
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
+    with folder_aside(path) as aside:
         yield aside
         aside.chmod(0o755)
         sync_all(aside)
         aside.rename(path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     sync(path.parent)
+
+
+@contextlib.contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """A context manager with an empty folder beside ``path``, which is removed at exit if it is still there.
+
+    Raises:
+        OSError: it cannot be made or written; the error has the name ``path``.
+    """
+    with naming(path, path.parent):
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    with naming(path, aside):
+        try:
+            yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def cache_folder() -> Path:
@@ -316,10 +363,11 @@ def claim(aside: Path, path: Path) -> None:
 
 
 def write_all(file: IO[bytes], data: bytes | memoryview) -> None:
-    """Write all bytes to an unbuffered file, which may take fewer at a time."""
+    """Write all bytes to an unbuffered file, which may take fewer at a time. Errors have its name."""
     view = memoryview(data).cast("B")
-    while view:
-        view = view[file.write(view) :]
+    with naming(Path(file.name)):
+        while view:
+            view = view[file.write(view) :]
 
 
 def sync(path: Path) -> None:

@@ -5,6 +5,7 @@ MP4 files need PyAV, and text needs Pillow (extra ``video``).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
@@ -101,8 +102,12 @@ class Mp4:
             self._stream.height, self._stream.width = frame.shape[:2]
             self._stream.pix_fmt = "yuv420p"
             self._stream.options = {"crf": "18"}
-        for packet in self._stream.encode(pyav().VideoFrame.from_ndarray(frame, format="rgb24")):
-            self._container.mux(packet)
+        self._mux(self._stream.encode(pyav().VideoFrame.from_ndarray(frame, format="rgb24")))
+
+    def _mux(self, packets: Sequence[Any]) -> None:
+        with files.naming(self.path, self._new):
+            for packet in packets:
+                self._container.mux(packet)
 
     def close(self) -> None:
         """Write the end of the file. Without frames there is no file.
@@ -112,10 +117,10 @@ class Mp4:
         """
         if self._container is None:
             return
-        for packet in self._stream.encode():
-            self._container.mux(packet)
-        self._container.close()
         try:
+            self._mux(self._stream.encode())
+            with files.naming(self.path, self._new):
+                self._container.close()
             files.claim(self._new, self.path)
         except FileExistsError as error:
             other = self.path.with_stem(f"{self.path.stem}-{os.getpid()}")
@@ -127,7 +132,8 @@ class Mp4:
     def discard(self) -> None:
         """Leave no file."""
         if self._container is not None:
-            self._container.close()
+            with contextlib.suppress(OSError):  # the disk is full, for example
+                self._container.close()
         self._new.unlink(missing_ok=True)
 
 
@@ -256,5 +262,6 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
 def _write(path: Path, data: bytes) -> None:
     """Write a file atomically."""
     new = path.with_name(f".{path.name}.new")
-    new.write_bytes(data)
-    os.replace(new, path)
+    with files.naming(path, new):
+        new.write_bytes(data)
+        os.replace(new, path)

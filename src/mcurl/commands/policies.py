@@ -64,6 +64,8 @@ def evaluate(options: argparse.Namespace) -> int:
     print(f"{values['name']} on {values['task']}, seed {values['run_seed']}, after {steps}")
     statistics = "{mean:.2f} ± {std:.2f}, from {min:.2f} to {max:.2f}".format_map(values)
     print(f"{values['episodes']} episodes: mean return {statistics}")
+    if options.final:
+        print("each return is that of the final evaluation in training, exactly")
     if files["recorded"]:
         again = command_line("verify", files["recorded"])
         print(f"recorded in {files['recorded']}; play the episodes again with: {again}")

@@ -132,11 +132,13 @@ def _run_with_display(
         return 130
     except NotResumableError:
         raise
-    except Exception:
+    except Exception as error:
         # Not after a refused resume: the same command would be refused again.
         if run.reached is not None and run.reached.folder.exists():
             latest = f"the latest checkpoint is at {run.reached.env_steps:,} env steps"
             print(f"mcurl: {latest}; {hint}", file=sys.stderr)
+        elif isinstance(error, OSError) and not run.checkpoints():  # for example a full disk
+            print("mcurl: there is no checkpoint yet: the same command begins this run anew", file=sys.stderr)
         raise
     finally:
         run.discard_if_empty()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 
 from mcurl.agents.base import Clock
 from mcurl.errors import UserError
-from mcurl.files import read_object
+from mcurl.files import folder_aside, read_object
 from mcurl.run.checkpoint import load_tree, save_tree
 
 FORMAT, VERSION = "mcurl-policy", 1
@@ -123,8 +122,8 @@ def write(
         UserError: the folder is not empty.
     """
     check_target(folder)
-    with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=f".{folder.name}.") as name:
-        draft = Path(name) / "policy"
+    with folder_aside(folder.absolute()) as aside:
+        draft = aside / "policy"
         draft.mkdir()  # with the user's permissions, which a temporary folder has not
         save_tree(draft, dict(state), WEIGHTS)
         (draft / CONFIG).write_text(json.dumps(config, indent=2) + "\n")

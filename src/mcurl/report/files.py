@@ -45,14 +45,11 @@ def write(report: Report, folder: Path, png: bool = True) -> list[Path]:
     folder = Path(os.path.realpath(folder))
     check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with plain.folder_aside(folder) as aside:
         names = _write_files(report, aside, png)
         aside.chmod(0o755)
         plain.sync_all(aside)
         _replace(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return [folder / name for name in names]
 
 

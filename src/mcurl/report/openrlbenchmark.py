@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import sqlite3
 from collections import defaultdict
@@ -100,9 +101,12 @@ def _write_run(project: Path, run: RunScores) -> None:
 
 def _write_database(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     columns = ", ".join(f'"{name}" TEXT NOT NULL' for name in _FIELDS)
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute(f'CREATE TABLE "offlinerun" ({columns})')
-        database.executemany(
-            f'INSERT INTO "offlinerun" VALUES ({", ".join("?" * len(_FIELDS))})',
-            [[value if isinstance(value, str) else json.dumps(value) for value in row.values()] for row in rows],
-        )
+    try:
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute(f'CREATE TABLE "offlinerun" ({columns})')
+            database.executemany(
+                f'INSERT INTO "offlinerun" VALUES ({", ".join("?" * len(_FIELDS))})',
+                [[value if isinstance(value, str) else json.dumps(value) for value in row.values()] for row in rows],
+            )
+    except sqlite3.OperationalError as error:  # for example a full disk
+        raise OSError(errno.EIO, str(error), str(path)) from error

@@ -62,8 +62,9 @@ def median(scores: ArrayLike) -> Array:
 def interquartile_mean(scores: ArrayLike) -> Array:
     """The interquartile mean (IQM): the mean of the middle half of all runs of all tasks.
 
-    Of n scores, the lowest and the highest ``floor(n / 4)`` are left out. Where tasks have different numbers of runs, a
-    score weighs 1 / (runs of its task), and scores are left out while they weigh at most a quarter of all.
+    Of n scores, the lowest and the highest ``floor(n / 4)`` are left out, as rliable does. Where tasks have different
+    numbers of runs, a score weighs 1 / (runs of its task), and a quarter of all weight is left out at each end: of a
+    score on the edge, a part. Whole scores would leave out more at one end than at the other.
 
     Args:
         scores: ``[..., runs, tasks]``.
@@ -78,15 +79,19 @@ def interquartile_mean(scores: ArrayLike) -> Array:
         cut = flat.shape[-1] // 4
         return np.asarray(np.sort(flat, axis=-1)[..., cut : flat.shape[-1] - cut].mean(axis=-1))
     weights = np.where(missing, 0, 1 / _runs_per_task(missing)[..., None, :]).reshape(flat.shape)
-    # Equal scores in the order of their weights: the order of tasks makes no difference.
-    order = np.lexsort((weights, flat), axis=-1)
+    order = np.argsort(flat, axis=-1)
     ordered = np.take_along_axis(np.where(np.isnan(flat), 0, flat), order, axis=-1)
     weights = np.take_along_axis(weights, order, axis=-1)
     below = np.cumsum(weights, axis=-1)
     total = below[..., -1:]
-    quarter = total / 4 * (1 + 1e-9)  # sums of 1/runs are not exact
-    weights = np.where((below <= quarter) | (total - below + weights <= quarter), 0, weights)
-    return np.asarray((ordered * weights).sum(axis=-1) / weights.sum(axis=-1))
+    quarter = total / 4
+    outside = np.clip(quarter - (below - weights), 0, weights) + np.clip(quarter - (total - below), 0, weights)
+    runs = _runs_per_task(missing)
+    if (runs == runs[..., :1]).all():  # as without padding
+        quarter = quarter * (1 + 1e-9)  # sums of 1/runs are not exact
+        outside = np.where((below <= quarter) | (total - below + weights <= quarter), weights, 0)
+    inside = weights - outside
+    return np.asarray((ordered * inside).sum(axis=-1) / inside.sum(axis=-1))
 
 
 def optimality_gap(scores: ArrayLike, target: float = 1.0) -> Array:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import zlib
@@ -65,7 +66,7 @@ def save_tree(folder: Path, tree: Any, name: str = "state") -> None:
     try:
         save_tensors(writer.tensors, path)
     except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {_one_line(error)}") from error
+        raise _system_error(error, path) from error
     path.chmod(folder.stat().st_mode & 0o666)  # safetensors creates files that only their owner can read
     sync(path)
     document = {
@@ -303,6 +304,13 @@ def _crc32(node: Any) -> int:
 def first_line(error: BaseException) -> str:
     """The type of an exception, and the first line of its message."""
     return f"{type(error).__name__} {error}".partition("\n")[0][:300]
+
+
+def _system_error(error: SafetensorError, path: Path) -> OSError:
+    """The system's error in one of safetensors, which has its number in the text only."""
+    if number := re.search(r"os error (\d+)", str(error)):
+        return OSError(int(number[1]), os.strerror(int(number[1])), str(path))
+    return OSError(f"{path} cannot be written: {_one_line(error)}")
 
 
 def _one_line(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mcurl.errors import UserError, suggest
+from mcurl.errors import UserError, closest, list_choices
 from mcurl.files import read_object
 from mcurl.run.format import FORMAT
 from mcurl.run.names import check_name, run_name
@@ -44,7 +44,9 @@ def suggest_runs(path: Path) -> str:
             if is_run(run.parent)
         ]
         if runs:
-            return suggest(str(path), [str(run) for run in runs], max_choices=4)
+            # Compared from this folder on: before it, all are alike.
+            close = closest(str(path.relative_to(folder)), [str(run.relative_to(folder)) for run in runs])
+            return f"did you mean {folder / close}?" if close else list_choices(map(str, runs), 4)
     return "there are no runs nearby"
 
 
