@@ -302,6 +302,7 @@ def test_a_finished_run_is_recorded_afterwards_with_the_same_bytes(capsys: Captu
     shutil.rmtree(path.parent)
     assert outcome(capsys, str(RUN))[0] == 2
     assert main(["evaluate", str(RUN), "--final"]) == 0
+    assert "each return is that of the final evaluation in training" in capsys.readouterr().out
     assert find_recordings(RUN) == {}
     assert main(["evaluate", str(RUN), "--final", "--record"]) == 0
     assert path.read_bytes() == before
