@@ -66,7 +66,7 @@ class ContactSheet:
     def close(self) -> None:
         """Write the file."""
         if self._frames:
-            _write(self.path, encode_png(tile(self._frames)))
+            files.write_file(self.path, encode_png(tile(self._frames)))
 
 
 class Mp4:
@@ -257,11 +257,3 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file atomically."""
-    new = path.with_name(f".{path.name}.new")
-    with files.naming(path, new):
-        new.write_bytes(data)
-        os.replace(new, path)

@@ -75,10 +75,11 @@ def interquartile_mean(scores: ArrayLike) -> Array:
     values = np.asarray(scores, dtype=np.float64)
     missing = np.isnan(values)
     flat = values.reshape(*values.shape[:-2], -1)
-    if not missing.any():
-        cut = flat.shape[-1] // 4
-        return np.asarray(np.sort(flat, axis=-1)[..., cut : flat.shape[-1] - cut].mean(axis=-1))
-    weights = np.where(missing, 0, 1 / _runs_per_task(missing)[..., None, :]).reshape(flat.shape)
+    runs = _runs_per_task(missing)
+    if (runs == runs.flat[0]).all():
+        n = int(runs.flat[0]) * runs.shape[-1]  # missing ones are sorted behind them
+        return np.asarray(np.sort(flat, axis=-1)[..., n // 4 : n - n // 4].mean(axis=-1))
+    weights = np.where(missing, 0, 1 / runs[..., None, :]).reshape(flat.shape)
     order = np.argsort(flat, axis=-1)
     ordered = np.take_along_axis(np.where(np.isnan(flat), 0, flat), order, axis=-1)
     weights = np.take_along_axis(weights, order, axis=-1)
@@ -86,10 +87,6 @@ def interquartile_mean(scores: ArrayLike) -> Array:
     total = below[..., -1:]
     quarter = total / 4
     outside = np.clip(quarter - (below - weights), 0, weights) + np.clip(quarter - (total - below), 0, weights)
-    runs = _runs_per_task(missing)
-    if (runs == runs[..., :1]).all():  # as without padding
-        quarter = quarter * (1 + 1e-9)  # sums of 1/runs are not exact
-        outside = np.where((below <= quarter) | (total - below + weights <= quarter), weights, 0)
     inside = weights - outside
     return np.asarray((ordered * inside).sum(axis=-1) / inside.sum(axis=-1))
 
