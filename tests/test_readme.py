@@ -182,6 +182,11 @@ def test_a_suite_that_is_none_is_one_line(value: str, message: str) -> None:
     assert (refused.returncode, refused.stderr) == (2, f"mcurl: {message}\n")
 
 
+def test_an_unknown_suite_names_the_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "mine/corridor"]) == 2
+    assert "unknown suite 'mine' (MCURL_SUITES names suites of your own): choose from" in capsys.readouterr().err
+
+
 TESTED_ELSEWHERE = {"README.md", "in-your-agent.md", "python.md", "tune.md"}
 """Here, in tests/integrations/test_page.py, and in tests/test_python.py. The blocks of export.md need a folder of
 tests/test_export_policy.py, and the hub; they have names, as modules."""

@@ -399,6 +399,17 @@ def real_folder(path: Path) -> bool:
         return False
 
 
+def make_writable(path: Path) -> None:
+    """Make a folder with its parents, unless it exists, in which folders can be made.
+
+    Raises:
+        OSError: it cannot be made, or nothing can be made in it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with folder_aside(path / "run"):
+        pass
+
+
 def own_folder(path: Path) -> Path:
     """Make a folder in another one, unless it exists, for files that are to be written there.
 

@@ -196,6 +196,7 @@ def _add_verify(verify: Parser) -> None:
     verify.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=paths)
     verify.add_argument("--jobs", type=_count, metavar="N", help="number of processes; default all cores")
     verify.add_argument("--keep-going", action="store_true", help="do not stop at the first score that fails")
+    verify.add_argument("--strict", action="store_true", help="a score without recorded episodes is a failure, too")
     picture = "also draw the best and the median episode of each score as DIR/*.png"
     verify.add_argument("--picture", type=_folder, metavar="DIR", help=picture)
     video = "also write videos of them as DIR/*.mp4; needs PyAV (pip install 'mcurl[video]')"

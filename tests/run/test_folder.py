@@ -114,6 +114,18 @@ def test_an_out_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     one_line(error)
 
 
+def test_a_folder_that_cannot_be_filled_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(path: Path, content: str | bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    (tmp_path / "mine").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("mcurl.run.folder.run.write_file", full_disk)
+        with pytest.raises(UserError, match=r"cannot create .*: No space left"):
+            make(tmp_path / "mine" / "runs")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+
+
 def test_opening_another_folder_suggests_runs(tmp_path: Path) -> None:
     make(tmp_path / "runs").close()
     with pytest.raises(UserError, match=r"is not a run folder: did you mean .*/dmc-cartpole-swingup/mcurl-seed1\?"):

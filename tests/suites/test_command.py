@@ -81,6 +81,15 @@ def test_a_failure_says_why_and_is_the_exit_status(capfd: pytest.CaptureFixture[
     assert out.endswith("0 of 1 finished · 1 failed\n")
 
 
+def test_an_impossible_folder_is_refused_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """Not once for each attempt of each run."""
+    Path("file").touch()
+    assert main(["suite", "run", "small.toml", "--out", "file/runs"]) == 2
+    out, err = capfd.readouterr()
+    assert "started" not in out
+    assert err == "mcurl: file/runs: Not a directory\n"
+
+
 @pytest.mark.slow
 def test_a_kill_and_a_stop_change_no_bit() -> None:
     command = [sys.executable, "-m", "mcurl", "suite", "run", "small.toml", "--jobs", "1"]

@@ -245,9 +245,11 @@ def test_the_first_failure_ends_it_unless_all_are_asked_for(capsys: Capture) -> 
 @pytest.mark.usefixtures("folder")
 def test_scores_without_a_recording_are_listed(capsys: Capture) -> None:
     RECORDED.unlink()
-    status, out, _ = outcome(capsys, "scores")
-    assert status == 0
-    assert "scores/toy/curl/reach seed 1: not recorded\n1 of 1 recorded scores verified" in out
+    for options, expected in ((), 0), (("--strict",), 1):
+        status, out, _ = outcome(capsys, "scores", *options)
+        assert status == expected
+        missing = "scores/toy/curl/reach seed 1: not recorded"
+        assert f"{missing}\n1 of 1 recorded scores verified, 1 not recorded\n" in out
     TABLE.with_name("reach-seed2.episodes").unlink()
     status, _, err = outcome(capsys, "scores")
     assert status == 2

@@ -22,7 +22,14 @@ def verify(options: argparse.Namespace) -> int:
     import_modules(options.modules)
     show = Show(options.picture, options.video)
     jobs = options.jobs or available_cores()
-    return verify(options.paths, jobs=jobs, modules=options.modules, show=show, keep_going=options.keep_going)
+    return verify(
+        options.paths,
+        jobs=jobs,
+        modules=options.modules,
+        show=show,
+        keep_going=options.keep_going,
+        strict=options.strict,
+    )
 
 
 def collect(options: argparse.Namespace) -> int:

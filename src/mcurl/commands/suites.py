@@ -63,6 +63,7 @@ def suite_show(options: argparse.Namespace) -> int:
 def suite_run(options: argparse.Namespace) -> int:
     """Train the runs of a suite."""
     from mcurl.build import memory_needed
+    from mcurl.files import make_writable
     from mcurl.runtime.memory import check_memory_of_runs
     from mcurl.suites.display import PoolDisplay
     from mcurl.suites.hours import threads
@@ -89,9 +90,11 @@ def suite_run(options: argparse.Namespace) -> int:
             overrides=[f"compute.threads={cpus}"],
             retries=options.retries,
         )
+        open_runs = [entry.run for entry in pool.entries.values() if entry.open]
         if cluster is None:
-            open_runs = [entry.run for entry in pool.entries.values() if entry.open]
             check_memory_of_runs([memory_needed(run.settings) for run in open_runs], jobs, "--jobs")
+        if open_runs:
+            make_writable(options.out)
         status = pool.run()
     failed = [entry for entry in pool.entries.values() if entry.failure]
     for entry in failed:

@@ -103,7 +103,7 @@ def _with_suite(task: str) -> str:
 def suite_module(suite: str) -> ModuleType:
     """The module of a suite. Raises UserError for an unknown suite."""
     if suite.lower() not in SUITES:
-        raise UserError(f"unknown suite {suite!r}: {suggest(suite, SUITES)}")
+        raise UserError(f"unknown suite {suite!r} ({OWN_SUITES} names suites of your own): {suggest(suite, SUITES)}")
     silence_libraries()
     if suite.lower() in _OWN:
         if "" not in sys.path:

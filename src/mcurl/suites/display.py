@@ -76,7 +76,7 @@ class PoolDisplay:
     def __exit__(self, *error: object) -> None:
         if self._live:
             self._live.stop()
-        else:
+        elif self.entries:  # otherwise an error came before the first run
             self._line(self.summary())
 
     def update(self, entries: Sequence[Entry]) -> None:

@@ -36,7 +36,13 @@ class Show:
 
 
 def verify(
-    paths: Sequence[Path], *, jobs: int, modules: Sequence[str] = (), show: Show | None = None, keep_going: bool = False
+    paths: Sequence[Path],
+    *,
+    jobs: int,
+    modules: Sequence[str] = (),
+    show: Show | None = None,
+    keep_going: bool = False,
+    strict: bool = False,
 ) -> int:
     """Verify all scores in some paths.
 
@@ -46,9 +52,10 @@ def verify(
         modules: modules with the user's own environments.
         show: where the best and the median episodes are shown; None: nowhere.
         keep_going: do not stop at the first score that does not come out.
+        strict: a score without recorded episodes fails.
 
     Returns:
-        The exit status: 0, or 1 if a score does not come out.
+        The exit status: 0, or 1 if a score does not come out or, with ``strict``, is not recorded.
 
     Raises:
         UserError: there is nothing to verify, an environment cannot be made, or a picture exists already.
@@ -77,8 +84,10 @@ def verify(
     for title in missing:
         print(f"{printable(title)}: not recorded")
     total = f"{verified} of {len(recorded)} recorded scores verified"
-    print(f"{total}, {failures} failed" if failures else total)
-    return 1 if failures else 0
+    total += f", {failures} failed" if failures else ""
+    total += f", {len(missing)} not recorded" if missing else ""
+    print(total)
+    return 1 if failures or (strict and missing) else 0
 
 
 def _check_files(

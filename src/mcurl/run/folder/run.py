@@ -95,6 +95,7 @@ class Run:
             draft.rename(folder)
         except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
+            _remove_empty(created[1:])
             if not isinstance(error, OSError):
                 raise
             cls.refuse_existing(folder, settings)
@@ -383,9 +384,7 @@ class Run:
             and not self.evaluations()
         ):
             shutil.rmtree(self.folder)
-            with contextlib.suppress(OSError):  # the parent folder contains another run
-                for parent in self._created[1:]:
-                    parent.rmdir()
+            _remove_empty(self._created[1:])
 
     def check_owner(self) -> None:
         """Raise UserError if another process took over the training of this run.
@@ -545,6 +544,13 @@ class Run:
             with contextlib.suppress(UserError):
                 return checkpoint.logs().get(name, Span()).length
         return 0
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the innermost first, up to one that is not empty."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _elsewhere() -> str:
