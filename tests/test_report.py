@@ -256,7 +256,7 @@ def test_the_budget_is_another_method_where_schedules_depend_on_it() -> None:
             runs.append(RunScores("x", "y", "mcurl", "M", 1, {0: [1.0]}, budget, provenance={"settings": settings}))
         return changed_between(*runs)
 
-    assert changed("dmc/walker-walk", "sac") == {}
+    assert changed("dmc/walker-walk", "sac") == changed("dmc/walker-walk", "drqv2") == {}
     assert changed("atari/Pong", "rainbow") == {"env_steps": (100_000, 500_000)}
 
 

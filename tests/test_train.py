@@ -311,6 +311,39 @@ def test_a_budget_below_the_first_update_is_said_before_and_after(
         assert run.latest_checkpoint().load()["clock"]["updates"] == updates
 
 
+@pytest.mark.parametrize(("env_steps", "evaluations"), [(40, 3), (50, 4)])
+def test_the_score_is_said_wherever_the_budget_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], env_steps: int, evaluations: int
+) -> None:
+    """At a multiple of the evaluation's interval, too."""
+    line = [
+        "train",
+        "toy/reach",
+        "--method",
+        "rl-only",
+        "--name",
+        "x",
+        "--env-steps",
+        str(env_steps),
+        "--out",
+        str(tmp_path),
+    ]
+    assert main([*line, "--set", *SAC_, "evaluation.final_episodes=0", "evaluation.every=20"]) == 0
+    assert len(Run(tmp_path / "toy-reach/x-seed1").evaluations()) == evaluations
+    assert capsys.readouterr().out.count("score ") == 1
+
+
+def test_a_sequence_fits_into_the_rows_with_complete_stacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A full ring has stacks from the frames before its oldest row on: fewer than its capacity."""
+    line = ["train", "toy/reach", "--method", "mcurl", "--name", "x", "--env-steps", "200", "--out", str(tmp_path)]
+    small = [*SAC_, "mcurl.length=8", "mcurl.batch=2", "mcurl.cross_episodes=true", "env.frame_stack=3"]
+    assert main([*line, "--set", *small, "replay.capacity=9"]) == 2
+    expected = "sequences of 8 observations do not fit into replay.capacity=9: it must be at least 10"
+    assert expected in capsys.readouterr().err
+    assert main([*line, "--set", *small, "replay.capacity=10"]) == 0
+    assert any("contrast/loss" in values for _, values in Run(tmp_path / "toy-reach/x-seed1").metrics())
+
+
 def test_a_resume_that_would_be_refused_is_not_advised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

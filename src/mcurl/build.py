@@ -15,6 +15,7 @@ from mcurl.envs import make_env
 from mcurl.errors import UserError, argument
 from mcurl.objectives.base import ContrastSpec, Objective
 from mcurl.replay.buffer import Replay
+from mcurl.run.names import action_repeat
 from mcurl.runtime.device import Compute
 from mcurl.runtime.memory import check_memory, limited_allocations
 
@@ -124,8 +125,7 @@ def memory_needed(settings: TrainSettings) -> int:
     on_gpu = settings.compute.device != "cpu" and torch.cuda.is_available()
     if on_gpu or getattr(env, "observation", "pixels") == "state":
         return PROCESS_BYTES
-    repeat = getattr(env, "action_repeat", 0) or getattr(env, "frame_skip", 1)
-    rows = min(settings.replay.capacity, settings.env_steps // repeat)
+    rows = min(settings.replay.capacity, settings.env_steps // action_repeat(settings.to_json()["env"]))
     channels = 3 if settings.task.startswith("dmc/") else 1  # of the other suites it is not known yet
     side = getattr(env, "image_size", 0)  # nor is this, in a suite of the user's own
     return PROCESS_BYTES + int(rows * channels * side**2)
@@ -175,7 +175,8 @@ def newest_frame(observation: np.ndarray, env: gymnasium.Env[Any, Any]) -> np.nd
 
 
 def _check_length(settings: TrainSettings, spec: ContrastSpec) -> None:
-    if spec.source == "sequences" and spec.length >= settings.replay.capacity:
-        raise UserError(
-            f"sequences of {spec.length} observations do not fit into replay.capacity={settings.replay.capacity}"
-        )
+    """Raise UserError if the replay, full, may hold no sequence: its first frames have no complete stacks."""
+    capacity, least = settings.replay.capacity, spec.length + max(getattr(settings.env, "frame_stack", 1) - 1, 1)
+    if spec.source == "sequences" and capacity < least:
+        name = f"sequences of {spec.length} observations"
+        raise UserError(f"{name} do not fit into replay.capacity={capacity}: it must be at least {least}")

@@ -97,8 +97,8 @@ def play_episode(
 ) -> Generator[Moment, None, None]:
     """Play an episode of an evaluation step by step. It is the one with this number in :func:`evaluate_policy`.
 
-    It is not if the environment draws from the global generators of ``random`` or ``numpy.random``, which the episodes
-    of an evaluation share.
+    Exception: an environment that draws from the global generators of ``random`` or ``numpy.random``, which the
+    episodes of an evaluation share.
 
     Args:
         settings: of the run.
@@ -293,8 +293,8 @@ def evaluate(
 ) -> npt.NDArray[np.float64]:
     """Play episodes with a policy.
 
-    Each episode has its own seed, so it does not depend on ``parallel``, where a reset draws all anew. ``dmc/lqr-*``
-    draw their springs once for each environment.
+    Each episode has its own seed, so it does not depend on ``parallel``. Exception: an environment whose reset does
+    not sample everything anew, such as ``dmc/lqr-*``, which draw their springs once for each environment.
 
     The policy always receives a full batch: a finished environment keeps its last observation in the batch. So all
     batches have the same shape, and the action of one environment does not depend on the others.

@@ -204,11 +204,12 @@ def _children(node: Any) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def naming(path: Path, aside: Path | None = None) -> Iterator[None]:
-    """A context manager in which errors of the system name what a user asked for.
+    """A context manager in which each OSError has the name of the file that the user asked for.
 
     Args:
-        path: what is written: the name in errors without one, such as those of a full disk.
-        aside: a file or folder that gets this name at the end: errors that name it, or what is in it, name ``path``.
+        path: that file. Errors without a name, such as those of a full disk, get this one.
+        aside: the temporary file or folder that is renamed to ``path`` at the end. Errors that name it, or a file in
+            it, get the name ``path``.
     """
     try:
         yield

@@ -28,7 +28,7 @@ class LoadedAgent(NamedTuple):
     action_space: gymnasium.Space[Any]
     """Box in [-1, 1], or Discrete."""
     note: str = ""
-    """What is to be said of the checkpoint; empty: nothing."""
+    """A message for the user about the checkpoint; empty: none."""
 
 
 def load_agent(run: Run, settings: TrainSettings, checkpoint: Checkpoint | None = None) -> LoadedAgent:

@@ -72,9 +72,7 @@ def watch(
     """
     check_video(target, "--out")
     with ExitStack() as stack:
-        panels = [_Panel(run, checkpoint, episode, seed) for run, checkpoint in runs]
-        for panel in panels:
-            stack.enter_context(closing(panel))
+        panels = [stack.enter_context(closing(_Panel(run, checkpoint, episode, seed))) for run, checkpoint in runs]
         rate = max(panel.rate for panel in panels)
         with Mp4(target, rate) as file:
             for number, frame in enumerate(_frames(panels, rate, seconds), 1):
@@ -106,13 +104,16 @@ class _Panel:
         settings = TrainSettings.from_json(run.settings)
         self.loaded = load_agent(run, settings, checkpoint)
         seed = settings.seed if seed is None else seed
-        self.moments = play_episode(settings, self.loaded, episode, seed)
-        self.moment: Moment = next(self.moments)
-        self.rate = frames_per_second(self.moment.env)
         self.name = f"{run.name}, seed {settings.seed}"
         self.titles = (self.name, f"{settings.task}, {checkpoint.env_steps:,} env steps")
         self.size: tuple[int, int] | None = None
-        self.image = self._draw()
+        self.moments = play_episode(settings, self.loaded, episode, seed)
+        with ExitStack() as failure:
+            failure.callback(self.close)
+            self.moment: Moment = next(self.moments)
+            self.rate = frames_per_second(self.moment.env)
+            self.image = self._draw()
+            failure.pop_all()
 
     @property
     def watched(self) -> Watched:

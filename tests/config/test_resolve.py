@@ -212,6 +212,7 @@ def test_an_unknown_agent_has_a_nearest() -> None:
         ("sac.learning_rate=fast", "sac.learning_rate is a number, not 'fast'"),
         ("sac.learning_rate=0", "sac.learning_rate must be above 0, not 0.0"),
         ("sac.learning_rate=nan", "must be above 0"),
+        ("sac.temperature_beta=1", "sac.temperature_beta must be at least 0 and below 1, not 1.0"),
         ("sac.learning_rate=inf", "must be above 0"),
         ("mcurl.mask_rate=50", "mcurl.mask_rate must be from 0 to 1, not 50.0"),
         ("mcurl.negatives=sequences", "mcurl.negatives is batch or sequence, not 'sequences': did you mean sequence?"),
@@ -374,7 +375,8 @@ def another_value(setting: Setting) -> Any:
     if isinstance(setting.default, bool):
         return str(not setting.default).lower()
     if isinstance(setting.default, int | float):
-        return setting.default + 1 if setting.meta.high == float("inf") else setting.default / 2
+        meta = setting.meta
+        return setting.default + 1 if min(meta.high, meta.below) == float("inf") else setting.default / 2
     return next(choice for choice in setting.hint.__args__ if choice != setting.default)
 
 
@@ -419,7 +421,7 @@ def test_every_number_has_limits_and_its_default_is_within() -> None:
     assert {key for key, setting in numbers.items() if not setting.meta.bounded} == unlimited
     for key, setting in numbers.items():
         setting.meta.check(key, setting.default)
-        for beyond in (setting.meta.low - 1, setting.meta.above, setting.meta.high + 1):
+        for beyond in (setting.meta.low - 1, setting.meta.above, setting.meta.high + 1, setting.meta.below):
             if abs(beyond) < float("inf"):
                 with pytest.raises(UserError, match=f"^{key} must be "):
                     setting.meta.check(key, beyond)

@@ -239,6 +239,40 @@ def test_statistics_have_intervals_from_three_seeds() -> None:
     assert "nothing here says which method is better" in few.paragraphs[1]
 
 
+@pytest.mark.parametrize(
+    ("arms", "compared", "tasks", "left_out"),
+    [
+        # An arm on few tasks does not shrink the comparison of the others ...
+        (
+            {"mcurl": 8, "curl": 8, "rl-only": 10, "mcurl-layers=3": 2},
+            ["mcurl", "curl", "rl-only"],
+            8,
+            "mcurl-layers=3",
+        ),
+        ({"mcurl": 8, "curl": 3, "rl-only": 8}, ["mcurl", "rl-only"], 8, "curl"),
+        # ... nor does one on most of them disappear, nor the first.
+        ({"mcurl": 8, "curl": 7, "rl-only": 8}, ["mcurl", "curl", "rl-only"], 7, ""),
+        ({"mcurl": 2, "curl": 26, "rl-only": 26}, ["mcurl", "curl", "rl-only"], 2, ""),
+        ({"mcurl": 1, "curl": 5, "rl-only": 5}, ["curl", "rl-only"], 5, "mcurl"),
+        ({"mcurl": 3, "curl": 1}, [], 0, ""),
+    ],
+)
+def test_statistics_compare_the_arms_and_tasks_with_the_most_cells(
+    arms: dict[str, int], compared: list[str], tasks: int, left_out: str
+) -> None:
+    runs = [run(game, name, 1, {400_000: 1.0}, benchmark="atari100k") for name, n in arms.items() for game in GAMES[:n]]
+    found = report(runs)
+    if not compared:
+        assert not any(part.key.endswith("-aggregates") for part in found.blocks())
+        return
+    result = block(found, "atari100k-400k-aggregates")
+    assert isinstance(result, Table)
+    own = [row for row in result.rows if row[1].text == "this package"]
+    assert [row[0].text for row in own] == compared
+    assert {row[2].value for row in own} == {tasks}
+    assert (f"Left out, because they lack some of these tasks: {left_out}." in result.caption) == bool(left_out)
+
+
 def test_claims_say_where_the_paper_s_own_table_says_otherwise() -> None:
     found = block(report([*all_games(1.0, "mcurl", 3), *all_games(0.9, "curl", 3)]), "atari100k-claims")
     assert isinstance(found, Claims)

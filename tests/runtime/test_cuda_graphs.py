@@ -124,7 +124,7 @@ def learned(
     if agent.objective is not None:
         agent.objective.set_compute(fixed_shapes=True, dtype=torch.float32)
     if captured:
-        agent.step = graphs.CudaGraphStep(agent.step)
+        graphs.use_cuda_graphs(agent)
     metrics = []
     for update in range(14):
         # Every schedule moves: learning rates, the exponent of the weights, copies of the target network.

@@ -53,6 +53,17 @@ def test_metadata_of_what_computes() -> None:
     assert set(processor_flags()) <= {"amx_tile", "amx_bf16", "amx_int8", "avx512f", "avx512_bf16", "avx2"}
 
 
+def test_a_processor_has_no_tf32() -> None:
+    """The user's program may have allowed it for GPUs."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert Compute(torch.device("cpu"), torch.float32, graphs=False).precision == "fp32"
+        assert Compute(torch.device("cuda"), torch.float32, graphs=False).precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @pytest.mark.parametrize(
     ("machine", "flags", "onednn", "fast"),
     [

@@ -81,6 +81,14 @@ def test_states(runs: list[SuiteRun]) -> None:
     assert read_status(runs[1], out) == Status(State.FINISHED, 1000, None, 10.5)
 
 
+def test_a_run_that_was_killed_in_its_last_save_is_not_finished(runs: list[SuiteRun]) -> None:
+    """Its score is there, but no checkpoint is or was."""
+    with make(runs[0], 0) as run:
+        run.log_evaluation(1000, [10.5])
+        assert run.resumable
+    assert read_status(runs[0], Path("runs")).state is State.STOPPED
+
+
 def test_a_run_that_was_extended_is_finished_with_its_first_score(runs: list[SuiteRun]) -> None:
     with make(runs[0], 1000, final=True) as run:
         run.log_evaluation(2000, [99.0])
@@ -221,6 +229,17 @@ def test_a_measurement_is_remembered(capsys: Capture, runs: list[SuiteRun], monk
     Path("cache/mcurl/speed.json").write_text("[1]")
     assert main(line) == 0
     assert "unknown time left" in capsys.readouterr().out
+
+
+def test_a_measurement_on_atari_counts_frames(runs: list[SuiteRun], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second interval, which is timed, has an update at each agent step."""
+    arguments: list[str] = []
+    monkeypatch.setattr(bench_runs, "time_intervals", lambda line, seeds, intervals: [arguments.extend(line), 12.0][1:])
+    run = Suite.load("mini-atari").runs(["Krull"], ["mcurl"], [1])[0]
+    assert hours.measure(run, 1) == 12.0 / (4 * hours.AGENT_STEPS["atari"])
+    values = dict(word.split("=") for word in arguments if "=" in word)
+    interval = int(values["checkpoint.every"])
+    assert int(values["rainbow.learning_starts"]) * 4 < interval == 4 * hours.AGENT_STEPS["atari"]
 
 
 def test_a_measurement_that_fails_is_one_line(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

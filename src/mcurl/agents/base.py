@@ -42,7 +42,10 @@ class Clock:
         return self.agent_steps * self.action_repeat
 
     def is_due(self, every: int) -> bool:
-        """Whether the last agent step reached or passed a multiple of ``every`` simulator steps; 0: never."""
+        """Whether the last agent step reached or passed a multiple of ``every`` simulator steps; 0: never.
+
+        At the start, before any agent step, every interval is due.
+        """
         now = self.env_steps
         return every > 0 and now // every > (now - self.action_repeat) // every
 
@@ -101,15 +104,14 @@ class Update(NamedTuple):
 
 
 class Agent(Pluggable, ABC):
-    """Base class of agents: SAC, Rainbow, DrQ-v2, and user-defined ones.
-
-    If an agent has a method ``step(batch, **booleans)``, the training loop may capture it as a CUDA graph. The method
-    must then run on the device without synchronisation.
-    """
+    """Base class of agents: SAC, Rainbow, DrQ-v2, and user-defined ones."""
 
     update_before_step: ClassVar[bool] = False
     """Order of a training step. False: act, step, store, update. True: act, update, step, store; then the update does
     not use the new transition, and the environment can step in parallel."""
+    graph_method: ClassVar[str] = ""
+    """Name of a method ``(batch, **booleans)`` that the training loop may capture as a CUDA graph; empty: none. It must
+    run on the device without synchronisation."""
     unused_settings: ClassVar[Mapping[str, str]] = {}
     """Settings of other sections that this agent does not use -> the reason. Setting them is an error."""
 
@@ -164,20 +166,25 @@ class Agent(Pluggable, ABC):
         """Select actions.
 
         Args:
-            observations: ``[N, *observation_shape]``.
+            observations: ``uint8 [N, K*C, H, W]``, or states ``float32 [N, D]``.
             explore: True: sample exploratory actions; False: the deterministic policy of evaluations.
             clock: counters of the run.
 
         Returns:
-            ``[N, *action_space.shape]``.
+            ``float32 [N, A]`` in [-1, 1], or ``int64 [N]`` for discrete actions.
         """
 
     @abstractmethod
     def update(self, batch: Batch, clock: Clock) -> Update:
-        """Run one update: a step of each network that is due. ``clock.updates`` counts the updates before this one."""
+        """Run one update: a step of each network that is due.
+
+        Args:
+            batch: the data of :attr:`batch_spec`.
+            clock: drives schedules and intervals. ``clock.updates`` counts the updates before this one.
+        """
 
     def visible(self, frame: np.ndarray) -> np.ndarray:
-        """The part of a frame, ``[C, H, W]``, that the policy receives, for videos. By default, all of it."""
+        """The part of a frame ``[C, H, W]`` that the policy receives, for videos: ``[C, h, w]``. Default: all of it."""
         return frame
 
     def priority_beta(self, clock: Clock) -> float:

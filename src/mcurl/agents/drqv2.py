@@ -90,6 +90,7 @@ class DrQv2(Agent):
     section = "drqv2"
     label = "DrQ-v2"
     update_before_step = True
+    graph_method = "step"
 
     @classmethod
     def feature_dim(cls, settings: DrQv2Settings, observation_shape: tuple[int, ...]) -> int:

@@ -139,6 +139,7 @@ class Rainbow(Agent):
     Settings = RainbowSettings
     section = "rainbow"
     label = "Rainbow"
+    graph_method = "step"
 
     @classmethod
     def feature_dim(cls, settings: RainbowSettings, observation_shape: tuple[int, ...]) -> int:

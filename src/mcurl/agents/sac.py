@@ -56,7 +56,7 @@ class SacSettings:
     """Initial value of the temperature α."""
     temperature_lr: float = setting(1e-4, above=0)
     """Learning rate of log α."""
-    temperature_beta: float = setting(0.5, low=0, high=1)
+    temperature_beta: float = setting(0.5, low=0, below=1)
     """Adam's β1 for log α."""
     learning_starts: int = setting(1000, low=0, unit="agent steps")
     """Agent steps before the first update, with uniformly random actions."""
@@ -105,6 +105,7 @@ class SAC(Agent):
     section = "sac"
     label = "SAC"
     update_before_step = True
+    graph_method = "step"
 
     @classmethod
     def feature_dim(cls, settings: SacSettings, observation_shape: tuple[int, ...]) -> int:

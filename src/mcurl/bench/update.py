@@ -28,7 +28,7 @@ from mcurl.networks import encoders
 from mcurl.objectives.masked import MCurl
 from mcurl.replay.batch import Batch
 from mcurl.replay.buffer import Replay
-from mcurl.runtime.cuda_graphs import CudaGraphStep
+from mcurl.runtime.cuda_graphs import use_cuda_graphs
 from mcurl.runtime.device import Compute
 from mcurl.runtime.seeding import Generators
 from mcurl.runtime.waiting import AdaptiveWaiting
@@ -86,8 +86,8 @@ class Learner:
         self.updates = 0
         if plain:
             use_textbook_version(self.agent)
-        elif compute.graphs and hasattr(self.agent, "step"):
-            self.agent.step = CudaGraphStep(self.agent.step)
+        elif compute.graphs:
+            use_cuda_graphs(self.agent)
         fill(self.replay, continuous=suite == "dmc")
 
     @property

@@ -36,6 +36,8 @@ class Meta:
     """Maximum."""
     above: float = -math.inf
     """Exclusive lower bound."""
+    below: float = math.inf
+    """Exclusive upper bound."""
     unit: str = ""
     """Unit, in words."""
     needs_contrast: bool = False
@@ -46,19 +48,23 @@ class Meta:
     @property
     def bounded(self) -> bool:
         """Whether the field has a bound."""
-        return (self.low, self.above, self.high) != (-math.inf, -math.inf, math.inf)
+        return max(self.low, self.above) > -math.inf or min(self.high, self.below) < math.inf
 
     def check(self, key: str, value: Any) -> None:
         """Raise UserError if a number is out of range."""
         if not self.bounded or isinstance(value, bool) or not isinstance(value, int | float):
             return
-        if math.isfinite(value) and self.low <= value <= self.high and value > self.above:
+        if math.isfinite(value) and self.low <= value <= self.high and self.above < value < self.below:
             return
+        raise UserError(f"{key} must be {self._range()}, not {value}")
+
+    def _range(self) -> str:
+        """The bounds in words."""
         if self.high < math.inf:
-            expected = f"from {self.low:g} to {self.high:g}"
-        else:
-            expected = f"above {self.above:g}" if self.above > -math.inf else f"at least {self.low:g}"
-        raise UserError(f"{key} must be {expected}, not {value}")
+            return f"from {self.low:g} to {self.high:g}"
+        if self.below < math.inf:
+            return f"at least {self.low:g} and below {self.below:g}"
+        return f"above {self.above:g}" if self.above > -math.inf else f"at least {self.low:g}"
 
 
 def setting(
@@ -67,12 +73,13 @@ def setting(
     low: float = -math.inf,
     high: float = math.inf,
     above: float = -math.inf,
+    below: float = math.inf,
     unit: str = "",
     needs_contrast: bool = False,
     only_if: tuple[str, tuple[Any, ...]] | None = None,
 ) -> T:
     """A dataclass field with metadata; the arguments are the attributes of :class:`Meta`."""
-    meta = Meta(low, high, above, unit, needs_contrast, only_if)
+    meta = Meta(low, high, above, below, unit, needs_contrast, only_if)
     field: T = dataclasses.field(default=default, metadata={"mcurl": meta})
     return field
 

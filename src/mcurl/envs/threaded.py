@@ -107,11 +107,10 @@ class _Worker:
         return future
 
     def close(self, function: Callable[[], object]) -> None:
-        """Call a last function, unless a call is still under way, and end the thread."""
+        """Call a last function after the call that is under way, unless that hangs, and end the thread."""
         try:
-            if self._last is None or self._last.done():
-                with contextlib.suppress(TimeoutError):
-                    self.submit(function).result(_CLOSE_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                self.submit(function).result(_CLOSE_SECONDS)
         finally:  # also after a call that failed
             self._calls.put(None)
             if self._last is None or self._last.done():

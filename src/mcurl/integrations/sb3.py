@@ -291,6 +291,7 @@ class _Contrastive:
         spec = self.contrast.objective.contrast_spec
         if spec.source != "rl" and spec.cross_episodes and episodes.size < spec.length:
             return  # no window fits yet
+        metrics: dict[str, Tensor] = {}
         for _ in range(gradient_steps):
             metrics = self._contrast_step(buffer, episodes, batch_size)
         for name, value in metrics.items():

@@ -20,7 +20,7 @@ from mcurl.errors import UserError
 from mcurl.registry import Pluggable
 
 Encode = Callable[[Tensor], Tensor]
-"""Pixels ``uint8 [N, K*C, h, w]`` -> features ``float32 [N, d]``."""
+"""N observations in the agent's layout, see :meth:`Objective.loss` -> features ``float32 [N, d]``."""
 Augment = Callable[[Tensor], Tensor]
 """Pixels ``[N, K*C, H, W]`` -> pixels ``[N, K*C, h, w]``, sampled independently for each observation."""
 
@@ -118,10 +118,13 @@ class Objective(nn.Module, Pluggable, ABC):
     ) -> Loss:
         """The loss of one update.
 
+        Pixels are for the encoders alone: ``uint8 [N, K*C, h, w]``, patches of it (Rainbow, with compiled layers), or
+        float32 (with intensity jitter). Only the first axis, one entry per observation, is part of this contract.
+
         Args:
-            query_pixels: ``uint8 [R, K*C, h, w]``. With ``source="rl"``, the first view. Else the plan's encoded
-                positions, masked, after a zero observation if the plan has ``zero_first``.
-            key_pixels: ``uint8 [N, K*C, h, w]``. With ``source="rl"``, the second view. Else all N = B·T positions.
+            query_pixels: ``[R, ...]``. With ``source="rl"``, the first view. Else the plan's encoded positions, masked,
+                after a zero observation if the plan has ``zero_first``.
+            key_pixels: ``[N, ...]``. With ``source="rl"``, the second view. Else all N = B·T positions.
             plan: result of ``plan(...).to(device)``; None with ``source="rl"``.
             encode_query: the encoder that this loss trains.
             encode_key: its momentum copy; call it without gradients.

@@ -63,7 +63,7 @@ class Curl(Objective):
     def loss(
         self, query_pixels: Tensor, key_pixels: Tensor, plan: Any, encode_query: Encode, encode_key: Encode
     ) -> Loss:
-        """Equation 1. Arguments as for :meth:`Objective.loss`: ``uint8 [B, K*C, h, w]`` each, ``plan`` None."""
+        """Equation 1. Arguments as for :meth:`Objective.loss`: ``[B, ...]`` each, ``plan`` None."""
         logits = self.similarity(query_pixels, key_pixels, encode_query, encode_key)  # [B, B]
         logits = logits - logits.detach().amax(1, keepdim=True)
         targets = torch.arange(len(logits), device=logits.device)

@@ -130,9 +130,9 @@ class MCurl(Objective):
         """Equation 4.
 
         Args:
-            query_pixels: ``uint8 [1 + R, K*C, h, w]``: the zero observation, then the encoded positions of the plan.
-            key_pixels: ``uint8 [B*T, K*C, h, w]``: the observations of all positions, unmasked, augmented
-                independently of the queries.
+            query_pixels: ``[1 + R, ...]``: the zero observation, then the encoded positions of the plan.
+            key_pixels: ``[B*T, ...]``: the observations of all positions, unmasked, augmented independently of the
+                queries.
             plan: the mask, see :class:`~mcurl.objectives.mask.MaskTensors`.
             encode_query, encode_key: see :meth:`Objective.loss`.
         """

@@ -45,7 +45,7 @@ class SeqCurl(Curl):
         """Equation 1 over the positions that are not padding.
 
         Args:
-            query_pixels, key_pixels: ``uint8 [B*T, K*C, h, w]``, two views of each observation.
+            query_pixels, key_pixels: ``[B*T, ...]``, two views of each observation.
             plan: the padding.
             encode_query, encode_key: see :meth:`Objective.loss`.
         """

@@ -18,20 +18,20 @@ from typing import Any
 
 from mcurl.config.tasks import flatten, methods
 from mcurl.errors import UserError, printable
-from mcurl.run.names import append_changes, run_name
+from mcurl.run.names import SAME_LEARNING, action_repeat, append_changes, run_name
 
 SIMULATORS = {"dmc": ("mujoco", "dm_control"), "atari": ("ale-py",)}
 """Suite -> packages whose versions decide what its environments do; other suites: gymnasium."""
 _SAME_LEARNING = (
     *("task", "seed", "evaluation", "checkpoint"),
-    *("compute.device", "compute.threads", "compute.overlap", "compute.graphs", "compute.native"),
+    *SAME_LEARNING,
 )
 """Settings and sections in which the runs of a cell may differ: they do not change what is learned."""
 _FINAL_EPISODES = {"atari100k": 100}
 """Benchmark -> episodes of its final evaluation, where its scores are comparable with that number alone."""
 MAX_LABEL = 200
 """Longest label and note that is shown, in characters."""
-_WITHOUT_HORIZON = ("sac",)
+_WITHOUT_HORIZON = ("sac", "drqv2")
 """Agents whose schedules do not depend on the budget: runs with different budgets agree until the smaller one."""
 
 
@@ -96,8 +96,7 @@ class RunScores:
     @property
     def action_repeat(self) -> int:
         """Env steps of one agent step; 1 if the settings are unknown."""
-        env = self.settings.get("env", {})
-        return int(env.get("action_repeat") or env.get("frame_skip") or 1)
+        return action_repeat(self.settings.get("env", {}))
 
     @property
     def note(self) -> str:
@@ -224,8 +223,9 @@ def _agree(a: float, b: float) -> bool:
 def merge(runs: Iterable[RunScores]) -> list[RunScores]:
     """Make the runs comparable, for tables and plots: the runs of a cell differ in their seeds alone.
 
-    Runs of one name with different settings get names that say them. Of two records of one run the longer is kept. A
-    finished run is kept instead of an unfinished one of the same seed, with a message on standard error.
+    Runs of one name with different settings get the changed settings appended to their names. Of two records of one run
+    the longer is kept. A finished run is kept instead of an unfinished one of the same seed, with a message on standard
+    error.
 
     Raises:
         UserError: two runs have the same seed and settings.

@@ -66,16 +66,21 @@ def statistics(
     Returns:
         Nothing where fewer than ``FEWEST_TASKS`` tasks have runs of two arms.
     """
-    found = paper.final_scores(runs, benchmark, budget)
-    names = [name for name in labels if found.get(name)]
     known = atari_random_and_human() if benchmark == "atari100k" else None
-    tasks, names = _common({name: found[name] for name in names}, known)
+    found = {
+        name: {task: scores for task, scores in cells.items() if known is None or task in known}
+        for name, cells in paper.final_scores(runs, benchmark, budget).items()
+    }
+    found = {name: found[name] for name in labels if found.get(name)}
+    names, tasks = _compared(found)
     if len(tasks) < FEWEST_TASKS or len(names) < 2:
         return []
     own = {name: _normalise(benchmark, score_matrix(found[name], tasks), tasks) for name in names}
+    others = [labels[name][0] for name in found if name not in names]
+    matrices = {labels[name][0]: scores for name, scores in own.items()}
     blocks: list[Block] = [
-        _aggregates(key, benchmark, {labels[name][0]: scores for name, scores in own.items()}, tasks, budget, columns),
-        _improvements(key, {labels[name][0]: scores for name, scores in own.items()}, tasks),
+        _aggregates(key, benchmark, matrices, tasks, budget, columns, others),
+        _improvements(key, matrices, tasks),
     ]
     if len(tasks) >= PROFILE_TASKS:
         blocks.append(_profiles(key, benchmark, {labels[name]: scores for name, scores in own.items()}))
@@ -138,16 +143,27 @@ def _concerns(check: paper.Check, arms: set[str], tasks: set[str]) -> bool:
     return False
 
 
-def _common(found: Own, known: Mapping[str, object] | None) -> tuple[list[str], list[str]]:
-    """The tasks that all arms have, and the arms: one with no task in common with the others is left out."""
-    names = sorted(found, key=lambda name: -len(found[name]))
-    tasks: set[str] = set()
-    kept: list[str] = []
-    for name in names:
-        shared = set(found[name]) & tasks if kept else set(found[name])
-        if len(shared) >= FEWEST_TASKS:
-            tasks, kept = shared, [*kept, name]
-    return sorted(task for task in tasks if known is None or task in known), [name for name in found if name in kept]
+def _compared(found: Own) -> tuple[list[str], list[str]]:
+    """The arms that are compared, and their common tasks, sorted.
+
+    The arm with which the most cells (arms times tasks) remain without it is left out, as long as more remain than with
+    it: an arm with few tasks does not decide on how many the others are compared. The first arm stays.
+    """
+    arms = [name for name in found if len(found[name]) >= FEWEST_TASKS]
+    while len(arms) > 2:
+        fewer = [[name for name in arms if name != other] for other in arms[1:]]
+        best = max(fewer, key=lambda names: len(_common(found, names)))
+        if len(best) * len(_common(found, best)) <= len(arms) * len(_common(found, arms)):
+            break
+        arms = best
+    tasks = _common(found, arms)
+    if len(arms) > 1 and len(tasks) < FEWEST_TASKS:  # the first arm has no tasks in common with the others
+        return _compared({name: found[name] for name in found if name != arms[0]})
+    return arms, sorted(tasks)
+
+
+def _common(found: Own, names: Sequence[str]) -> set[str]:
+    return set.intersection(*(set(found[name]) for name in names)) if names else set()
 
 
 def _normalise(benchmark: str, scores: Array, tasks: Sequence[str]) -> Array:
@@ -161,6 +177,7 @@ def _aggregates(
     tasks: Sequence[str],
     budget: int,
     columns: Sequence[PublishedColumn],
+    others: Sequence[str],
 ) -> Table:
     head = (
         Column("method", "Method", numeric=False),
@@ -183,6 +200,8 @@ def _aggregates(
         unit="a human, 0 % a random policy" if benchmark == "atari100k" else "a return of 1000",
         seeds=MIN_SEEDS,
     )
+    if others:
+        caption += f" Left out, because they lack some of these tasks: {', '.join(others)}."
     return Table(f"{key}-aggregates", f"Aggregate scores after {budget // 1000}k", head, tuple(rows), caption=caption)
 
 

@@ -1,4 +1,4 @@
-"""Names of runs, from their settings as JSON values.
+"""Names of runs, and what else follows from their settings as JSON values.
 
 The name of a run stands in its folder, in the results and in plots. Runs with different settings have different names.
 """
@@ -16,12 +16,14 @@ from mcurl.errors import UserError
 
 UNNAMED_AGENTS = ("", "sac", "rainbow")
 """Agents without a place in a name: a task has one of them by default."""
+SAME_LEARNING = ("compute.device", "compute.threads", "compute.overlap", "compute.graphs", "compute.native")
+"""Settings that do not change what is learned (``compute.native`` and ``compute.device``: up to rounding)."""
 NOT_IN_NAMES = (
     *("task", "method", "agent", "seed", "env_steps", "env.task", "evaluation", "checkpoint"),
-    *("compute.device", "compute.threads", "compute.overlap", "compute.graphs", "compute.native"),
+    *SAME_LEARNING,
 )
 """Settings and sections without a place in a name: the run's other coordinates, its budget, and those that do not
-change what is learned (``compute.native`` and ``compute.device``: up to rounding)."""
+change what is learned."""
 MAX_LENGTH = 100
 """Longest default name, in characters."""
 _CLASS = r"\w[\w.-]*(:[\w.]+)?"
@@ -85,6 +87,18 @@ def check_form(key: str, value: Any) -> None:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def action_repeat(env: Mapping[str, Any]) -> int:
+    """Simulator steps per agent step.
+
+    Args:
+        env: the section ``env`` of a run's settings, as JSON values. In a suite of the user's own it may not say it.
+
+    >>> action_repeat({"action_repeat": 8}), action_repeat({"frame_skip": 4}), action_repeat({})
+    (8, 4, 1)
+    """
+    return int(env.get("action_repeat") or env.get("frame_skip") or 1)
 
 
 def user_modules(settings: Mapping[str, Any], *, environment: bool = True) -> list[str]:

@@ -1,4 +1,4 @@
-"""An agent's ``step`` as CUDA graphs.
+"""An agent's updates as CUDA graphs.
 
 The kernels of one update are captured once and replayed, so that the host launches one graph instead of about a
 thousand kernels.
@@ -18,6 +18,12 @@ from mcurl.replay.batch import Batch
 WARM_UP = 3
 """Eager runs of a variant before its capture. In these runs libraries choose their kernels, and optimizers create their
 state. The runs are regular updates."""
+
+
+def use_cuda_graphs(agent: Any) -> None:
+    """Let an :class:`~mcurl.agents.base.Agent` replay its ``graph_method``, if it has one, as CUDA graphs."""
+    if name := agent.graph_method:
+        setattr(agent, name, CudaGraphStep(getattr(agent, name)))
 
 
 class CudaGraphStep:

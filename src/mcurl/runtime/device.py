@@ -62,7 +62,7 @@ class Compute:
         """``"bf16"``, ``"tf32"`` or ``"fp32"``."""
         if self.dtype == torch.bfloat16:
             return "bf16"
-        return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "fp32"
+        return "tf32" if self.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32 else "fp32"
 
     @property
     def name(self) -> str:

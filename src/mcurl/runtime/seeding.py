@@ -79,10 +79,10 @@ def load_global_state(state: dict[str, Any]) -> None:
 
 
 class SeparateGlobals:
-    """A context manager in which the global generators are others, seeded once; after it they are as before.
+    """A context manager that replaces the global generators by others, seeded once, and restores them at exit.
 
-    It may be entered again, and continues then. While a run trains in another thread, which draws from them, too, it
-    has no effect.
+    It may be entered again, and continues then. It has no effect while a run trains in another thread, which draws
+    from the global generators, too.
     """
 
     def __init__(self, seed: int, *name: str | int) -> None:

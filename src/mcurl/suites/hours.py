@@ -16,6 +16,7 @@ from mcurl.config.tasks import flatten
 from mcurl.errors import UserError
 from mcurl.files import cache_folder, read_text, write_file
 from mcurl.run.folder import Run
+from mcurl.run.names import action_repeat
 from mcurl.run.provenance import machine_metadata
 from mcurl.runtime.threads import available_cores
 from mcurl.suites.suite import SuiteRun
@@ -27,7 +28,7 @@ OTHER_AGENT_STEPS = 300
 
 
 def kind(run: SuiteRun) -> str:
-    """A key that runs share if they do the same work per step: all settings but task, seed and budget."""
+    """A key that runs share if they do the same work per step: all settings but task, seed, budget and threads."""
     settings = dict(flatten(run.settings.to_json()))
     for key in ("task", "seed", "env_steps", "env.task", "compute.threads"):
         settings.pop(key, None)
@@ -67,7 +68,7 @@ def measure(run: SuiteRun, jobs: int) -> float:
     settings = run.settings
     suite = run.task.partition("/")[0]
     agent_steps = AGENT_STEPS.get(suite, OTHER_AGENT_STEPS)
-    interval = agent_steps * getattr(settings.env, "action_repeat", 1)
+    interval = agent_steps * action_repeat(settings.to_json()["env"])
     values = [f"checkpoint.every={interval}", f"compute.threads={threads(jobs)}"]
     if hasattr(settings.agent_settings, "learning_starts"):
         values.append(f"{settings.parts.agent.section}.learning_starts={agent_steps // 2}")

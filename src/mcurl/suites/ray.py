@@ -37,7 +37,7 @@ from mcurl.suites.suite import SuiteRun
 OUTPUT_LINES = 30
 """Number of last lines of a process's output that come back from a machine."""
 STORAGE_SECONDS = 60.0
-"""How long a machine waits for a new file of another one: network file systems remember what did not exist."""
+"""How long a machine waits for a new file of another one: network file systems cache that a file is missing."""
 STOPPED = 75
 """Exit status of a process that somebody else than :class:`RayProcesses` stopped: its machine is taken away."""
 _CONNECT_SECONDS = 10.0

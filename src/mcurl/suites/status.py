@@ -15,12 +15,12 @@ from mcurl.config.tasks import flatten
 from mcurl.errors import UserError
 from mcurl.files import open_plain
 from mcurl.run.folder import Run
-from mcurl.run.names import MAX_STEPS
+from mcurl.run.names import MAX_STEPS, SAME_LEARNING
 from mcurl.suites.suite import SuiteRun
 
 _TAIL_BYTES = 16_384
 _IRRELEVANT = (
-    *("compute.device", "compute.threads", "compute.overlap", "compute.graphs", "compute.native"),
+    *SAME_LEARNING,
     *("checkpoint.every", "evaluation.parallel"),
 )
 """Settings in which a run may differ from its suite: they change neither what is learned nor the scores."""
@@ -103,7 +103,7 @@ def _status(run: Run, budget: int) -> Status:
     latest = checkpoints[-1].env_steps if checkpoints else None
     evaluations = run.evaluations()
     ends = [checkpoint.env_steps for checkpoint in checkpoints if checkpoint.final]
-    if not checkpoints:  # they may have been deleted to free space; the scores remain
+    if not checkpoints and not run.resumable:  # they were deleted to free space; the scores remain
         ends = list(evaluations)
     if reached := [end for end in ends if end >= budget]:
         score = evaluations.get(min(reached))

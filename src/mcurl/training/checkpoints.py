@@ -21,8 +21,8 @@ class Checkpoints:
         logger: receives the speed since the last checkpoint.
 
     Attributes:
-        at: simulator steps of the checkpoint that was saved or loaded last; -1: there was none. A failure or a stop
-            right after it has nothing to add to it: a broken environment may even have nothing to save any more.
+        at: simulator steps of the checkpoint that was saved or loaded last; -1: there was none. If these are the
+            current steps, no further checkpoint is saved after a failure or a stop.
     """
 
     def __init__(self, run: Run, replay: Replay, compute: Compute, logger: Logger) -> None:

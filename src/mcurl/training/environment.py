@@ -12,7 +12,7 @@ from mcurl.run.checkpoint import check_tree
 
 
 class EnvironmentState:
-    """Saves and restores the environment. A run is not lost because of one that does not do so as it promises.
+    """Saves and restores the environment. If it cannot be saved, training goes on, and a resume is not exact.
 
     Args:
         env: the environment.

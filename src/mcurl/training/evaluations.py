@@ -24,7 +24,7 @@ class Evaluations:
         run: keeps the episodes of a score.
         agent: plays.
         logger: receives the returns.
-        checks: is asked for the agent's weights before each evaluation.
+        checks: checks the agent's weights before each evaluation.
         stop: ends an evaluation, of which nothing is logged then.
 
     Attributes:
@@ -54,10 +54,12 @@ class Evaluations:
         return True
 
     def make_final(self, clock: Clock) -> None:
-        """Evaluate at the end of the run, and say its score, unless the last regular evaluation was the final one."""
+        """Evaluate at the end of the run, unless the last regular evaluation was the final one, and say the score."""
         if self._schedule.final_episodes or self.at != clock.env_steps:
             returns = self._make(clock, self._schedule.final_episodes or self._schedule.episodes)
-            self._logger.message(score_line(self._settings.task, returns))
+        else:
+            returns = np.array(self._run.evaluations()[clock.env_steps])
+        self._logger.message(score_line(self._settings.task, returns))
 
     def _make(self, clock: Clock, episodes: int) -> npt.NDArray[np.float64]:
         """Evaluate the policy, log and return the returns ``float64 [episodes]``.

@@ -20,7 +20,7 @@ from mcurl.envs.threaded import Outcome, ThreadedEnv
 from mcurl.run.folder import Run
 from mcurl.run.logger import Logger, NotFinite
 from mcurl.runtime import seeding
-from mcurl.runtime.cuda_graphs import CudaGraphStep
+from mcurl.runtime.cuda_graphs import use_cuda_graphs
 from mcurl.runtime.device import arithmetic, arithmetic_changes, prepare, restore_torch_state, torch_state
 from mcurl.runtime.signals import Interrupted, Stop, stop_on_signal
 from mcurl.runtime.waiting import AdaptiveWaiting
@@ -57,8 +57,8 @@ class Trainer:
             run.record_environment(spec.entry_point)
         self.action_repeat = int(self.env.env.get_wrapper_attr("action_repeat"))
         self.agent = build_agent(settings, self.env.env, self.compute)
-        if self.compute.graphs and hasattr(self.agent, "step"):
-            self.agent.step = CudaGraphStep(self.agent.step)
+        if self.compute.graphs:
+            use_cuda_graphs(self.agent)
         self.replay = build_replay(settings, self.env.env, self.agent.batch_spec, self.compute)
         self.agent_steps = self.updates = 0
         self.episode_return, self.episode_length = 0.0, 0

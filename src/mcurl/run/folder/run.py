@@ -490,8 +490,8 @@ class Run:
         :meth:`check_owner`.
 
         Recordings of later evaluations are deleted; the resumed run writes them again. Later checkpoints are renamed,
-        because their rows of the replay will be gone. What they vouch for is a result: where there are any, logs and
-        recordings are copied to ``logs.aside`` before. If the process is killed meanwhile, it can be done again.
+        because their rows of the replay will be gone. If there are any, logs and recordings are first copied to
+        ``logs.aside``. If the process is killed meanwhile, it can be done again.
 
         Returns:
             Where the later checkpoints and the copy of the logs are now; empty if there were no later checkpoints.
