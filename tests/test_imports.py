@@ -70,7 +70,10 @@ RULES: dict[str, set[str]] = {
     },
     "run.logger": {"run.display", "run.folder"},
     "batches": {"agents.base", "objectives.base", "replay", "runtime.seeding"},
-    "build": {"agents.base", "objectives.base", "config", "envs", "replay", "runtime.device", "runtime.memory"},
+    "build": {
+        *("agents.base", "objectives.base", "config", "envs", "replay", "run.names"),
+        *("runtime.device", "runtime.memory"),
+    },
     "loading": {"agents.base", "build", "config", "envs", "run.checkpoint", "run.folder", "runtime.device"},
     "evaluate": {
         *("agents.base", "build", "config", "envs", "loading", "published", "recording", "run.checkpoint"),
@@ -78,7 +81,7 @@ RULES: dict[str, set[str]] = {
     },
     "training": {
         *("agents.base", "batches", "build", "config", "envs", "evaluate", "recording", "replay"),
-        *("run.checkpoint", "run.folder", "run.logger"),
+        *("published", "run.checkpoint", "run.folder", "run.logger"),
         *("runtime.cuda_graphs", "runtime.device", "runtime.seeding", "runtime.signals", "runtime.waiting"),
     },
     "watch": {"build", "config", "evaluate", "loading", "pictures", "run.folder"},
@@ -90,8 +93,8 @@ RULES: dict[str, set[str]] = {
     "doctor": {"config", "envs", "native", "run.provenance", "runtime.device", "runtime.limits", "runtime.threads"},
     "report": {"config", "config.tasks", "published", "recording", "run.evaluations", "run.format", "run.names"},
     "verify": {
-        *("config.fields", "envs", "pictures", "recording", "registry", "report", "run.checkpoint"),
-        *("run.evaluations", "run.format", "run.names"),
+        *("config.fields", "config.tasks", "envs", "pictures", "published", "recording", "registry", "report"),
+        *("run.checkpoint", "run.evaluations", "run.format", "run.names"),
     },
     "bench": {
         *("agents.base", "agents.rainbow", "agents.sac", "batches", "build", "config", "evaluate", "native"),

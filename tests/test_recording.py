@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from mcurl.errors import UserError
-from mcurl.evaluate import evaluate, is_score
+from mcurl.evaluate import evaluate
+from mcurl.published.scores import is_score
 from mcurl.recording import DamagedError, Recorder, Recording, episode_seed, find_recordings, read
 
 FIELDS: dict[str, Any] = {

@@ -26,8 +26,6 @@ from mcurl.runtime import seeding
 
 Act = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """A policy without memory: observations ``[N, ...]`` -> actions ``[N, ...]``."""
-SCORE_BUDGETS = {"dmc": (100_000, 500_000), "atari": (400_000,)}
-"""Suite -> env steps at which its benchmarks compare methods."""
 MakeEnv = Callable[[int], "gymnasium.Env[Any, Any]"]
 """Seed -> a new environment."""
 
@@ -172,19 +170,6 @@ def result(run: Run, recording: Recording) -> dict[str, Any]:
         "lengths": list(recording.lengths),
         "versions": dict(recording.build),
     }
-
-
-def is_score(task: str, env_steps: int, action_repeat: int, budget: int) -> bool:
-    """Whether an evaluation gives a score: at the end of the run, or the first at or after a budget of its benchmark.
-
-    Args:
-        task: ``suite/name``.
-        env_steps: simulator steps so far.
-        action_repeat: simulator steps per agent step.
-        budget: simulator steps of the run.
-    """
-    marks = SCORE_BUDGETS.get(task.partition("/")[0], ())
-    return env_steps >= budget or any(mark <= env_steps < mark + action_repeat for mark in marks)
 
 
 def record_policy(

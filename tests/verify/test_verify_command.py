@@ -116,7 +116,7 @@ TAMPERED: dict[str, tuple[str, Callable[[], object], str]] = {
     "env steps in the table": (
         "scores",
         lambda: TABLE.write_text(TABLE.read_text().replace(",60,", ",59,")),
-        f"60 env steps, for which {TABLE} has no score",
+        "the episodes are of 60 env steps, the score of 59",
     ),
     "a row is missing": (
         "scores",
@@ -239,7 +239,7 @@ def test_the_first_failure_ends_it_unless_all_are_asked_for(capsys: Capture) -> 
     status, out, err = outcome(capsys, "scores", "--keep-going")
     assert status == 1
     assert "1 of 2 recorded scores verified, 1 failed" in out
-    assert "seed 1 does not come out: episode 0: the return is" in err
+    assert "seed 1 at 60 env steps does not come out: episode 0: the return is" in err
 
 
 @pytest.mark.usefixtures("folder")
@@ -254,6 +254,33 @@ def test_scores_without_a_recording_are_listed(capsys: Capture) -> None:
     status, _, err = outcome(capsys, "scores")
     assert status == 2
     assert "none of the 2 scores has recorded episodes" in err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_score_needs_the_recording_of_its_own_evaluation(capsys: Capture) -> None:
+    """Rows of a later and better evaluation are not verified by the recording of an earlier one."""
+    with TABLE.open("a") as file:
+        file.writelines(f"1,120,{episode},99.0,1\n" for episode in range(3))
+    status, _, err = outcome(capsys, "scores", "--keep-going")
+    assert status == 1
+    assert "seed 1 at 120 env steps does not come out: the episodes are of 60 env steps, the score of 120" in err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_recording_whose_table_is_gone_fails(capsys: Capture) -> None:
+    TABLE.unlink()
+    status, _, err = outcome(capsys, "scores")
+    assert status == 1
+    assert f"{TABLE} with its score is missing" in err
+
+
+@pytest.mark.usefixtures("folder")
+def test_without_settings_the_folder_names_the_method(capsys: Capture) -> None:
+    TABLE.parent.rename(TABLE.parent.with_name("mcurl"))
+    (TABLE.parent.with_name("mcurl") / "reach.json").unlink()
+    status, _, err = outcome(capsys, "scores")
+    assert status == 1
+    assert "the episodes are of curl, the score of mcurl" in err
 
 
 @pytest.mark.usefixtures("folder")

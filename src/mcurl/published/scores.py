@@ -12,10 +12,25 @@ BUDGET = {"atari100k": 400_000, "dmc": 100_000}
 """Benchmark -> env steps at which methods are compared. On Atari these are frames, 4 per agent step."""
 BUDGETS = {"atari100k": (400_000,), "dmc": (100_000, 500_000)}
 """Benchmark -> all env steps at which methods are compared; the first is :data:`BUDGET`."""
+SCORE_BUDGETS = {"dmc": BUDGETS["dmc"], "atari": BUDGETS["atari100k"]}
+"""Suite -> env steps at which its benchmarks compare methods."""
 CURL_SEEDS = 10
 """Number of seeds of the scores in the CURL paper."""
 DRQV2_AUTHORS = "drqv2(author)"
 """Name of DrQ-v2's curves as its authors published them, in ``dmc_published_at_100k_500k.csv``."""
+
+
+def is_score(task: str, env_steps: int, action_repeat: int, budget: int) -> bool:
+    """Whether an evaluation gives a score: at the end of the run, or the first at or after a budget of its benchmark.
+
+    Args:
+        task: ``suite/name``.
+        env_steps: simulator steps so far.
+        action_repeat: simulator steps per agent step.
+        budget: simulator steps of the run.
+    """
+    marks = SCORE_BUDGETS.get(task.partition("/")[0], ())
+    return env_steps >= budget or any(mark <= env_steps < mark + action_repeat for mark in marks)
 
 
 class Score(NamedTuple):

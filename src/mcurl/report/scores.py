@@ -18,6 +18,7 @@ from typing import Any
 
 from mcurl.config.tasks import flatten, methods
 from mcurl.errors import UserError, printable
+from mcurl.published.scores import is_score
 from mcurl.run.names import SAME_LEARNING, action_repeat, append_changes, run_name
 
 SIMULATORS = {"dmc": ("mujoco", "dm_control"), "atari": ("ale-py",)}
@@ -82,6 +83,12 @@ class RunScores:
     def finished(self) -> bool:
         """Whether the run was evaluated at the end of its budget."""
         return self.env_steps >= self.budget
+
+    @property
+    def scored(self) -> list[int]:
+        """Env steps of the evaluations that are scores, see :func:`mcurl.published.scores.is_score`."""
+        task = str(self.settings.get("task", f"{self.benchmark.removesuffix('100k')}/{self.task}"))
+        return [step for step in sorted(self.episodes) if is_score(task, step, self.action_repeat, self.budget)]
 
     @property
     def settings(self) -> Mapping[str, Any]:

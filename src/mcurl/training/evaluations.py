@@ -8,7 +8,8 @@ import numpy.typing as npt
 from mcurl.agents.base import Agent, Clock
 from mcurl.config.settings import TrainSettings
 from mcurl.errors import UserError
-from mcurl.evaluate import evaluate_policy, is_score, record_policy, score_line
+from mcurl.evaluate import evaluate_policy, record_policy, score_line
+from mcurl.published.scores import is_score
 from mcurl.recording import Recording
 from mcurl.run.folder import Run
 from mcurl.run.logger import Logger

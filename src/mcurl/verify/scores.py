@@ -10,13 +10,15 @@ from statistics import fmean
 from typing import Any
 
 from mcurl import files
+from mcurl.config.tasks import methods
 from mcurl.errors import UserError
+from mcurl.published.scores import is_score
 from mcurl.recording import SUFFIX, DamagedError, Recording, episode_seed, find_recordings, read
 from mcurl.report.scores import RunScores
 from mcurl.report.store import COLUMNS, MEAN_COLUMNS, load_cell
 from mcurl.run.evaluations import read_evaluations
 from mcurl.run.format import NewerError, check_run, check_settings_unchanged
-from mcurl.run.names import check_settings
+from mcurl.run.names import action_repeat, check_settings
 from mcurl.verify.replay import Mismatch
 
 
@@ -95,7 +97,7 @@ def _find(path: Path) -> Iterator[Score]:
     known = {file for table in tables for file in _recordings_beside(table)}
     for file in sorted(path.glob(f"**/*{SUFFIX}")):
         if file not in known and not any(run in file.parents for run in runs):
-            yield Score(str(file), file)
+            yield _alone(file)
 
 
 def _file(path: Path) -> Iterator[Score]:
@@ -107,7 +109,14 @@ def _file(path: Path) -> Iterator[Score]:
         if path in _recordings_beside(table):
             yield from (score for score in _table(table) if score.recording == path or score.damage)
             return
-    yield Score(str(path), path)
+    yield _alone(path)
+
+
+def _alone(recording: Path) -> Score:
+    """A recording without a table."""
+    if table := _lost_table(recording):
+        return Score(str(recording), recording, damage=f"{table} with its score is missing")
+    return Score(str(recording), recording)
 
 
 # Run folders
@@ -136,18 +145,32 @@ def _run(folder: Path) -> Iterator[Score]:
         yield Score(f"{folder} at {env_steps:,} env steps", path, expected)
     if not recordings:
         yield Score(str(folder), None)
-    elif (last := max(returns, default=-1)) >= budget and last not in recordings:
-        yield Score(f"{folder} at {last:,} env steps", None)
+        return
+    for env_steps in returns:
+        if env_steps not in recordings and is_score(task, env_steps, action_repeat(env), budget):
+            yield Score(f"{folder} at {env_steps:,} env steps", None)
 
 
 # Results
 
 
+_RECORDING = re.compile(rf"(.+?)-seed(\d+)(-\d+)?{re.escape(SUFFIX)}")
+"""``<task>-seed<k>.episodes``, ``<task>-seed<k>-<env_steps>.episodes``."""
+
+
 def _recordings_beside(table: Path) -> dict[Path, int]:
     """Recording -> seed, of the files ``<task>-seed<k>.episodes`` and ``<task>-seed<k>-<env_steps>.episodes``."""
-    pattern = re.compile(rf"{re.escape(table.stem)}-seed(\d+)(-\d+)?{re.escape(SUFFIX)}")
-    matches = ((path, pattern.fullmatch(path.name)) for path in sorted(table.parent.glob(f"*{SUFFIX}")))
-    return {path: int(match[1]) for path, match in matches if match}
+    matches = ((path, _RECORDING.fullmatch(path.name)) for path in sorted(table.parent.glob(f"*{SUFFIX}")))
+    return {path: int(match[2]) for path, match in matches if match and match[1] == table.stem}
+
+
+def _lost_table(recording: Path) -> Path | None:
+    """The table that a recording belongs to, if what is known of its runs is beside it, but the table is missing."""
+    match = _RECORDING.fullmatch(recording.name)
+    if match is None:
+        return None
+    table = recording.with_name(f"{match[1]}.csv")
+    return table if table.with_suffix(".json").exists() and not table.exists() else None
 
 
 def _is_table(path: Path) -> bool:
@@ -169,24 +192,32 @@ def _table(table: Path) -> Iterator[Score]:
         return
     recordings = _recordings_beside(table)
     for seed in sorted({*runs, *recordings.values()}):
-        run = runs.get(seed)
         title = f"{table.with_suffix('')} seed {seed}"
-        paths = [path for path, number in recordings.items() if number == seed]
-        if not paths:
-            yield Score(title, None)
-        for path in paths:
-            expected = Expected(table, f"*/{table.stem}", seed, None, {}, {}) if run is None else _expected(run, table)
-            yield Score(title if len(paths) == 1 else f"{title}, {path.name}", path, expected)
-        latest = table.with_name(f"{table.stem}-seed{seed}{SUFFIX}")
-        if paths and latest not in paths and run is not None and run.finished:
-            yield Score(f"{title} at {run.env_steps:,} env steps", None)
+        if seed in runs:
+            yield from _seed(runs[seed], table, title)
+        else:
+            for path in (path for path, number in recordings.items() if number == seed):
+                yield Score(title, path, Expected(table, f"*/{table.stem}", seed, None, {}, {}))
 
 
-def _expected(run: RunScores, table: Path) -> Expected:
-    counts = {env_steps: run.number_of_episodes(env_steps) for env_steps in run.episodes}
+def _seed(run: RunScores, table: Path, title: str) -> Iterator[Score]:
+    """The scores of one seed of a table. Each evaluation that tables show as a score needs a recording of its own."""
+    if not run.recordings:
+        yield Score(title, None)
+        return
+    for env_steps, path in run.recordings.items():
+        beside = table.with_name(path.name)  # as the user wrote the path of the table
+        yield Score(f"{title} at {env_steps:,} env steps", beside, _expected(run, table, env_steps))
+    for env_steps in run.scored:
+        if env_steps not in run.recordings:
+            yield Score(f"{title} at {env_steps:,} env steps", None)
+
+
+def _expected(run: RunScores, table: Path, env_steps: int) -> Expected:
+    counts = {steps: run.number_of_episodes(steps) for steps in run.episodes}
     task = str(run.settings.get("task", f"*/{run.task}"))
-    env, method = run.settings.get("env"), run.settings.get("method")
-    return Expected(table, task, run.seed, None, run.episodes, counts, env, method)
+    method = run.settings.get("method") or (run.name if run.name in methods() else None)
+    return Expected(table, task, run.seed, env_steps, run.episodes, counts, run.settings.get("env"), method)
 
 
 # Checks without the simulator
