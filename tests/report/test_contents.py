@@ -206,6 +206,10 @@ def test_arms_of_a_sweep_have_a_scale_and_methods_their_colours() -> None:
     found = arm_styles([*sweep, ShownArm("curl", "", "curl")])
     assert {found[arm.name] for arm in sweep} <= set(STEPS)
     assert found["curl"] == "curl"
+    others = [ShownArm(name, "", "mcurl") for name in ("mcurl", "mcurl-50k", "mcurl-amx")]
+    assert arm_styles(others)["mcurl"] == "mcurl"  # the method itself keeps its colour beside other arms
+    others = [ShownArm(name, "", "mcurl") for name in ("mcurl-layers=1", "mcurl", "mcurl-layers=3")]
+    assert arm_styles(others)["mcurl"] in STEPS
     names = {"mcurl": "mcurl", "mcurl-conv": "mcurl", "curl-50k": "curl"}
     found = arm_styles([ShownArm(name, "", method) for name, method in names.items()])
     assert (found["mcurl"], found["curl-50k"]) == ("mcurl", "curl")

@@ -93,7 +93,9 @@ def arm_styles(arms: Sequence[ShownArm]) -> dict[str, str]:
     """Name of an arm -> its style: a scale for the arms of a sweep, and the method's colour wherever it is free."""
     by_method: dict[str, list[str]] = {}
     for arm in arms:
-        by_method.setdefault(arm.method, []).append(arm.name)
+        # The method itself is a step of a sweep over a setting (mask_rate=0.5), but not one of arms with free names.
+        if arm.name != arm.method or any(other.name.startswith(f"{arm.name}-") and "=" in other.name for other in arms):
+            by_method.setdefault(arm.method, []).append(arm.name)
     sweep = [name for names in by_method.values() if len(names) > 2 for name in names]
     found = steps(sweep)
     rest = [arm for arm in arms if arm.name not in found]
