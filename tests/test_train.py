@@ -316,18 +316,8 @@ def test_the_score_is_said_wherever_the_budget_ends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], env_steps: int, evaluations: int
 ) -> None:
     """At a multiple of the evaluation's interval, too."""
-    line = [
-        "train",
-        "toy/reach",
-        "--method",
-        "rl-only",
-        "--name",
-        "x",
-        "--env-steps",
-        str(env_steps),
-        "--out",
-        str(tmp_path),
-    ]
+    line = ["train", "toy/reach", "--method", "rl-only", "--name", "x", "--env-steps", str(env_steps)]
+    line += ["--out", str(tmp_path)]
     assert main([*line, "--set", *SAC_, "evaluation.final_episodes=0", "evaluation.every=20"]) == 0
     assert len(Run(tmp_path / "toy-reach/x-seed1").evaluations()) == evaluations
     assert capsys.readouterr().out.count("score ") == 1

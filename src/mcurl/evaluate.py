@@ -28,8 +28,6 @@ Act = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """A policy without memory: observations ``[N, ...]`` -> actions ``[N, ...]``."""
 MakeEnv = Callable[[int], "gymnasium.Env[Any, Any]"]
 """Seed -> a new environment."""
-
-
 Camera = Callable[[int, "gymnasium.Env[Any, Any]"], None]
 """Called with the number of an episode and its environment, after its reset and after each step."""
 

@@ -21,7 +21,7 @@ class Checks:
 
     Args:
         task: ``suite/name``, for messages.
-        agent: before its first update. Values of its state that are infinite at the start are ignored.
+        agent: before its first update. Values of its state that are not finite at the start are ignored.
         run: has the checkpoints.
     """
 
