@@ -146,8 +146,8 @@ def _concerns(check: paper.Check, arms: set[str], tasks: set[str]) -> bool:
 def _compared(found: Own) -> tuple[list[str], list[str]]:
     """The arms that are compared, and their common tasks, sorted.
 
-    An arm with few tasks must not decide on how many tasks the others are compared. So arms are left out, one at a time,
-    as long as this leaves more cells, arms times common tasks. The first arm stays.
+    An arm with few tasks must not decide on how many tasks the others are compared. So arms are left out, one at a
+    time, as long as this leaves more cells, arms times common tasks. The first arm stays.
     """
     arms = [name for name in found if len(found[name]) >= FEWEST_TASKS]
     while len(arms) > 2:
