@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,25 +62,29 @@ def test_two_signals_end_a_run_that_hangs(tmp_path: Path, where: str) -> None:
     (tmp_path / "hanging_envs.py").write_text(ENVS)
     arguments = ["train", f"gym/hanging_envs:{where}-v0", "--method", "rl-only", "--env-steps", "50", "--set", *SMALL]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mcurl", *arguments],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mcurl", *arguments], cwd=tmp_path, env=environment, stdout=file, stderr=file
+        )
     try:
-        end = time.monotonic() + 120
-        while not (tmp_path / "hanging").exists():
-            assert process.poll() is None, process.communicate()[0].decode()
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        wait(process, output, (tmp_path / "hanging").exists)
+        time.sleep(0.2)  # until the main thread waits for the step
         process.send_signal(signal.SIGINT)
-        time.sleep(0.5)  # two signals at once may arrive as one
+        # On a busy machine, two signals in a row arrive as one.
+        wait(process, output, lambda: "Press Ctrl-C again to quit without saving" in output.read_text())
         process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=60)[0].decode()
+        process.wait(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130, output
-    assert "Press Ctrl-C again to quit without saving" in output
-    assert "Traceback" not in output
+    assert process.returncode == 130, output.read_text()
+    assert "Traceback" not in output.read_text()
+
+
+def wait(process: subprocess.Popen[bytes], output: Path, condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds. Fails if the process ends before, or after two minutes."""
+    end = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, output.read_text()
+        assert time.monotonic() < end, output.read_text()
+        time.sleep(0.05)
