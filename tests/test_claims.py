@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 from mcurl.envs.atari import ATARI_26
-from mcurl.report.claims import OURS, PAPER, Statement, claims, evaluate, final_scores, paper_scores
+from mcurl.report.claims import PAPER, Above, Alike, paper_scores
+from mcurl.report.paper import OURS, Statement, claims, evaluate, final_scores
 from mcurl.report.scores import RunScores
+from mcurl.suites.suite import Suite
+
+LENGTHS = {16: 34, 32: 18, 64: 10, 128: 6, 256: 4}
 
 
 def statements(basis: str, scores: dict[str, dict[str, list[float]]] | None = None) -> dict[str, Statement]:
@@ -139,6 +143,39 @@ def test_ablations_are_pairs_of_arms() -> None:
     assert (every.verdict, every.found) == ("differs", "4 of 5")
 
 
+def test_methods_are_alike_unless_their_runs_lie_apart() -> None:
+    around = {f"mcurl-length={length}-batch={batch}": [690.0, 700.0, 710.0] for length, batch in LENGTHS.items()}
+    scores = {name: {"hopper-stand": runs} for name, runs in around.items()}
+    alike = statements(OURS, scores)["the length of sequences matters little"].finding
+    assert (alike.verdict, alike.found, alike.details) == ("holds", "4 of 4", "")
+    scores["mcurl-length=16-batch=34"] = {"hopper-stand": [500.0, 510.0, 520.0]}
+    alike = statements(OURS, scores)["the length of sequences matters little"].finding
+    assert (alike.verdict, alike.found) == ("differs", "3 of 4")
+    assert alike.details.startswith("mcurl-length=64-batch=10 and mcurl-length=16-batch=34 differ: probability of")
+    scores["mcurl-length=32-batch=18"]["hopper-stand"].pop()
+    alike = statements(OURS, scores)["the length of sequences matters little"].finding
+    assert (alike.verdict, alike.found) == ("not enough data", "2 of 3")
+
+
+def test_what_hurts_in_the_paper_is_below_the_default() -> None:
+    arms = {"mcurl": 900.0, "mcurl-mask_rate=0.1": 800.0, "mcurl-mask_rate=0.9": 950.0}
+    arms |= {"mcurl-layers=1": 880.0, "mcurl-layers=3": 870.0, "mcurl-layers=4": 700.0}
+    ours = statements(OURS, spread({name: {"hopper-stand": value} for name, value in arms.items()}))
+    hurt = ours["a small and a large masking probability hurt"].finding
+    assert (hurt.verdict, hurt.found) == ("differs", "1 of 2")
+    layers = ours["four layers are worse"].finding
+    assert (layers.verdict, layers.found) == ("holds", "3 of 3")
+
+
+def test_the_arms_of_claims_are_arms_of_the_figures() -> None:
+    figures = ["figure3", "figure4a", "figure4b", "figure5a", "figure5b"]
+    arms = {arm.name for name in figures for arm in Suite.load(name).arms}
+    checks = [claim.check for claim in claims() if claim.benchmark == "dmc"]
+    named = {name for check in checks if isinstance(check, Above | Alike) for pair in check.pairs for name in pair}
+    assert "mcurl-length=64-batch=10" in named
+    assert named <= arms
+
+
 def test_every_claim_has_its_place_and_words() -> None:
     names = [claim.name for claim in claims()]
     assert len(set(names)) == len(names)
@@ -153,6 +190,6 @@ def run(seed: int, note: str = "", steps: int = 400_000) -> RunScores:
 
 
 def test_scores_of_runs_at_a_budget() -> None:
-    runs = [run(3), run(1), run(2, note="chosen for its start"), run(4, note="stuck"), run(5, steps=360_000)]
+    runs = [run(3), run(1), run(2, note="Seed Chosen for its start"), run(4, note="stuck"), run(5, steps=360_000)]
     assert final_scores(runs, "atari100k", 400_000) == {"mcurl": {"Krull": [2.0, 5.0, 6.5]}}
     assert final_scores(runs, "dmc", 400_000) == {}

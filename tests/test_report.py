@@ -222,6 +222,33 @@ def test_a_second_run_of_a_method_and_seed_with_other_settings_replaces_nothing(
     assert [run.name for run in read([long, short])] == ["mcurl-batch_size=128", "mcurl-batch_size=512"]
 
 
+def test_a_run_with_default_settings_keeps_its_name_beside_one_with_others(tmp_path: Path) -> None:
+    """In each task the method has one name, so that curves and statistics find it."""
+    folders = []
+    for seed, overrides in ((1, []), (2, []), (3, ["sac.batch_size=64"])):
+        settings = resolve("dmc/cartpole-swingup", seed=seed, env_steps="1000", overrides=overrides).to_json()
+        folders.append(make_run(tmp_path / str(seed)))
+        (folders[-1] / "settings.json").write_text(json.dumps(settings))
+    for order in (folders, folders[::-1]):
+        assert [run.name for run in read(order)] == ["mcurl", "mcurl", "mcurl-batch_size=64"]
+    (run,) = [run for run in read(folders) if run.seed == 3]
+    assert (run.label, run.first_name) == ("mcurl, batch_size=64", "mcurl")
+
+
+def test_scores_under_the_name_of_another_method_are_refused(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a", method="curl")
+    with pytest.raises(
+        UserError, match=r"curl-seed1: the name .mcurl. is that of the method mcurl, but"
+    ):
+        read_runs([folder], "mcurl")
+    assert store(tmp_path, folder) == ["added"]
+    (tmp_path / "scores/dmc/curl").rename(tmp_path / "scores/dmc/mcurl")
+    about = tmp_path / "scores/dmc/mcurl/cartpole-swingup.json"
+    about.write_text(about.read_text().replace('"name": "curl"', '"name": "mcurl"'))
+    with pytest.raises(UserError, match=r"of seed 1, the name 'mcurl' is that of the method mcurl, but this run is of"):
+        load(tmp_path / "scores")
+
+
 @pytest.mark.parametrize(
     ("section", "values", "differs"),
     [

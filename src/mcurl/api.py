@@ -155,8 +155,7 @@ def train(
         from mcurl import training
         from mcurl.run.folder import Run
 
-        name = name or resolved.name
-        label = resolved.label if name == resolved.name else name
+        name, label = resolved.named(name)
         with Run.create(out, resolved.to_json(), name=name, label=label) as run:
             run.add_sinks(log)
 

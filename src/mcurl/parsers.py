@@ -240,7 +240,7 @@ def _add_collect(collect: Parser) -> None:
     collect.add_argument("--name", type=_name, metavar="NAME", help=name)
     label = "name of the runs in tables and plots; default --name or their own"
     collect.add_argument("--label", metavar="TEXT", help=label)
-    note = "what a reader must know of the runs, such as: seed chosen for its start"
+    note = "what a reader must know of the runs; with the word chosen in it, statistics and claims leave them out"
     collect.add_argument("--note", default="", metavar="TEXT", help=note)
 
 

@@ -288,7 +288,7 @@ def test_claims_say_where_the_paper_s_own_table_says_otherwise() -> None:
 
 
 def test_a_suite_has_the_claims_about_its_arms_and_tasks() -> None:
-    for name, claims in {"table1": 9, "figure3": 3, "figure4b": 2}.items():
+    for name, claims in {"table1": 9, "figure3": 4, "figure4a": 3, "figure4b": 2, "figure5a": 1, "figure5b": 3}.items():
         (plan,) = plans_of_suite(Suite.load(name))
         task = plan.tasks[0]
         found = section(Scores(plan, [run(task, "mcurl", 1, {1: 1.0}, benchmark=plan.benchmark)]))

@@ -8,7 +8,7 @@ import pytest
 
 from mcurl.config.resolve import resolve
 from mcurl.errors import UserError
-from mcurl.run.names import MAX_LENGTH, append_changes, changed_settings, check_name
+from mcurl.run.names import MAX_LENGTH, append_changes, changed_settings, check_meaning, check_name
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,47 @@ def test_a_name_fits_into_a_path() -> None:
     for name in ("", "../evil", "a/b", "-a", ".a", "a b", "a\n", "x" * 101):
         with pytest.raises(UserError, match="a name has letters, digits and"):
             check_name(name)
+
+
+SETTINGS = {
+    "method": "mcurl",
+    "agent": "sac",
+    "mcurl": {"mask_rate": 0.3, "projection": True},
+    "sac": {"batch_size": 64},
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mcurl", "mcurl-mask_rate=0.3", "mcurl-mcurl.mask_rate=0.30-projection=true", "mcurl-try=2", "curl-50k", "mine"],
+)
+def test_a_name_says_what_the_settings_say_or_nothing(name: str) -> None:
+    check_meaning(name, SETTINGS, ["mcurl", "curl"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("curl", "the name 'curl' is that of the method curl, but this run is of mcurl"),
+        ("curl-mask_rate=0.3", "that of the method curl, but this run is of mcurl"),
+        ("mcurl-mask_rate=0.1", "says mask_rate=0.1, but this run has mask_rate=0.3"),
+        ("mcurl-mask_rate=0.3-projection=false", "says projection=false, but this run has projection=true"),
+    ],
+)
+def test_a_name_that_says_another_method_or_setting_is_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_meaning(name, SETTINGS, ["mcurl", "curl"])
+
+
+def test_a_method_of_another_agent_has_another_name() -> None:
+    with pytest.raises(UserError, match="but this run is of drqv2-mcurl"):
+        check_meaning("mcurl", SETTINGS | {"agent": "drqv2"}, ["mcurl", "curl"])
+
+
+def test_default_names_say_what_the_settings_say() -> None:
+    many = [f"{key}={value}" for key, value in (("hidden", 40), ("filters", 2), ("batch_size", 4), ("feature_dim", 8))]
+    overrides = [f"sac.{text}" for text in (*many, "learning_starts=30")] + ["env.image_size=28", "sac.crop=24"]
+    for settings in (resolve("toy/reach", overrides=overrides), resolve("toy/reach", "rl-only", agent="drqv2")):
+        check_meaning(settings.name, settings.to_json(), ["mcurl", "curl", "rl-only"])
+        if len(settings.name) > 80:
+            assert len(settings.name) == MAX_LENGTH  # cut, with a hash

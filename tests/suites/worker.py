@@ -80,6 +80,7 @@ if action == "wait":
     print("waiting", flush=True)
     while not asked:
         time.sleep(0.01)
+    time.sleep(0.5)  # longer than the pool waits before it says that runs are saved
     save(done + 10)
     sys.exit(130)
 time.sleep(float(entry.get("seconds", 0)))

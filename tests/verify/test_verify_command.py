@@ -157,7 +157,7 @@ TAMPERED: dict[str, tuple[str, Callable[[], object], str]] = {
     "the method": (
         "scores",
         lambda: edit(TABLE.with_suffix(".json"), '"method": "curl"', '"method": "rl-only"'),
-        "the episodes are of curl, the score of rl-only",
+        "that of the method curl, but this run is of rl-only",
     ),
     "a return that is no number": (
         "scores",

@@ -26,8 +26,7 @@ def train(options: argparse.Namespace) -> int:
     from mcurl.run.folder import Run
     from mcurl.training import train
 
-    name = options.name or settings.name
-    label = settings.label if name == settings.name else name
+    name, label = settings.named(options.name)
     with Run.create(options.out, settings.to_json(), name=name, label=label) as run:
         run.add_sinks(options.log)
         return _run_with_display(run, settings.env_steps, lambda sinks: train(settings, run, sinks))
@@ -47,7 +46,7 @@ def _train_parallel(options: argparse.Namespace) -> int:
         settings = resolve_settings(options, seed)
         sizes.append(memory_needed(settings))
         values = settings.to_json()
-        Run.refuse_existing(run_folder(options.out, values, options.name or settings.name), values)
+        Run.refuse_existing(run_folder(options.out, values, settings.named(options.name)[0]), values)
     envs.release()
     max_parallel = min(options.max_parallel or available_cores(), len(options.seed))
     check_memory_of_runs(sizes, max_parallel, "--max-parallel")

@@ -32,6 +32,7 @@ from mcurl.run.names import (
     append_changes,
     changed_settings,
     check_form,
+    check_meaning,
     check_settings,
     run_name,
     user_modules,
@@ -85,6 +86,23 @@ class TrainSettings:
     def name(self) -> str:
         """Default name of the run: the method's, followed by the settings that differ from the defaults."""
         return append_changes(run_name(self.to_json()), self.changed)
+
+    def named(self, name: str | None) -> tuple[str, str]:
+        """The name and label of the run.
+
+        Args:
+            name: chosen by the user; None or empty: the default name.
+
+        Raises:
+            UserError: the name says another method or another setting, see :func:`mcurl.run.names.check_meaning`.
+        """
+        if not name or name == self.name:
+            return self.name, self.label
+        try:
+            check_meaning(name, self.to_json(), methods())
+        except UserError as error:
+            raise UserError(f"{error}: choose another name, or leave it out for {self.name}") from error
+        return name, name
 
     @property
     def label(self) -> str:

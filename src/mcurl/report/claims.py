@@ -1,19 +1,18 @@
-"""The paper's claims, counted in the paper's own Table 1 and in scores of this package.
+"""Claims about methods, and how they are counted in scores.
 
-A claim is data: the paper's words, where they stand, and a check. The check counts; :func:`evaluate` says whether the
-count is the paper's. The paper prints numbers for Atari only: its results on DMControl are curves in pictures.
+A claim is data: the paper's words, where they stand, and a check. A check counts, and says whether the count is the
+paper's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-from mcurl.config.tasks import task_names
-from mcurl.published import atari_random_and_human, table1
+from mcurl.published import table1
 from mcurl.report.statistics import (
     MIN_SEEDS,
     Array,
@@ -23,9 +22,6 @@ from mcurl.report.statistics import (
     probability_of_improvement,
     score_matrix,
 )
-
-if TYPE_CHECKING:
-    from mcurl.report.scores import RunScores
 
 Scores = Mapping[str, Mapping[str, Sequence[float]]]
 """Method -> task, without its suite -> the scores of its runs at the claim's budget."""
@@ -44,9 +40,7 @@ LABELS = {
     "otrainbow": "OTRainbow",
 }
 """Method -> its name in the paper."""
-CHOSEN = "chosen"
-"""The first word of the note of a run that was selected for its results: it is no fair sample of the seeds."""
-PAPER, OURS = "the paper's Table 1", "our scores"
+PAPER = "the paper's Table 1"
 
 
 @dataclass(frozen=True)
@@ -106,7 +100,7 @@ class Wins:
         tasks = evidence.common((self.method, self.baseline), self.tasks)
         lost = [task for task in tasks if evidence.mean(self.method, task) <= evidence.mean(self.baseline, task)]
         wins = len(tasks) - len(lost)
-        details = [f"not above {_label(self.baseline)}: {', '.join(lost)}"] if lost else []
+        details = [f"not above {label(self.baseline)}: {', '.join(lost)}"] if lost else []
         if tasks and not evidence.published:
             pair = [evidence.matrix(method, tasks) for method in (self.method, self.baseline)]
             details.append(f"probability of improvement {estimate(probability_of_improvement, *pair)}")
@@ -135,7 +129,7 @@ class Best:
         names = [task for task in tasks if best(task)]
         details = [f"best in {', '.join(names)}"] if names else []
         if tasks and from_table:
-            details.append(f"{' and '.join(map(_label, from_table))} from {PAPER}")
+            details.append(f"{' and '.join(map(label, from_table))} from {PAPER}")
         return _count(evidence, len(names), self.said, tasks, self.tasks, details)
 
 
@@ -148,12 +142,34 @@ class Above:
 
     def __call__(self, evidence: Evidence) -> Finding:
         asked = [(better, worse, task) for better, worse in self.pairs for task in self.tasks]
-        names = {pair: f"{_label(pair[0])} above {_label(pair[1])} in {pair[2]}" for pair in asked}
+        names = {pair: f"{label(pair[0])} above {label(pair[1])} in {pair[2]}" for pair in asked}
         known = [pair for pair in asked if evidence.common(pair[:2], pair[2:])]
         failed = [pair for pair in known if evidence.mean(pair[0], pair[2]) <= evidence.mean(pair[1], pair[2])]
         details = [f"not {names[pair]}" for pair in failed]
         count = len(known) - len(failed)
         return _count(evidence, count, len(asked), [names[p] for p in known], [names[p] for p in asked], details)
+
+
+@dataclass(frozen=True)
+class Alike:
+    """The pairs of methods that some tasks do not tell apart.
+
+    A pair counts if the interval of the probability that the first is better than the second contains one half.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    tasks: tuple[str, ...]
+
+    def __call__(self, evidence: Evidence) -> Finding:
+        names = {pair: f"{label(pair[0])} and {label(pair[1])}" for pair in self.pairs}
+        known = [pair for pair in self.pairs if evidence.common(pair, self.tasks) == list(self.tasks)]
+        differ = []
+        for pair in known:
+            better = estimate(probability_of_improvement, *(evidence.matrix(name, self.tasks) for name in pair))
+            if better.interval is not None and not better.interval[0] <= 0.5 <= better.interval[1]:
+                differ.append(f"{names[pair]} differ: probability of improvement {better}")
+        asked = list(names.values())
+        return _count(evidence, len(known) - len(differ), len(asked), [names[p] for p in known], asked, differ)
 
 
 @dataclass(frozen=True)
@@ -226,8 +242,18 @@ def _games(count: int) -> str:
     return f"{count} game{'s' if count != 1 else ''}"
 
 
-def _label(method: str) -> str:
+def label(method: str) -> str:
     return LABELS.get(method, method)
+
+
+def paper_scores() -> dict[str, dict[str, list[float]]]:
+    """Table 1 of the paper: method -> game -> its mean, as a list of one. Methods have this package's names."""
+    names = {column: method for method, column in PAPER_COLUMNS.items()}
+    scores: dict[str, dict[str, list[float]]] = {}
+    for game, row in table1().items():
+        for column, value in row.items():
+            scores.setdefault(names.get(column, column), {})[game] = [value]
+    return scores
 
 
 @dataclass(frozen=True)
@@ -248,198 +274,3 @@ class Claim:
     check: Check
     printed: bool = True
     """The paper prints the numbers that the claim is about."""
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A claim beside what some scores say of it."""
-
-    claim: Claim
-    basis: str
-    """``PAPER``, ``OURS``, or the place in the paper of results without numbers."""
-    finding: Finding
-
-    def __str__(self) -> str:
-        finding = self.finding
-        verb = {"holds": "holds in", "differs": "differs in", "not enough data": "not enough data in"}[finding.verdict]
-        details = f" ({finding.details})" if finding.details else ""
-        return f"{self.claim.name}: the paper says {self.claim.said}; {verb} {self.basis}: {finding.found}{details}"
-
-
-def paper_scores() -> dict[str, dict[str, list[float]]]:
-    """Table 1 of the paper: method -> game -> its mean, as a list of one. Methods have this package's names."""
-    names = {column: method for method, column in PAPER_COLUMNS.items()}
-    scores: dict[str, dict[str, list[float]]] = {}
-    for game, row in table1().items():
-        for column, value in row.items():
-            scores.setdefault(names.get(column, column), {})[game] = [value]
-    return scores
-
-
-def final_scores(runs: Iterable[RunScores], benchmark: str, env_steps: int) -> dict[str, dict[str, list[float]]]:
-    """Scores at a budget: name of the run -> task -> scores of its seeds, in the order of seeds.
-
-    Left out: runs without an evaluation at the budget, and runs whose note begins with ``CHOSEN``.
-    """
-    scores: dict[str, dict[str, list[float]]] = {}
-    for run in sorted(runs, key=lambda run: run.seed):
-        score = run.score(env_steps)
-        if run.benchmark == benchmark and not run.note.startswith(CHOSEN) and score is not None:
-            scores.setdefault(run.name, {}).setdefault(run.task, []).append(score)
-    return scores
-
-
-def evaluate(scores_at: Callable[[str, int], Scores] | None = None) -> list[Statement]:
-    """Check all claims in the paper's own table and in scores of this package.
-
-    Args:
-        scores_at: benchmark, env steps -> the scores of runs of this package at that budget; None: the paper's table
-            alone. :func:`final_scores` gives them.
-
-    Returns:
-        A statement about the paper's table for each claim whose numbers are printed, and one about our scores for each
-        claim about methods of this package.
-    """
-    table = Evidence(paper_scores(), published=True)
-    statements = []
-    for claim in claims():
-        if claim.printed:
-            statements.append(Statement(claim, PAPER, claim.check(table)))
-        else:
-            nothing = Finding("not enough data", "no numbers", "the results are in a picture only")
-            statements.append(Statement(claim, claim.place, nothing))
-        if scores_at is not None and not (isinstance(claim.check, Median) and claim.check.method not in PAPER_COLUMNS):
-            ours = Evidence(scores_at(claim.benchmark, claim.env_steps), published=False)
-            statements.append(Statement(claim, OURS, claim.check(ours)))
-    return statements
-
-
-def claims() -> list[Claim]:
-    """The paper's claims that can be counted, in the order of the paper."""
-    return [*_dmc_claims(), *_atari_claims(), *_ablation_claims()]
-
-
-def _dmc_claims() -> list[Claim]:
-    tasks = tuple(task.removeprefix("dmc/") for task in task_names("dmc16"))
-    above_state = ("cheetah-run", "finger-spin", "hopper-hop", "pendulum-swingup")
-    return [
-        *(
-            Claim(
-                f"better than CURL on DMControl, {env_steps // 1000}k",
-                "our method outperforms the standard CURL on 14 out of 16 experiments",
-                "section 4.4, Figure 3",
-                "14 of 16",
-                "dmc",
-                env_steps,
-                Wins("mcurl", "curl", 14, tasks),
-                printed=False,
-            )
-            for env_steps in (100_000, 500_000)
-        ),
-        Claim(
-            "better than state-SAC on four tasks",
-            "in Cheetah-Run, Finger-Spin, Hopper-Hop and Pendulum-Swingup tasks, our method achieves higher scores "
-            "than state-SAC",
-            "section 4.4 (2), Figure 3",
-            "4 of 4",
-            "dmc",
-            500_000,
-            Above((("mcurl", "sac-state"),), above_state),
-            printed=False,
-        ),
-    ]
-
-
-def _atari_claims() -> list[Claim]:
-    games = tuple(atari_random_and_human())
-    caption = "Table 1, caption"
-
-    def claim(name: str, words: str, place: str, said: str, check: Check) -> Claim:
-        return Claim(name, words, place, said, "atari100k", 400_000, check)
-
-    medians = {"mcurl": 24.2, "curl": 17.5, "simple": 14.4, "rl-only": 16.1, "otrainbow": 20.4}
-    return [
-        claim(
-            "better than CURL on Atari",
-            "outperforms CURL on 21 out of 26 environments",
-            caption,
-            "21 of 26",
-            Wins("mcurl", "curl", 21, games),
-        ),
-        claim(
-            "better than Efficient Rainbow on Atari",
-            "implemented on top of Eff. Rainbow (van Hasselt et al., 2019), improves its performance on 24 out of 26 "
-            "environments",
-            caption,
-            "24 of 26",
-            Wins("mcurl", "rl-only", 24, games),
-        ),
-        claim(
-            "best of all methods on Atari",
-            "Our method achieves state-of-the-art performance on 10 out of 26 environments",
-            caption,
-            "10 of 26",
-            Best("mcurl", ("curl", "rl-only", "simple", "otrainbow"), 10, games),
-        ),
-        claim(
-            "above human",
-            "M-CURL achieves super-human performances on JamesBond, Krull and Road Runner by 24%, 25% and 13% "
-            "improvements",
-            "section 4.4 (1)",
-            "Jamesbond by 24 %, Krull by 25 %, RoadRunner by 13 %",
-            Superhuman("mcurl", {"Jamesbond": 24, "Krull": 25, "RoadRunner": 13}, games),
-        ),
-        *(
-            claim(
-                f"median human-normalised score of {_label(method)}",
-                f"Median HNS {percent}%",
-                "Table 1, last row",
-                f"{percent} %",
-                Median(method, percent, games),
-            )
-            for method, percent in medians.items()
-        ),
-    ]
-
-
-def _ablation_claims() -> list[Claim]:
-    """Figures 4 and 5, on hopper-stand. Methods are the names of the arms in the suites of these figures."""
-
-    def claim(name: str, words: str, place: str, *pairs: tuple[str, str]) -> Claim:
-        check = Above(pairs, ("hopper-stand",))
-        return Claim(name, words, place, f"{len(pairs)} of {len(pairs)}", "dmc", 500_000, check, printed=False)
-
-    rates = [f"mcurl-mask_rate={rate}" for rate in (0.1, 0.3, 0.7, 0.9)]
-    layers = [f"mcurl-layers={count}" for count in (1, 3, 4)]
-    return [
-        claim(
-            "better than CURL with every masking probability",
-            "Our method achieves better results than standard CURL w.r.t. different ρ_m",
-            "section 5.1, Figure 4a",
-            *((name, "curl") for name in ("mcurl", *rates)),
-        ),
-        claim(
-            "masking probability 0.5 is best at 500k",
-            "With 500k interactions, setting ρ_m as 0.5 achieves the best performance",
-            "section 5.1, Figure 4a",
-            *(("mcurl", name) for name in rates),
-        ),
-        claim(
-            "consecutive inputs alone do not help CURL",
-            "Compared to standard CURL, the results become even worse",
-            "section 5.2 (1), Figure 4b",
-            ("curl", "seq-curl"),
-        ),
-        claim(
-            "a Transformer on the keys hurts",
-            "using a symmetric architecture hurts the performance too",
-            "section 5.2 (2), Figure 4b",
-            ("mcurl", "sym-curl"),
-        ),
-        claim(
-            "better than CURL with every number of layers",
-            "all the four settings outperform the standard CURL baseline",
-            "appendix B.2, Figure 5b",
-            *((name, "curl") for name in ("mcurl", *layers)),
-        ),
-    ]

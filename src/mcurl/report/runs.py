@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mcurl import files
+from mcurl.config.tasks import methods
 from mcurl.errors import UserError, printable
 from mcurl.published.scores import BUDGET
 from mcurl.recording import find_recordings
@@ -18,7 +19,7 @@ from mcurl.report.scores import MAX_LABEL, RunScores, skip
 from mcurl.run.evaluations import NAME as EVALUATIONS
 from mcurl.run.evaluations import read_evaluations
 from mcurl.run.format import NewerError, check_run, check_settings_unchanged
-from mcurl.run.names import MAX_STEPS, check_name, check_settings, run_name
+from mcurl.run.names import MAX_STEPS, check_meaning, check_name, check_settings, run_name
 
 _KEPT_METADATA = (
     *("commit", "dirty", "mcurl", "torch", "python", "packages", "environment", "cpu", "gpu", "cores", "compute"),
@@ -54,6 +55,10 @@ def read_run(folder: Path, name: str | None = None, label: str | None = None, no
     except UserError as error:
         raise UserError(f"{folder} is not a run folder, or it is damaged: {error}") from error
     check_settings_unchanged(folder, settings, metadata)
+    try:
+        check_meaning(name or own_name, settings, methods())
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
     episodes = read_evaluations(folder)
     if not episodes:
         raise UserError(f"{folder} has no evaluation yet")

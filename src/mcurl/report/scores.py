@@ -251,10 +251,14 @@ def _rename(runs: Sequence[RunScores]) -> list[RunScores]:
         groups.append([run]) if group is None else group.append(run)
     if len(groups) == 1:
         return groups[0]
+    # A run with the settings that its name stands for keeps it: else its method had another name in this task alone.
+    plain = [group for group in groups if _has_default_name(group[0])]
+    unchanged = plain[0] if len(plain) == 1 else []
+    groups = ([unchanged] if unchanged else []) + [group for group in groups if group is not unchanged]
     keys = dict.fromkeys(key for group in groups[1:] for key in changed_between(groups[0][0], group[0]))
     short = Counter(key.rpartition(".")[2] for key in keys)
-    renamed = []
-    for group in groups:
+    renamed = list(unchanged)
+    for group in groups[1:] if unchanged else groups:
         settings = dict(flatten(_with_defaults(group[0].settings)))
         names = {key: name if short[name := key.rpartition(".")[2]] == 1 else key for key in keys}
         changes = {names[key]: settings[key] for key in keys if key in settings}
@@ -262,6 +266,18 @@ def _rename(runs: Sequence[RunScores]) -> list[RunScores]:
         name = append_changes(runs[0].name, changes)
         renamed += [replace(run, name=name, label=f"{run.label}, {text}", merged_from=run.first_name) for run in group]
     return renamed
+
+
+def _has_default_name(run: RunScores) -> bool:
+    """Whether a run's name is the default one for its settings; False if this version cannot tell."""
+    if ":" in str(run.settings.get("method")) + str(run.settings.get("agent")) or "method" not in run.settings:
+        return False  # as in _with_defaults
+    from mcurl.config.settings import TrainSettings
+
+    try:
+        return TrainSettings.from_json(run.settings).name == run.name
+    except UserError:
+        return False
 
 
 def one_per_seed(runs: Iterable[RunScores]) -> list[RunScores]:

@@ -31,7 +31,7 @@ from mcurl.report.runs import read_runs, run_folders
 from mcurl.report.scores import MAX_LABEL, RunScores, cells, merge, skip
 from mcurl.run.evaluations import parse_count, parse_number
 from mcurl.run.format import check_not_newer
-from mcurl.run.names import MAX_STEPS
+from mcurl.run.names import MAX_STEPS, check_meaning
 
 COLUMNS = ("seed", "env_steps", "episode", "return", "episodes")
 MEAN_COLUMNS = ("env_steps", "return", "seed", "episodes")
@@ -173,6 +173,11 @@ def _run(
         raise UserError(f"{about} does not belong to {path.name}: its seed {seed} is of {suite}/{task}")
     if (first := provenance.get("name", name)) != name:
         raise UserError(f"{about} says that seed {seed} is of {first}, but its folder is {name}: was it renamed?")
+    if "method" in settings:
+        try:
+            check_meaning(name, settings, methods())
+        except UserError as error:
+            raise UserError(f"{about} does not belong to {path.name}: of seed {seed}, {error}") from error
     label = provenance.get("label") or (methods()[name].label if name in methods() else name)
     budget = provenance.get("budget") or settings.get("env_steps") or BUDGET.get(benchmark) or max(episodes)
     if type(budget) is not int or not 0 <= budget <= MAX_STEPS:

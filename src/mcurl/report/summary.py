@@ -9,7 +9,9 @@ import numpy as np
 
 from mcurl.published import atari_random_and_human
 from mcurl.published.catalogue import Column as PublishedColumn
-from mcurl.report import claims as paper
+from mcurl.report import paper
+from mcurl.report.claims import Above, Alike, Best, Check, Finding, Median, Superhuman, Wins
+from mcurl.report.claims import Verdict as Found
 from mcurl.report.model import Block, Cell, Claim, Claims, Column, Figure, Panel, Series, Table, Verdict, count
 from mcurl.report.scores import RunScores
 from mcurl.report.statistics import (
@@ -25,7 +27,7 @@ from mcurl.report.statistics import (
     score_matrix,
 )
 
-VERDICTS: dict[paper.Verdict, Verdict] = {"holds": "agrees", "differs": "disagrees", "not enough data": "unknown"}
+VERDICTS: dict[Found, Verdict] = {"holds": "agrees", "differs": "disagrees", "not enough data": "unknown"}
 MOST_DMC = 1000.0
 """The highest return of a task of DMControl."""
 FEWEST_TASKS = 2
@@ -115,7 +117,7 @@ def _claim(statements: list[paper.Statement]) -> Claim:
     claim = statements[0].claim
     published = next(statement.finding for statement in statements if statement.basis != paper.OURS)
     ours = [statement.finding for statement in statements if statement.basis == paper.OURS]
-    finding = ours[0] if ours else paper.Finding("not enough data", "not a method of this package")
+    finding = ours[0] if ours else Finding("not enough data", "not a method of this package")
     return Claim(
         f"{claim.name[0].upper()}{claim.name[1:]}: {claim.said}",
         claim.words,
@@ -127,18 +129,18 @@ def _claim(statements: list[paper.Statement]) -> Claim:
     )
 
 
-def _found(finding: paper.Finding) -> str:
+def _found(finding: Finding) -> str:
     return f"{finding.found}; {finding.details}" if finding.details else finding.found
 
 
-def _concerns(check: paper.Check, arms: set[str], tasks: set[str]) -> bool:
+def _concerns(check: Check, arms: set[str], tasks: set[str]) -> bool:
     """Whether a suite has the methods and tasks of a claim."""
-    if isinstance(check, paper.Above):
+    if isinstance(check, Above | Alike):
         return {name for pair in check.pairs for name in pair} <= arms and set(check.tasks) <= tasks
-    if isinstance(check, paper.Wins):
+    if isinstance(check, Wins):
         return {check.method, check.baseline} <= arms and set(check.tasks) <= tasks
-    if isinstance(check, paper.Best | paper.Superhuman | paper.Median):
-        games = check.tasks if isinstance(check, paper.Best) else check.games
+    if isinstance(check, Best | Superhuman | Median):
+        games = check.tasks if isinstance(check, Best) else check.games
         return "mcurl" in arms and set(games) <= tasks
     return False
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -26,6 +26,8 @@ NOT_IN_NAMES = (
 change what is learned."""
 MAX_LENGTH = 100
 """Longest default name, in characters."""
+_CUT = re.compile(r"-[0-9a-f]{8}$")
+"""The end of a default name that was too long."""
 _CLASS = r"\w[\w.-]*(:[\w.]+)?"
 """A registered name, or ``module:Class``."""
 _FORMS = {
@@ -171,6 +173,55 @@ def append_changes(name: str, changed: Mapping[str, Any]) -> str:
     if len(text) <= MAX_LENGTH:
         return text
     return f"{text[: MAX_LENGTH - 9].rstrip('-.')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def check_meaning(name: str, settings: Mapping[str, Any], methods: Collection[str]) -> None:
+    """Check that a name of the default form says nothing false: results are looked up by their names.
+
+    Args:
+        name: of a run, of unknown origin.
+        settings: of the run, as JSON values.
+        methods: the built-in methods. A name that begins with none of them is the user's own, and says nothing.
+
+    Raises:
+        UserError: the name says another method, or another value of a setting.
+    """
+    method, changes = _split(name)
+    if method not in methods:
+        return
+    if method != (own := run_name(settings)):
+        raise UserError(f"the name {name!r} is that of the method {method}, but this run is of {own}")
+    values = _values(settings)
+    for key, text in changes.items():
+        if key in values and not any(_says(text, value) for value in values[key]):
+            found = " or ".join(dict.fromkeys(map(_text, values[key])))
+            raise UserError(f"the name {name!r} says {key}={text}, but this run has {key}={found}")
+
+
+def _split(name: str) -> tuple[str, dict[str, str]]:
+    """The method and the settings that a name of the default form says; without the last one, if it was cut."""
+    method, *changes = re.split(r"-(?=[\w.]+=)", name)
+    if changes and _CUT.search(name) and len(name) > MAX_LENGTH - 20:
+        changes.pop()
+    return method, {key: text for key, _, text in (change.partition("=") for change in changes)}
+
+
+def _values(settings: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Short and full names of the settings that names may say -> their values."""
+    values: dict[str, list[Any]] = {}
+    for key, value in _leaves(settings):
+        if not {key, key.rpartition(".")[0]} & set(NOT_IN_NAMES):
+            for name in {key, key.rpartition(".")[2]}:
+                values.setdefault(name, []).append(value)
+    return values
+
+
+def _says(text: str, value: Any) -> bool:
+    """Whether a text in a name is this value, as the package writes it or as another number with the same value."""
+    if type(value) in (int, float):
+        with contextlib.suppress(ValueError):
+            return bool(float(text) == value)
+    return text == _text(value)
 
 
 def _text(value: Any) -> str:

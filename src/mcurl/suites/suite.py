@@ -238,6 +238,10 @@ def check_runs(runs: Iterable[SuiteRun]) -> None:
         default = run.settings.name
         if run.arm.name in methods() and run.arm.name != default:
             raise UserError(f"{run.name}: the arm changes settings, so it needs another name, such as {default}")
+        try:
+            run.settings.named(run.arm.name)
+        except UserError as error:
+            raise UserError(f"{run.name}: {error}") from error
     envs.release()
 
 
