@@ -237,14 +237,17 @@ def test_a_run_with_default_settings_keeps_its_name_beside_one_with_others(tmp_p
 
 def test_scores_under_the_name_of_another_method_are_refused(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a", method="curl")
-    with pytest.raises(
-        UserError, match=r"curl-seed1: the name .mcurl. is that of the method mcurl, but"
-    ):
+    with pytest.raises(UserError, match=r"curl-seed1: the name .mcurl. is that of the method mcurl, but"):
         read_runs([folder], "mcurl")
     assert store(tmp_path, folder) == ["added"]
     (tmp_path / "scores/dmc/curl").rename(tmp_path / "scores/dmc/mcurl")
     about = tmp_path / "scores/dmc/mcurl/cartpole-swingup.json"
     about.write_text(about.read_text().replace('"name": "curl"', '"name": "mcurl"'))
+    assert about.read_text().count('"seed": 1') == 1
+    about.write_text(about.read_text().replace('"seed": 1', '"seed": 2'))
+    with pytest.raises(UserError, match=r"its seed 1 has the settings of another seed"):
+        load(tmp_path / "scores")
+    about.write_text(about.read_text().replace('"seed": 2', '"seed": 1'))
     with pytest.raises(UserError, match=r"of seed 1, the name 'mcurl' is that of the method mcurl, but this run is of"):
         load(tmp_path / "scores")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -61,6 +62,11 @@ class Parser(argparse.ArgumentParser):
 Command = Callable[[argparse.Namespace], int]
 
 
+def _sentences(text: str, details: str) -> str:
+    """The description of a command, in lines of at most 80 columns."""
+    return textwrap.fill(f"{text[0].upper()}{text[1:]}. {details}".strip(), 80)
+
+
 def build_parsers() -> tuple[Parser, dict[str, Parser]]:
     layout: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = Parser("mcurl", description=DESCRIPTION, epilog=EXAMPLES, **layout)
@@ -71,7 +77,7 @@ def build_parsers() -> tuple[Parser, dict[str, Parser]]:
 
     def add(command: Command, text: str, details: str = "") -> Parser:
         name = command.__name__
-        description = f"{text[0].upper()}{text[1:]}. {details}".strip()
+        description = _sentences(text, details)
         parsers[name] = subparsers.add_parser(name, help=text, description=description, **layout)
         parsers[name].set_defaults(run=command)
         return parsers[name]
@@ -274,7 +280,7 @@ def _add_suite(suite: Parser, parsers: dict[str, Parser], layout: dict[str, Any]
     subparsers = suite.add_subparsers(metavar="ACTION")
 
     def add(command: Command, name: str, text: str, details: str) -> Parser:
-        description = f"{text[0].upper()}{text[1:]}. {details}"
+        description = _sentences(text, details)
         parsers[f"suite {name}"] = subparsers.add_parser(name, help=text, description=description, **layout)
         parsers[f"suite {name}"].set_defaults(run=command)
         return parsers[f"suite {name}"]
@@ -313,7 +319,7 @@ def _add_suite_runs(parser: Parser) -> None:
     parser.add_argument("--methods", type=_names, metavar="A,B", help="only these arms, such as mcurl,curl")
     seeds = "these seeds instead of the suite's, such as 1,2"
     parser.add_argument("--seeds", type=_seeds, metavar="1,2", help=seeds)
-    jobs = "runs at a time; default one per core. They share the cores equally"
+    jobs = "runs at a time; default one per core (at most OMP_NUM_THREADS). They share the cores equally"
     parser.add_argument("--jobs", type=_count, metavar="N", help=jobs)
     out = "folder of all runs; default runs"
     parser.add_argument("--out", type=_folder, default=Path("runs"), metavar="DIR", help=out)

@@ -98,7 +98,7 @@ def test_missing_runs_of_a_suite_are_shown_as_missing() -> None:
     runs = [run("cartpole-swingup", "mcurl", seed, curve(100.0 * seed)) for seed in (1, 2)]
     found = report(runs, [SMALL])
     assert found.title == "Small"
-    assert "2 of 12 runs are there." in found.sections[0].paragraphs
+    assert "2 of 12 runs are there, to 500k env steps." in found.sections[0].paragraphs
     rows = table(found, "small-scores-500k")
     assert rows["cartpole-swingup"]["mcurl"].detail() == "± 71, 2 of 3 seeds"
     assert rows["cartpole-swingup"]["curl"].missing

@@ -186,6 +186,16 @@ def test_show_names_the_folders_that_cannot_be_used(capsys: Capture, runs: list[
     out = capsys.readouterr().out
     assert "1 cannot be used" in out
     assert "settings.json is damaged: env_steps is missing" in out
+    assert main(["suite", "show", "toy.toml", "--tasks", "reach", "--methods", "mcurl", "--seeds", "1"]) == 0
+    assert "nothing can be done in this folder, see below" in capsys.readouterr().out
+
+
+def test_a_pipe_has_complete_rows_unless_its_width_is_given(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    for width, longest in ((None, 120), ("80", 80)):
+        monkeypatch.setenv("COLUMNS", width) if width else monkeypatch.delenv("COLUMNS", raising=False)
+        assert main(["suite", "list"]) == 0
+        lengths = [len(line.rstrip()) for line in capsys.readouterr().out.splitlines()]
+        assert 70 < max(lengths) <= longest
 
 
 def test_hours_come_from_runs_on_this_machine(runs: list[SuiteRun], monkeypatch: pytest.MonkeyPatch) -> None:

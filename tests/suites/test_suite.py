@@ -13,7 +13,7 @@ from mcurl.config.tasks import task_names
 from mcurl.errors import UserError
 from mcurl.parsers import build_parsers
 from mcurl.replay import Replay
-from mcurl.suites.suite import DATA, Suite, check_runs, suite_names
+from mcurl.suites.suite import DATA, Suite, SuiteRun, check_runs, suite_names
 
 COUNTS = {
     "figure3": (16 * 3 * 5, 500_000),
@@ -228,6 +228,24 @@ def test_a_mistake_in_a_file_is_one_line(tmp_path: Path, old: str, new: str, exp
         Suite.load(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("every", "step"), [(300, 500), (500, 100), (0, 500)])
+def test_a_score_is_asked_for_where_runs_are_evaluated(tmp_path: Path, every: int, step: int) -> None:
+    def asked(step: int) -> list[SuiteRun]:
+        text = OWN.replace("[settings]", f"score_at = [{step}, 1000]\n[settings]")
+        return Suite.load(own(tmp_path, text.replace("every = 0", f"every = {every}"))).runs()
+
+    with pytest.raises(UserError, match=f"toy/reach mcurl seed 1 is never evaluated at {step} env steps, a score_at"):
+        check_runs(asked(step))
+    if every:
+        check_runs(asked(every))
+
+
+def test_an_arm_that_is_named_after_another_setting_is_refused(tmp_path: Path) -> None:
+    path = own(tmp_path, OWN.replace("[arm.little]", '[arm."mcurl-mask_rate=0.9"]'))
+    with pytest.raises(UserError, match=r"seed 1: the name 'mcurl-mask_rate=0.9' says mask_rate=0.9, but this run has"):
+        check_runs(Suite.load(path).runs())
 
 
 def test_a_mistake_in_a_setting_is_found_before_anything_runs(tmp_path: Path) -> None:

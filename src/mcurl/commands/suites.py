@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -142,7 +143,7 @@ def _jobs(options: argparse.Namespace, runs: int) -> int:
 
 
 def _wide(console: Console) -> Console:
-    """Complete rows, even if the output is not a terminal."""
-    if not console.is_terminal:
+    """Complete rows, even if the output is not a terminal, unless the user says its width."""
+    if not console.is_terminal and not os.environ.get("COLUMNS"):
         console.width = max(console.width, 120)
     return console

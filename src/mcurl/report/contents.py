@@ -110,7 +110,7 @@ def _introduction(scores: Scores) -> tuple[str, ...]:
         asked = len(plan.tasks) * len(plan.arms) * plan.expected
         places = [(task, arm) for task in plan.tasks for arm in plan.arms]
         done = sum(min(len(scores.scores(task, arm, plan.budgets[-1])), plan.expected) for task, arm in places)
-        lines.append(f"{done} of {count(asked, 'run')} are there.")
+        lines.append(f"{done} of {count(asked, 'run')} are there, to {thousands(plan.budgets[-1])} env steps.")
     if scores.different:
         lines.append(f"Not shown, because their settings are not those of the suite: {', '.join(scores.different)}.")
     return tuple(lines)

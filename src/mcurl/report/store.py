@@ -173,6 +173,8 @@ def _run(
         raise UserError(f"{about} does not belong to {path.name}: its seed {seed} is of {suite}/{task}")
     if (first := provenance.get("name", name)) != name:
         raise UserError(f"{about} says that seed {seed} is of {first}, but its folder is {name}: was it renamed?")
+    if settings.get("seed", seed) != seed:
+        raise UserError(f"{about} does not belong to {path.name}: its seed {seed} has the settings of another seed")
     if "method" in settings:
         try:
             check_meaning(name, settings, methods())

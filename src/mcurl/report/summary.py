@@ -110,6 +110,8 @@ def claims(
     text = (
         f"A task counts where all methods have {MIN_SEEDS} seeds. Runs that were chosen for their results do not count."
     )
+    if benchmark == "atari100k":
+        text += " In Table 1, CURL's column holds maxima over evaluations (from CURL's paper)."
     return Claims(f"{key}-claims", "The paper's claims", tuple(map(_claim, statements.values())), text)
 
 
@@ -195,7 +197,7 @@ def _aggregates(
             values = [score.mean for task in subset if (score := column.score(task, budget))]
             if len(values) == len(subset) and column.name not in {"random", "human"}:
                 scores = _normalise(benchmark, np.array([values]), subset)
-                rows.append(_aggregate_row(column.method_label, column.source, scores, False))
+                rows.append(_aggregate_row(column.method_label, column.source, scores, False, column.note))
     caption = CAPTION.format(
         tasks=count(len(tasks), "task"),
         names=", ".join(tasks),
@@ -207,12 +209,12 @@ def _aggregates(
     return Table(f"{key}-aggregates", f"Aggregate scores after {budget // 1000}k", head, tuple(rows), caption=caption)
 
 
-def _aggregate_row(label: str, source: str, scores: Array, runs: bool) -> tuple[Cell, ...]:
+def _aggregate_row(label: str, source: str, scores: Array, runs: bool, note: str = "") -> tuple[Cell, ...]:
     result = aggregate(scores)
     few, most = result.fewest_runs, result.most_runs
     seeds = "" if not runs else str(few) if few == most else f"{few} to {most}"
     cells = (_percent(estimate) for estimate in result.estimates.values())
-    return (Cell(label), Cell(source), Cell(value=result.tasks), Cell(seeds), *cells)
+    return (Cell(label, note=note), Cell(source), Cell(value=result.tasks), Cell(seeds), *cells)
 
 
 def _improvements(key: str, own: Mapping[str, Array], tasks: Sequence[str]) -> Table:

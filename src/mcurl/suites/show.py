@@ -87,7 +87,8 @@ class Overview:
 
     def _time(self) -> str:
         if not self._to_do():
-            return "nothing is left to do"
+            unusable = any(status.state is State.FAILED for status in self.statuses.values())
+            return "nothing can be done in this folder, see below" if unusable else "nothing is left to do"
         known, unknown = self.hours_left(), self.unknown
         at_once = f"{self.jobs} at a time on this machine"
         if not unknown:

@@ -242,6 +242,13 @@ def check_runs(runs: Iterable[SuiteRun]) -> None:
             run.settings.named(run.arm.name)
         except UserError as error:
             raise UserError(f"{run.name}: {error}") from error
+        every = run.settings.evaluation.every
+        for step in run.suite.score_at[:-1]:
+            if not every or step % every:
+                raise UserError(
+                    f"{run.name} is never evaluated at {step:,} env steps, a score_at of {run.suite.name}: "
+                    f"evaluation.every is {every:,}"
+                )
     envs.release()
 
 
