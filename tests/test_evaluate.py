@@ -11,7 +11,8 @@ import pytest
 from helpers import clock
 
 from mcurl.config.resolve import resolve
-from mcurl.evaluate import evaluate, evaluate_policy
+from mcurl.episodes import evaluate
+from mcurl.evaluate import evaluate_policy
 
 
 class Walk(gymnasium.Env[Any, Any]):

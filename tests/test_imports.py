@@ -75,8 +75,9 @@ RULES: dict[str, set[str]] = {
         *("runtime.device", "runtime.memory"),
     },
     "loading": {"agents.base", "build", "config", "envs", "run.checkpoint", "run.folder", "runtime.device"},
+    "episodes": {"build", "envs", "recording", "runtime.seeding"},
     "evaluate": {
-        *("agents.base", "build", "config", "envs", "loading", "published", "recording", "run.checkpoint"),
+        *("agents.base", "build", "config", "episodes", "loading", "published", "recording", "run.checkpoint"),
         *("run.folder", "runtime.seeding"),
     },
     "training": {
@@ -97,7 +98,7 @@ RULES: dict[str, set[str]] = {
         *("run.checkpoint", "run.evaluations", "run.format", "run.names"),
     },
     "bench": {
-        *("agents.base", "agents.rainbow", "agents.sac", "batches", "build", "config", "evaluate", "native"),
+        *("agents.base", "agents.rainbow", "agents.sac", "batches", "build", "config", "episodes", "native"),
         *("networks.encoders", "objectives.masked", "replay", "run.checkpoint", "run.provenance"),
         *("runtime.cuda_graphs", "runtime.device", "runtime.program", "runtime.seeding", "runtime.threads"),
         "runtime.waiting",
@@ -112,7 +113,7 @@ RULES: dict[str, set[str]] = {
         *("build", "doctor", "export", "export.folder", "pictures", "registry", "runtime.memory", "watch"),
         *("bench", "config", "config.fields", "config.tasks", "evaluate", "recording", "report", "training", "verify"),
         *("run.display", "run.eta", "run.folder", "run.logger", "run.status", "runtime.parallel", "runtime.program"),
-        *("runtime.signals", "runtime.threads", "envs", "suites", "suites.ray", "suites.suite"),
+        *("runtime.signals", "runtime.threads", "envs", "episodes", "suites", "suites.ray", "suites.suite"),
     },
     "callbacks": {"run.logger", "runtime.signals"},
     "policy": {

@@ -14,8 +14,8 @@ import gymnasium
 import numpy as np
 import pytest
 
+from mcurl.episodes import evaluate
 from mcurl.errors import UserError
-from mcurl.evaluate import evaluate
 from mcurl.published.scores import is_score
 from mcurl.recording import DamagedError, Recorder, Recording, episode_seed, find_recordings, read
 

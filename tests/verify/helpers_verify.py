@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from mcurl.envs import make_env, settings_class
-from mcurl.evaluate import episode_limit, evaluate
+from mcurl.episodes import evaluate
+from mcurl.evaluate import episode_limit
 from mcurl.recording import Recorder, Recording, build
 
 

@@ -17,7 +17,7 @@ from mcurl.bench.timing import Timing, measure
 from mcurl.bench.update import TASKS
 from mcurl.build import build_agent, build_env, build_replay
 from mcurl.config import resolve as config
-from mcurl.evaluate import evaluate
+from mcurl.episodes import evaluate
 from mcurl.replay.buffer import Replay
 from mcurl.run.checkpoint import save_tree
 from mcurl.runtime.device import ComputeSettings, prepare

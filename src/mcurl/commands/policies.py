@@ -18,7 +18,7 @@ from mcurl.files import read_bytes
 from mcurl.runtime.program import command_line
 
 if TYPE_CHECKING:
-    from mcurl.evaluate import Camera
+    from mcurl.episodes import Camera
     from mcurl.recording import Recording
     from mcurl.run.folder import Run
 

@@ -39,11 +39,14 @@ class Column:
     """True: shown unless others are asked for."""
     beside_own: bool = False
     """True: shown unless others are asked for, where its method is compared."""
+    maxima: bool = False
+    """True: each score is the highest of a run's evaluations, not the last."""
 
     @property
     def label(self) -> str:
-        """Method and source."""
-        return ", ".join(filter(None, (self.method_label, self.source)))
+        """Method and source, and whether the scores are maxima."""
+        maxima = "maxima" if self.maxima and "maxima" not in self.source else ""
+        return ", ".join(filter(None, (self.method_label, self.source, maxima)))
 
     def score(self, task: str, env_steps: int) -> Score | None:
         """The score of a task without its suite; None if there is none."""
@@ -90,7 +93,7 @@ def _atari() -> list[Column]:
 
     def paper(name: str, label: str, method: str | None, column: str, note: str = PAPER) -> Column:
         scores = {game: Score(row[column]) for game, row in table1().items()}
-        return Column(name, label, "M-CURL paper", method, note, {budget: scores}, True)
+        return Column(name, label, "M-CURL paper", method, note, {budget: scores}, True, maxima=note == PAPER_CURL)
 
     def human_or_random(name: str, label: str, note: str, index: int) -> Column:
         scores = {game: Score(pair[index]) for game, pair in atari_random_and_human().items()}
@@ -119,7 +122,7 @@ def _per_game(key: str, rows: list[dict[str, str]]) -> Column:
     label = {"DER": "Efficient Rainbow", "OTR": "OTRainbow"}.get(name, name.replace("_", " "))
     method = {"CURL": "curl", "DER": "rl-only"}.get(name)
     if "max_protocol" in key:
-        return Column("curl-maxima", label, "maxima of 100 runs", None, MAXIMA, scores)
+        return Column("curl-maxima", label, "maxima of 100 runs", None, MAXIMA, scores, maxima=True)
     if key.endswith("_rliable100"):
         return Column(f"{_slug(name)}-final", label, "final of 100 runs", method, FINAL, scores, method is not None)
     return Column(_slug(name), label, "as published", None, "Means as published by its authors.", scores)

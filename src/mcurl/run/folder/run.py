@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
-import os
 import shlex
 import shutil
 from collections.abc import Iterable, Mapping
@@ -13,15 +11,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from mcurl.errors import UserError, argument, call_or_command, printable
-from mcurl.files import JSON_BYTES, own_folder, read_bytes, read_object, read_text, write_file, write_new
+from mcurl.files import JSON_BYTES, own_folder, read_bytes, read_object, write_file
 from mcurl.recording import recording_path
 from mcurl.run.evaluations import read_evaluations
 from mcurl.run.folder.checkpoints import Checkpoint, Checkpoints, free_name_aside
+from mcurl.run.folder.create import make_folder, remove_empty
 from mcurl.run.folder.documents import Span, differences, seal
 from mcurl.run.folder.lock import Lock
-from mcurl.run.folder.logs import EVALUATIONS, EVALUATIONS_HEADER, METRICS, SPEED, Logs
+from mcurl.run.folder.logs import EVALUATIONS, METRICS, SPEED, Logs
 from mcurl.run.folder.own import check_own
 from mcurl.run.folder.paths import as_json, is_run, run_folder, suggest_runs
+from mcurl.run.folder.results import keep_result, kept_results
 from mcurl.run.format import FORMAT, VERSION, check_run, check_seal, check_settings_unchanged, settings_crc32
 from mcurl.run.names import MAX_STEPS, check_name, check_settings, run_name, user_modules
 from mcurl.run.provenance import environment_packages, run_metadata
@@ -76,31 +76,17 @@ class Run:
         folder = run_folder(out, settings, name)
         name = name or run_name(settings)
         cls.refuse_existing(folder, settings)
-        created = [path for path in (folder, *folder.parents) if not path.exists()]
         about = {"name": name, "label": label or name, "settings_crc32": settings_crc32(settings), **run_metadata()}
         metadata = seal({"format": FORMAT, "version": VERSION, **about, "resumed": []})
         if folder.exists():
             return cls._begin_anew(folder, metadata)
-        # Other processes see the folder when it is complete and locked.
-        draft = folder.with_name(f".{folder.name}.{os.getpid()}")
         try:
-            for subfolder in ("checkpoints", "replay"):
-                (draft / subfolder).mkdir(parents=True)
-            (draft / METRICS).touch()
-            (draft / EVALUATIONS).write_text(EVALUATIONS_HEADER)
-            write_file(draft / "settings.json", as_json(settings))
-            write_file(draft / "run.json", metadata)
-            run = cls(draft)
-            run._lock.acquire()
-            draft.rename(folder)
-        except BaseException as error:
-            shutil.rmtree(draft, ignore_errors=True)
-            _remove_empty(created[1:])
-            if not isinstance(error, OSError):
-                raise
+            lock, created = make_folder(folder, {"settings.json": as_json(settings), "run.json": metadata})
+        except OSError as error:
             cls.refuse_existing(folder, settings)
             raise UserError(f"cannot create {folder}: {error.strerror}") from error
-        run._use(folder, run._lock)
+        run = cls(folder)
+        run._use(folder, lock)
         run._created, run._settings = created, as_json(settings).encode()
         return run
 
@@ -348,31 +334,12 @@ class Run:
         write_file(path, data)
 
     def keep_result(self, env_steps: int, seed: int, values: Mapping[str, Any]) -> Path:
-        """Keep the result of an evaluation after training, in ``results``. No file is overwritten.
-
-        Args:
-            env_steps: simulator steps of training before the evaluation.
-            seed: seed of the episodes.
-            values: the result as JSON values, with ``returns``.
-
-        Returns:
-            The new file, or the one that holds the same result already.
-        """
-        folder = own_folder(self.folder / "results")
-        stem, text = f"{env_steps:09d}-seed{seed}-{len(values['returns'])}episodes", as_json(values)
-        for number in itertools.count(1):
-            path = folder / f"{stem}{f'-{number}' if number > 1 else ''}.json"
-            try:
-                write_new(path, text)
-                return path
-            except FileExistsError:
-                if path.is_file() and read_text(path) == text:
-                    return path
-        raise AssertionError
+        """Keep the result of an evaluation after training: see :func:`mcurl.run.folder.results.keep_result`."""
+        return keep_result(self.folder, env_steps, seed, values)
 
     def results(self) -> list[dict[str, Any]]:
         """The results that :meth:`keep_result` kept, by file name. Raises UserError if one is damaged."""
-        return [read_object(path) for path in sorted((self.folder / "results").glob("*.json"))]
+        return kept_results(self.folder)
 
     def discard_if_empty(self) -> None:
         """Delete the run folder if this object created it, and nothing was logged or saved in it."""
@@ -384,7 +351,7 @@ class Run:
             and not self.evaluations()
         ):
             shutil.rmtree(self.folder)
-            _remove_empty(self._created[1:])
+            remove_empty(self._created[1:])
 
     def check_owner(self) -> None:
         """Raise UserError if another process took over the training of this run.
@@ -544,13 +511,6 @@ class Run:
             with contextlib.suppress(UserError):
                 return checkpoint.logs().get(name, Span()).length
         return 0
-
-
-def _remove_empty(folders: Iterable[Path]) -> None:
-    """Remove folders, the innermost first, up to one that is not empty."""
-    with contextlib.suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
 
 
 def _elsewhere() -> str:
