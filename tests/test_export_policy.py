@@ -15,7 +15,7 @@ import pytest
 
 import mcurl
 from mcurl import cli
-from mcurl.export.card import Score, model_card
+from mcurl.export.card import CardScore, model_card
 from mcurl.export.folder import CARD, CONFIG, VIDEO, foreign_code
 from mcurl.run.checkpoint import load_tree
 from mcurl.run.folder import Run
@@ -145,8 +145,8 @@ def test_a_policy_without_a_score_says_so(
 
 def test_each_task_and_seed_has_its_own_name(exported: Path) -> None:
     config = json.loads((exported / CONFIG).read_text())
-    own = [Score("toy/reach", "mcurl", 1, 60, (1.0, 3.0))]
-    others = [Score("toy/reach", "mcurl", 2, 60, (5.0,)), Score("dmc/walker-walk", "mcurl", 1, 60, (7.0,))]
+    own = [CardScore("toy/reach", "mcurl", 1, 60, (1.0, 3.0))]
+    others = [CardScore("toy/reach", "mcurl", 2, 60, (5.0,)), CardScore("dmc/walker-walk", "mcurl", 1, 60, (7.0,))]
     (exported / CARD).write_text(model_card(config, own, others))
     models = {model["name"]: model["results"] for model in header(exported)["model-index"]}
     assert list(models) == ["mcurl-toy-reach-seed1", "mcurl-toy-reach-seed2", "mcurl-dmc-walker-walk-seed1"]

@@ -351,14 +351,14 @@ def _display(run: Run, budget: int) -> Display:
     from rich.console import Console
 
     from mcurl.run.display import Display
-    from mcurl.run.eta import Evaluations
+    from mcurl.run.eta import EvaluationSchedule
     from mcurl.run.status import IgnoreBrokenPipe
 
     settings = run.settings
     file = cast(TextIO, IgnoreBrokenPipe(sys.stdout))
     console = Console(file=file, highlight=False, force_terminal=False, force_jupyter=False)
     title = f"{run.name} · {settings['task']} · seed {settings['seed']}"
-    evaluations = Evaluations.of(settings["evaluation"])
+    evaluations = EvaluationSchedule.of(settings["evaluation"])
     return Display(budget, title, printable(str(run.folder)), console=console, evaluations=evaluations)
 
 

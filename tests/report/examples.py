@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mcurl.report.model import (
     Cell,
-    Claim,
+    CheckedClaim,
     Claims,
     Column,
     Figure,
@@ -79,8 +79,8 @@ def claims(text: str = "a task") -> Claims:
         "claims",
         text,
         (
-            Claim(text, text, text, text, "agrees", text, "unknown"),
-            Claim("b", "", "c", "d", "disagrees", "e", "agrees"),
+            CheckedClaim(text, text, text, text, "agrees", text, "unknown"),
+            CheckedClaim("b", "", "c", "d", "disagrees", "e", "agrees"),
         ),
     )
 

@@ -18,7 +18,7 @@ from mcurl.report.curves import arm_styles, task_figure
 from mcurl.report.files import write
 from mcurl.report.model import Cell, Claims, Figure, Report, Table
 from mcurl.report.palette import STEPS
-from mcurl.report.plan import Scores, ShownArm, plan_of_benchmark, plans_of_suite
+from mcurl.report.plan import PlanScores, ShownArm, plan_of_benchmark, plans_of_suite
 from mcurl.report.scores import RunScores, merge
 from mcurl.report.store import read
 from mcurl.report.text import figure_csv
@@ -291,7 +291,7 @@ def test_a_suite_has_the_claims_about_its_arms_and_tasks() -> None:
     for name, claims in {"table1": 9, "figure3": 4, "figure4a": 3, "figure4b": 2, "figure5a": 1, "figure5b": 3}.items():
         (plan,) = plans_of_suite(Suite.load(name))
         task = plan.tasks[0]
-        found = section(Scores(plan, [run(task, "mcurl", 1, {1: 1.0}, benchmark=plan.benchmark)]))
+        found = section(PlanScores(plan, [run(task, "mcurl", 1, {1: 1.0}, benchmark=plan.benchmark)]))
         assert sum(len(item.claims) for item in found.blocks if isinstance(item, Claims)) == claims, name
 
 

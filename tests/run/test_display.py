@@ -12,7 +12,7 @@ from rich.console import Console
 
 from mcurl.run.display import Display, _number, sparkline
 from mcurl.run.eta import Speed
-from mcurl.run.status import Status, format_duration
+from mcurl.run.status import StatusLine, format_duration
 
 
 class Clock:
@@ -272,7 +272,7 @@ def test_without_a_terminal_the_clock_leaves_the_first_line_to_the_run(clock: Cl
 
 def test_what_other_commands_do_is_said_now_and_then(clock: Clock) -> None:
     out = io.StringIO()
-    with Status("evaluating", console=Console(file=out), tick=0, clock=clock) as status:
+    with StatusLine("evaluating", console=Console(file=out), tick=0, clock=clock) as status:
         for finished in range(101):
             status.update(finished, 100)
             clock.now += 1
@@ -285,7 +285,7 @@ def test_what_other_commands_do_is_said_now_and_then(clock: Clock) -> None:
 
 def test_on_a_terminal_it_is_one_line_that_disappears(clock: Clock) -> None:
     out = io.StringIO()
-    with Status("timing", console=Console(file=out, force_terminal=True), tick=0, clock=clock) as status:
+    with StatusLine("timing", console=Console(file=out, force_terminal=True), tick=0, clock=clock) as status:
         clock.now += 5
         status.tick()
     assert "timing · 0:00 elapsed" in out.getvalue()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mcurl.run.eta import Evaluations, TimeLeft
+from mcurl.run.eta import EvaluationSchedule, TimeLeft
 
 
 class Clock:
@@ -28,7 +28,7 @@ class Run:
     update_seconds: float = 0.17
     first_update_seconds: float = 30.0
     episode_seconds: float = 1.2
-    evaluations: Evaluations = field(default_factory=lambda: Evaluations(20_000, 10))
+    evaluations: EvaluationSchedule = field(default_factory=lambda: EvaluationSchedule(20_000, 10))
     save_seconds: float = 3.0
     start: int = 0
     """Env steps at which it is resumed; 0: a new run."""
@@ -69,9 +69,15 @@ class Run:
     [
         Run(),
         Run(update_seconds=0.9, first_update_seconds=5),
-        Run(total=400_000, repeat=4, update_seconds=0.02, evaluations=Evaluations(40_000, 10, 100), episode_seconds=9),
-        Run(evaluations=Evaluations(0, 10)),
-        Run(total=20_000, repeat=1, evaluations=Evaluations(5000, 50), episode_seconds=5, random_steps=4000),
+        Run(
+            total=400_000,
+            repeat=4,
+            update_seconds=0.02,
+            evaluations=EvaluationSchedule(40_000, 10, 100),
+            episode_seconds=9,
+        ),
+        Run(evaluations=EvaluationSchedule(0, 10)),
+        Run(total=20_000, repeat=1, evaluations=EvaluationSchedule(5000, 50), episode_seconds=5, random_steps=4000),
     ],
 )
 def test_the_time_left_is_unknown_until_updates_run_and_then_right(run: Run) -> None:
@@ -114,7 +120,7 @@ def test_nothing_is_left_at_the_end() -> None:
 
 
 def test_the_schedule_counts_the_episodes_to_come() -> None:
-    schedule = Evaluations.of({"every": 10, "episodes": 2, "final_episodes": 5, "parallel": 9})
+    schedule = EvaluationSchedule.of({"every": 10, "episodes": 2, "final_episodes": 5, "parallel": 9})
     assert [schedule.episodes_after(steps, 30) for steps in (0, 9, 10, 29)] == [2 + 2 + 5, 9, 2 + 5, 5]
-    assert Evaluations(10, 2).episodes_after(0, 25) == 2 + 2 + 2
-    assert Evaluations(0, 2).episodes_after(7, 25) == 2
+    assert EvaluationSchedule(10, 2).episodes_after(0, 25) == 2 + 2 + 2
+    assert EvaluationSchedule(0, 2).episodes_after(7, 25) == 2

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from mcurl.errors import UserError
-from mcurl.suites.ray import STOPPED, RayProcesses, Task, train
+from mcurl.suites.ray import STOPPED, RayProcesses, RayTask, train
 from mcurl.suites.suite import Suite, SuiteRun
 
 SUITE = """
@@ -209,10 +209,10 @@ def test_runs_get_the_gpus_that_they_ask_for(cluster: TwoNodes, tmp_path: Path) 
         assert processes.description.endswith("no node has that yet, so all runs wait")
 
 
-def task(out: Path, *arguments: str, **changes: Any) -> Task:
+def task(out: Path, *arguments: str, **changes: Any) -> RayTask:
     (out / "mark").touch()
     values = {"mark": out / "mark", "current_folder": out, "hide_gpus": True} | changes
-    return Task(start=list(arguments), resume=["resume", "nothing"], folder=out / "run", **values)
+    return RayTask(start=list(arguments), resume=["resume", "nothing"], folder=out / "run", **values)
 
 
 def test_a_failure_comes_back_with_the_output(tmp_path: Path) -> None:

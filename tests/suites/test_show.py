@@ -18,7 +18,7 @@ from mcurl.run.provenance import machine_metadata
 from mcurl.suites import hours
 from mcurl.suites.display import PoolDisplay
 from mcurl.suites.pool import Entry
-from mcurl.suites.status import State, Status, read_status
+from mcurl.suites.status import RunStatus, State, read_status
 from mcurl.suites.suite import Suite, SuiteRun
 
 Capture = pytest.CaptureFixture[str]
@@ -64,21 +64,21 @@ def make(run: SuiteRun, env_steps: int, *, final: bool = False, every: int = 500
 
 def test_states(runs: list[SuiteRun]) -> None:
     run, out = runs[0], Path("runs")
-    assert read_status(run, out) == Status(State.WAITING)
+    assert read_status(run, out) == RunStatus(State.WAITING)
     opened = make(run, 500)
-    assert read_status(run, out) == Status(State.RUNNING, 500, 500, 5.5, 5.0)
+    assert read_status(run, out) == RunStatus(State.RUNNING, 500, 500, 5.5, 5.0)
     opened.log(600, {"rl/loss": 1.0})
     with (opened.folder / "metrics.jsonl").open("a") as file:
         file.write('{"env_steps": 700, "half')
     assert read_status(run, out).env_steps == 600
     opened.close()
-    assert read_status(run, out) == Status(State.STOPPED, 600, 500, 5.5, 5.0)
+    assert read_status(run, out) == RunStatus(State.STOPPED, 600, 500, 5.5, 5.0)
     finished = make(runs[1], 1000, final=True)
     finished.close()
-    assert read_status(runs[1], out) == Status(State.FINISHED, 1000, 1000, 10.5)
+    assert read_status(runs[1], out) == RunStatus(State.FINISHED, 1000, 1000, 10.5)
     for checkpoint in finished.checkpoints():  # their files may be deleted; the scores remain
         (checkpoint.folder / "state.json").unlink()
-    assert read_status(runs[1], out) == Status(State.FINISHED, 1000, None, 10.5)
+    assert read_status(runs[1], out) == RunStatus(State.FINISHED, 1000, None, 10.5)
 
 
 def test_a_run_that_was_killed_in_its_last_save_is_not_finished(runs: list[SuiteRun]) -> None:
@@ -93,7 +93,7 @@ def test_a_run_that_was_extended_is_finished_with_its_first_score(runs: list[Sui
     with make(runs[0], 1000, final=True) as run:
         run.log_evaluation(2000, [99.0])
         run.checkpoint(2000, {})
-        assert read_status(runs[0], Path("runs")) == Status(State.FINISHED, 1000, 2000, 10.5)
+        assert read_status(runs[0], Path("runs")) == RunStatus(State.FINISHED, 1000, 2000, 10.5)
 
 
 @pytest.mark.parametrize(
@@ -287,10 +287,10 @@ def test_a_mistake_is_one_line(capsys: Capture, line: str, expected: str) -> Non
 def entries(name: str = "figure3") -> list[Entry]:
     """Runs in all states."""
     statuses = [
-        Status(State.FINISHED, 500_000, 500_000, 823.4, None),
-        Status(State.STOPPED, 120_000, 120_000, 312.0, 2.0),
-        Status(State.RUNNING, 123_456, 120_000, 12_345.6, 3.0),
-        Status(State.WAITING),
+        RunStatus(State.FINISHED, 500_000, 500_000, 823.4, None),
+        RunStatus(State.STOPPED, 120_000, 120_000, 312.0, 2.0),
+        RunStatus(State.RUNNING, 123_456, 120_000, 12_345.6, 3.0),
+        RunStatus(State.WAITING),
     ]
     runs = Suite.load(name).runs()
     found = [Entry(run, statuses[number % 4]) for number, run in enumerate(runs)]

@@ -15,7 +15,7 @@ from mcurl.errors import UserError
 from mcurl.recording import STATE_INTERVAL, Recording
 from mcurl.verify import replay
 from mcurl.verify.replay import Mismatch, play
-from mcurl.verify.scores import Score, load
+from mcurl.verify.scores import RecordedScore, load
 
 
 def verify(recording: Recording, *modules: str) -> float:
@@ -116,7 +116,7 @@ def test_code_of_a_module_runs_only_if_the_user_names_it(tmp_path: Path, monkeyp
 
 def load_from(path: Path, recording: Recording) -> Recording:
     (path / "a.episodes").write_bytes(recording.to_bytes())
-    return load(Score("a", path / "a.episodes"))
+    return load(RecordedScore("a", path / "a.episodes"))
 
 
 def change(values: Any, index: int, value: Any) -> Any:

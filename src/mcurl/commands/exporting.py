@@ -12,14 +12,14 @@ from mcurl.commands.options import chosen_checkpoint, import_modules, open_run
 from mcurl.errors import UserError
 
 if TYPE_CHECKING:
-    from mcurl.export.card import Score
+    from mcurl.export.card import CardScore
     from mcurl.run.folder import Run
 
 
 def export(options: argparse.Namespace) -> int:
     """Write the policy of a checkpoint as a folder for other people, and upload it on request."""
     from mcurl.export.folder import check_target
-    from mcurl.run.status import Status
+    from mcurl.run.status import StatusLine
 
     import_modules(options.modules)
     check_target(options.to)
@@ -32,7 +32,7 @@ def export(options: argparse.Namespace) -> int:
         raise UserError("--private has an effect only with --push")
     with open_run(options.path) as run:
         checkpoint = chosen_checkpoint(run, options.checkpoint)
-        with Status("exporting"):
+        with StatusLine("exporting"):
             from mcurl.export.run import export  # takes seconds
 
             others = _scores_of(options.scores, run) if options.scores else []
@@ -41,15 +41,15 @@ def export(options: argparse.Namespace) -> int:
         print(f"mcurl: {note}", file=sys.stderr)
     print(options.to)
     if hub is not None:
-        with Status("uploading"):
+        with StatusLine("uploading"):
             address = hub.push(options.to, options.private)
         print(address)
     return 0
 
 
-def _scores_of(paths: Sequence[Path], run: Run) -> list[Score]:
+def _scores_of(paths: Sequence[Path], run: Run) -> list[CardScore]:
     """The last evaluation of each other run of the same name, from run folders and folders of scores."""
-    from mcurl.export.card import Score
+    from mcurl.export.card import CardScore
     from mcurl.report.store import read
 
     suites = {"atari100k": "atari"}
@@ -60,5 +60,5 @@ def _scores_of(paths: Sequence[Path], run: Run) -> list[Score]:
             continue
         origin = "last evaluation" if other.finished else "last evaluation, unfinished"
         returns = tuple(other.episodes[other.env_steps])
-        scores.append(Score(task, other.name, other.seed, other.env_steps, returns, origin))
+        scores.append(CardScore(task, other.name, other.seed, other.env_steps, returns, origin))
     return scores

@@ -11,13 +11,13 @@ from mcurl.errors import UserError, suggest
 def bench(options: argparse.Namespace) -> int:
     """Time the parts of a run."""
     from mcurl.bench.command import PARTS, run
-    from mcurl.run.status import Status
+    from mcurl.run.status import StatusLine
 
     parts = options.what or ["update"]
     for part in parts:
         if part not in PARTS:
             raise UserError(f"bench: unknown part {part!r}: {suggest(part, PARTS)}")
-    with Status("timing"):
+    with StatusLine("timing"):
         run(
             parts,
             suites=options.suite or ["dmc", "atari"],

@@ -35,10 +35,10 @@ def evaluate(options: argparse.Namespace) -> int:
         if options.final and checkpoint.env_steps < run.env_steps:
             steps = f"{checkpoint.env_steps:,} of {run.env_steps:,} env steps"
             raise UserError(f"{run.folder} is not finished: it has {steps}")
-        from mcurl.run.status import Status
+        from mcurl.run.status import StatusLine
 
         messages: list[str] = []
-        with Status("evaluating") as status, _first_episode(options.video) as camera:
+        with StatusLine("evaluating") as status, _first_episode(options.video) as camera:
             from mcurl.evaluate import evaluate_run, result  # takes seconds
 
             episodes = None if options.final else options.episodes or 100
@@ -156,7 +156,7 @@ def watch(options: argparse.Namespace) -> int:
     """Write a video of what trained agents see, beside what a person sees."""
     from mcurl.config.resolve import read_seed
     from mcurl.pictures import check_video
-    from mcurl.run.status import Status
+    from mcurl.run.status import StatusLine
 
     check_video(options.out, "--out")
     seed = None if options.seed is None else read_seed(options.seed)
@@ -164,7 +164,7 @@ def watch(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         runs = [stack.enter_context(open_run(path)) for path in options.paths]
         chosen = [(run, chosen_checkpoint(run, options.checkpoint)) for run in runs]
-        with Status("playing"):
+        with StatusLine("playing"):
             from mcurl.watch import watch  # takes seconds
 
             watched = watch(

@@ -45,7 +45,7 @@ def suite_show(options: argparse.Namespace) -> int:
     """Print the runs of a suite, the time that they take, and which of them exist."""
     from rich.console import Console
 
-    from mcurl.run.status import Status
+    from mcurl.run.status import StatusLine
     from mcurl.suites import hours
     from mcurl.suites.show import Overview
 
@@ -54,7 +54,7 @@ def suite_show(options: argparse.Namespace) -> int:
     overview = Overview.read(suite, runs, options.out, jobs)
     if options.measure:
         for run in overview.unknown.values():
-            with Status(f"timing {run.task} {run.arm.name}"):
+            with StatusLine(f"timing {run.task} {run.arm.name}"):
                 hours.measure(run, jobs)
         overview = Overview.read(suite, runs, options.out, jobs)
     overview.print(_wide(Console(highlight=False)))

@@ -103,7 +103,7 @@ def _run_with_display(
         The exit status.
     """
     from mcurl.run.display import Display
-    from mcurl.run.eta import Evaluations
+    from mcurl.run.eta import EvaluationSchedule
     from mcurl.run.logger import make_sinks
     from mcurl.runtime.signals import Interrupted, signals_as_keyboard_interrupt
 
@@ -114,7 +114,7 @@ def _run_with_display(
         with (
             signals_as_keyboard_interrupt(),
             Display(
-                env_steps, title, printable(str(run.folder)), evaluations=Evaluations.of(settings["evaluation"])
+                env_steps, title, printable(str(run.folder)), evaluations=EvaluationSchedule.of(settings["evaluation"])
             ) as display,
         ):
             display.load_evaluations(evaluations or {})

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 
 T = TypeVar("T")
-Outcome = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
+StepOutcome = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
 """Observation, reward, terminated, truncated, info."""
 _CLOSE_SECONDS = 5.0
 """How long to wait for an environment to close, before it is left alone."""
@@ -62,7 +62,7 @@ class ThreadedEnv:
         finally:
             self._used = True
 
-    def step_async(self, action: Any) -> Future[Outcome]:
+    def step_async(self, action: Any) -> Future[StepOutcome]:
         """Start a step. ``result()`` of the returned future waits for its outcome."""
         return self._submit(lambda: self.env.step(action))  # type: ignore[arg-type, return-value]
 

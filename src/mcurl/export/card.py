@@ -15,7 +15,7 @@ PAPER = "https://arxiv.org/abs/2010.07470"
 
 
 @dataclass(frozen=True)
-class Score:
+class CardScore:
     """The returns of one evaluation of one run."""
 
     task: str
@@ -43,7 +43,7 @@ class Score:
 
 
 def model_card(
-    config: Mapping[str, Any], scores: Sequence[Score], others: Sequence[Score] = (), video: bool = False
+    config: Mapping[str, Any], scores: Sequence[CardScore], others: Sequence[CardScore] = (), video: bool = False
 ) -> str:
     """The text of the card.
 
@@ -92,7 +92,7 @@ def model_card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _header(settings: Mapping[str, Any], scores: Iterable[Score]) -> str:
+def _header(settings: Mapping[str, Any], scores: Iterable[CardScore]) -> str:
     """The YAML header. Its values are JSON, which YAML contains."""
     suite, _, name = settings["task"].partition("/")
     tags = ["reinforcement-learning", "deep-reinforcement-learning", "mcurl", settings["task"], suite, name]
@@ -113,7 +113,7 @@ def _yaml(value: Any) -> str:
     return text.replace("\n", "\n  ")
 
 
-def _model_index(scores: Iterable[Score]) -> list[dict[str, Any]]:
+def _model_index(scores: Iterable[CardScore]) -> list[dict[str, Any]]:
     """One entry for each policy, so that no score counts for another task or seed than its own."""
     results: dict[str, list[dict[str, Any]]] = {}
     for score in scores:
@@ -134,7 +134,7 @@ def _model_index(scores: Iterable[Score]) -> list[dict[str, Any]]:
     return [{"name": name, "results": entries} for name, entries in results.items()]
 
 
-def _table(scores: Iterable[Score]) -> str:
+def _table(scores: Iterable[CardScore]) -> str:
     lines = ["| task | seed | env steps | evaluation | episodes | return |", "|---|---:|---:|---|---:|---:|"]
     for score in scores:
         mean, deviation = fmean(score.returns), pstdev(score.returns)

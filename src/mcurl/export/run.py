@@ -11,7 +11,7 @@ from mcurl.config.resolve import resolve
 from mcurl.config.settings import TrainSettings
 from mcurl.config.tasks import flatten
 from mcurl.errors import UserError
-from mcurl.export.card import Score, model_card
+from mcurl.export.card import CardScore, model_card
 from mcurl.export.folder import make_config, write
 from mcurl.loading import load_agent
 from mcurl.run.checkpoint import tree_hash
@@ -24,7 +24,7 @@ LONGEST = 60.0
 
 
 def export(
-    run: Run, checkpoint: Checkpoint, folder: Path, *, others: Sequence[Score] = (), video: bool = True
+    run: Run, checkpoint: Checkpoint, folder: Path, *, others: Sequence[CardScore] = (), video: bool = True
 ) -> list[str]:
     """Write the policy of a checkpoint as a folder. The run folder is not changed.
 
@@ -73,14 +73,14 @@ def export(
     return notes
 
 
-def _scores(run: Run, env_steps: int, policy: str) -> list[Score]:
+def _scores(run: Run, env_steps: int, policy: str) -> list[CardScore]:
     """The evaluations of these weights: in training, and of `mcurl evaluate`."""
     settings = run.settings
     about = settings["task"], run.name, int(settings["seed"]), env_steps
     returns = run.checked_evaluations().get(env_steps)
-    training = [Score(*about, tuple(returns), "evaluation in training")] if returns else []
+    training = [CardScore(*about, tuple(returns), "evaluation in training")] if returns else []
     return training + [
-        Score(*about, tuple(values["returns"]), f"mcurl evaluate, seed {values['seed']}")
+        CardScore(*about, tuple(values["returns"]), f"mcurl evaluate, seed {values['seed']}")
         for values in run.results()
         if values.get("env_steps") == env_steps and values.get("policy") == policy
     ]

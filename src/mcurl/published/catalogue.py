@@ -20,7 +20,7 @@ PAPER_CURL = (
 
 
 @dataclass(frozen=True)
-class Column:
+class PublishedColumn:
     """The scores of one method in one publication."""
 
     name: str
@@ -58,13 +58,13 @@ class Column:
 
 
 @cache
-def catalogue(benchmark: str) -> dict[str, Column]:
+def catalogue(benchmark: str) -> dict[str, PublishedColumn]:
     """Name -> column of a benchmark, ``"atari100k"`` or ``"dmc"``; empty for others."""
     columns = {"atari100k": _atari, "dmc": _dmc}.get(benchmark, list)()
     return {column.name: column for column in columns}
 
 
-def choose(benchmark: str, names: Iterable[str] | None, methods: Collection[str] = ()) -> list[Column]:
+def choose(benchmark: str, names: Iterable[str] | None, methods: Collection[str] = ()) -> list[PublishedColumn]:
     """The columns of these names, in their order; names of other benchmarks are left out.
 
     Args:
@@ -88,16 +88,18 @@ def choose(benchmark: str, names: Iterable[str] | None, methods: Collection[str]
     return [columns[name] for name in names if name in columns]
 
 
-def _atari() -> list[Column]:
+def _atari() -> list[PublishedColumn]:
     budget = BUDGET["atari100k"]
 
-    def paper(name: str, label: str, method: str | None, column: str, note: str = PAPER) -> Column:
+    def paper(name: str, label: str, method: str | None, column: str, note: str = PAPER) -> PublishedColumn:
         scores = {game: Score(row[column]) for game, row in table1().items()}
-        return Column(name, label, "M-CURL paper", method, note, {budget: scores}, True, maxima=note == PAPER_CURL)
+        return PublishedColumn(
+            name, label, "M-CURL paper", method, note, {budget: scores}, True, maxima=note == PAPER_CURL
+        )
 
-    def human_or_random(name: str, label: str, note: str, index: int) -> Column:
+    def human_or_random(name: str, label: str, note: str, index: int) -> PublishedColumn:
         scores = {game: Score(pair[index]) for game, pair in atari_random_and_human().items()}
-        return Column(name, label, "", None, note, {budget: scores}, True)
+        return PublishedColumn(name, label, "", None, note, {budget: scores}, True)
 
     columns = [
         paper("m-curl", "M-CURL", "mcurl", "m_curl"),
@@ -115,22 +117,24 @@ def _atari() -> list[Column]:
     return columns
 
 
-def _per_game(key: str, rows: list[dict[str, str]]) -> Column:
+def _per_game(key: str, rows: list[dict[str, str]]) -> PublishedColumn:
     """A column of the file of other methods, which has the source in its name."""
     scores = {BUDGET["atari100k"]: {row["game"]: Score(float(row[key])) for row in rows if row[key]}}
     name = key.removesuffix("_rliable100").removesuffix("_pub").removesuffix("_max_protocol")
     label = {"DER": "Efficient Rainbow", "OTR": "OTRainbow"}.get(name, name.replace("_", " "))
     method = {"CURL": "curl", "DER": "rl-only"}.get(name)
     if "max_protocol" in key:
-        return Column("curl-maxima", label, "maxima of 100 runs", None, MAXIMA, scores, maxima=True)
+        return PublishedColumn("curl-maxima", label, "maxima of 100 runs", None, MAXIMA, scores, maxima=True)
     if key.endswith("_rliable100"):
-        return Column(f"{_slug(name)}-final", label, "final of 100 runs", method, FINAL, scores, method is not None)
-    return Column(_slug(name), label, "as published", None, "Means as published by its authors.", scores)
+        return PublishedColumn(
+            f"{_slug(name)}-final", label, "final of 100 runs", method, FINAL, scores, method is not None
+        )
+    return PublishedColumn(_slug(name), label, "as published", None, "Means as published by its authors.", scores)
 
 
-def _dmc() -> list[Column]:
+def _dmc() -> list[PublishedColumn]:
     """Means and standard deviations over seeds."""
-    columns: dict[str, Column] = {}
+    columns: dict[str, PublishedColumn] = {}
     for row in read_rows("dmc_published_tables.csv"):
         curl_paper = "CURL paper" in row["source"]
         source, seeds = ("CURL paper", CURL_SEEDS) if curl_paper else ("table", None)
@@ -138,7 +142,9 @@ def _dmc() -> list[Column]:
         method, default = known.get(row["method"]), row["method"] == "CURL"
         name = f"{_slug(row['method'])}-table"
         score = Score(float(row["mean"]), float(row["std"]) if row["std"] else None, seeds)
-        _add(columns, Column(name, row["method"], source, method, f"{row['source']}.", {}, default), row, score)
+        _add(
+            columns, PublishedColumn(name, row["method"], source, method, f"{row['source']}.", {}, default), row, score
+        )
     read = {
         "curl": ("CURL", "curl"),
         "sac": ("Pixel SAC", "rl-only-nocrop"),
@@ -153,11 +159,11 @@ def _dmc() -> list[Column]:
         own = row["method"] == DRQV2_AUTHORS
         source = "its authors' curves" if own else "curves of others"
         default = row["method"] in read and not own
-        _add(columns, Column(_slug(row["method"]), label, source, method, note, {}, default, own), row, score)
+        _add(columns, PublishedColumn(_slug(row["method"]), label, source, method, note, {}, default, own), row, score)
     return list(columns.values())
 
 
-def _add(columns: dict[str, Column], column: Column, row: dict[str, str], score: Score) -> None:
+def _add(columns: dict[str, PublishedColumn], column: PublishedColumn, row: dict[str, str], score: Score) -> None:
     scores = columns.setdefault(column.name, column).scores
     scores.setdefault(int(row["env_steps"]), {})[row["task"]] = score
 

@@ -10,7 +10,7 @@ from mcurl.published.scores import BUDGETS
 from mcurl.report import summary
 from mcurl.report.curves import arm_styles, curves
 from mcurl.report.model import Block, Report, Section, count
-from mcurl.report.plan import FEWEST, Scores, SuiteLike, plans_of_runs, plans_of_suite, thousands
+from mcurl.report.plan import FEWEST, PlanScores, SuiteLike, plans_of_runs, plans_of_suite, thousands
 from mcurl.report.score_tables import normalised_table, provenance_table, score_table
 from mcurl.report.scores import RunScores, cells
 
@@ -38,7 +38,7 @@ def report(
         UserError: there is no published column of a name, or no run to show.
     """
     plans = [plan for suite in suites for plan in plans_of_suite(suite)] or plans_of_runs(runs)
-    compared = [Scores(plan, runs) for plan in plans]
+    compared = [PlanScores(plan, runs) for plan in plans]
     shown = list({(*run.cell, run.seed, run.source): run for scores in compared for run in scores.runs}.values())
     if not shown:
         raise UserError(_nothing(suites, compared))
@@ -48,7 +48,7 @@ def report(
     return Report(title, _summary(shown), (*sections, how), command)
 
 
-def _nothing(suites: Sequence[SuiteLike], compared: Sequence[Scores]) -> str:
+def _nothing(suites: Sequence[SuiteLike], compared: Sequence[PlanScores]) -> str:
     """Why no run is shown."""
     if not suites:
         return "there are no runs to report"
@@ -72,7 +72,7 @@ def _summary(runs: Sequence[RunScores]) -> tuple[str, ...]:
     return text, few
 
 
-def section(scores: Scores, published: Sequence[str] | None = None) -> Section:
+def section(scores: PlanScores, published: Sequence[str] | None = None) -> Section:
     """The section of a plan: tables of scores, and learning curves.
 
     Args:
@@ -101,7 +101,7 @@ def section(scores: Scores, published: Sequence[str] | None = None) -> Section:
     return Section(plan.key, plan.title, _introduction(scores), tuple(blocks))
 
 
-def _introduction(scores: Scores) -> tuple[str, ...]:
+def _introduction(scores: PlanScores) -> tuple[str, ...]:
     plan = scores.plan
     lines = [SCORES[plan.benchmark]] if plan.benchmark in SCORES else []
     if plan.source:

@@ -8,18 +8,17 @@ from statistics import fmean, stdev
 
 from mcurl.errors import UserError
 from mcurl.published import atari_random_and_human
-from mcurl.published.catalogue import Column as PublishedColumn
-from mcurl.published.catalogue import choose
+from mcurl.published.catalogue import PublishedColumn, choose
 from mcurl.report.model import Figure, Line, Mark, Panel, Points, Series, count
 from mcurl.report.palette import STYLES, steps, styles
-from mcurl.report.plan import FEWEST, TITLES, Scores, ShownArm, plan_of_benchmark, slug, thousands
+from mcurl.report.plan import FEWEST, TITLES, PlanScores, ShownArm, plan_of_benchmark, slug, thousands
 from mcurl.report.scores import RunScores, notes, run_notes
 
 MARK_STEP = 0.022
 """Distance between published marks at one env step, as a part of the axis."""
 
 
-def curves(scores: Scores, columns: Sequence[PublishedColumn]) -> Figure:
+def curves(scores: PlanScores, columns: Sequence[PublishedColumn]) -> Figure:
     """Learning curves, one plot for each task that has runs; in a suite, for each task."""
     plan = scores.plan
     suite = plan.expected is not None
@@ -66,7 +65,7 @@ def task_figure(runs: Iterable[RunScores], benchmark: str, task: str) -> Figure:
     if not group:
         raise UserError(f"there are no results of {benchmark}/{task}")
     plan = replace(plan_of_benchmark(benchmark, group), tasks=(task,))
-    scores = Scores(plan, group)
+    scores = PlanScores(plan, group)
     figure = curves(scores, choose(benchmark, None, {arm.method for arm in plan.arms}))
     found = [(arm, scores.find(task, arm)) for arm in plan.arms]
     # The notes of runs stand in the caption already.
@@ -108,7 +107,7 @@ def arm_styles(arms: Sequence[ShownArm]) -> dict[str, str]:
     return found | styles([arm.name for arm in rest if arm.name not in found])
 
 
-def _series(scores: Scores, task: str, arm: ShownArm, style: str) -> Series | None:
+def _series(scores: PlanScores, task: str, arm: ShownArm, style: str) -> Series | None:
     """Mean over the seeds at the env steps that all of them have; a band of one standard deviation from three seeds."""
     found = scores.find(task, arm)
     # An unfinished run would cut the mean short: it counts only where there is nothing else.
@@ -157,7 +156,7 @@ def _levels(benchmark: str, task: str) -> tuple[Line, ...]:
     return Line("human", human, (7, 3)), Line("random policy", random, (1, 3))
 
 
-def _curves_caption(scores: Scores, panels: Sequence[Panel], marked: Sequence[int], published: bool) -> str:
+def _curves_caption(scores: PlanScores, panels: Sequence[Panel], marked: Sequence[int], published: bool) -> str:
     drawn = [series for panel in panels for series in panel.series]
     parts = ["Thick: the mean over seeds, not smoothed."]
     if any(series.band for series in drawn):

@@ -13,7 +13,7 @@ from html import escape
 from importlib import resources
 
 from mcurl.report import svg
-from mcurl.report.model import Cell, Claim, Claims, Column, Figure, Report, Section, Table
+from mcurl.report.model import Cell, CheckedClaim, Claims, Column, Figure, Report, Section, Table
 from mcurl.report.palette import STYLES
 from mcurl.report.text import VERDICTS
 
@@ -185,7 +185,7 @@ def _claims(claims: Claims, files: tuple[str, ...]) -> str:
     )
 
 
-def _claim(claim: Claim) -> str:
+def _claim(claim: CheckedClaim) -> str:
     def verdict(label: str, text: str, verdict: str) -> str:
         badge = f'<span class="badge"><span aria-hidden="true">{SIGNS[verdict]}</span> {VERDICTS[verdict]}</span>'
         return f'<div class="verdict {verdict}"><dt>{escape(label)} {badge}</dt><dd>{escape(text)}</dd></div>'

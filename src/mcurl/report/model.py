@@ -197,7 +197,7 @@ Verdict = Literal["agrees", "disagrees", "unknown"]
 
 
 @dataclass(frozen=True)
-class Claim:
+class CheckedClaim:
     """A claim of the paper beside what numbers say of it."""
 
     text: str
@@ -221,7 +221,7 @@ class Claims:
     key: str
     """Name of its files."""
     title: str
-    claims: tuple[Claim, ...]
+    claims: tuple[CheckedClaim, ...]
     caption: str = ""
 
 

@@ -87,7 +87,7 @@ class Plan:
     """Task and name of an arm -> the settings that its runs must have; empty where they are unknown. None: any."""
 
 
-class Scores:
+class PlanScores:
     """The runs of a plan, found by task and arm.
 
     Args:

@@ -8,14 +8,14 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from mcurl.published import atari_random_and_human, human_normalised
-from mcurl.published.catalogue import Column as PublishedColumn
+from mcurl.published.catalogue import PublishedColumn
 from mcurl.published.scores import Score
 from mcurl.report.model import Cell, Column, Table, count
-from mcurl.report.plan import FEWEST, Scores, ShownArm, thousands
+from mcurl.report.plan import FEWEST, PlanScores, ShownArm, thousands
 from mcurl.report.scores import RunScores, cells, notes
 
 
-def score_table(scores: Scores, columns: Sequence[PublishedColumn], budget: int) -> Table:
+def score_table(scores: PlanScores, columns: Sequence[PublishedColumn], budget: int) -> Table:
     """Scores at a budget: one row for each task; our columns, then the published ones."""
     plan = scores.plan
     atari = plan.benchmark == "atari100k"
@@ -128,7 +128,7 @@ def _later_evaluation(run: RunScores, values: Mapping[str, Any]) -> str:
     return f"mcurl evaluate: {mean} over {count(values['episodes'], 'episode')}{seed}{where}"
 
 
-def _own_cell(scores: Scores, task: str, arm: ShownArm, budget: int) -> Cell:
+def _own_cell(scores: PlanScores, task: str, arm: ShownArm, budget: int) -> Cell:
     values = scores.scores(task, arm, budget)
     if not values:
         return Cell(missing=True)

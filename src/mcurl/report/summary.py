@@ -8,11 +8,11 @@ from itertools import combinations
 import numpy as np
 
 from mcurl.published import atari_random_and_human
-from mcurl.published.catalogue import Column as PublishedColumn
+from mcurl.published.catalogue import PublishedColumn
 from mcurl.report import paper
 from mcurl.report.claims import Above, Alike, Best, Check, Finding, Median, Superhuman, Wins
 from mcurl.report.claims import Verdict as Found
-from mcurl.report.model import Block, Cell, Claim, Claims, Column, Figure, Panel, Series, Table, Verdict, count
+from mcurl.report.model import Block, Cell, CheckedClaim, Claims, Column, Figure, Panel, Series, Table, Verdict, count
 from mcurl.report.scores import RunScores
 from mcurl.report.statistics import (
     AGGREGATES,
@@ -115,12 +115,12 @@ def claims(
     return Claims(f"{key}-claims", "The paper's claims", tuple(map(_claim, statements.values())), text)
 
 
-def _claim(statements: list[paper.Statement]) -> Claim:
+def _claim(statements: list[paper.Statement]) -> CheckedClaim:
     claim = statements[0].claim
     published = next(statement.finding for statement in statements if statement.basis != paper.OURS)
     ours = [statement.finding for statement in statements if statement.basis == paper.OURS]
     finding = ours[0] if ours else Finding("not enough data", "not a method of this package")
-    return Claim(
+    return CheckedClaim(
         f"{claim.name[0].upper()}{claim.name[1:]}: {claim.said}",
         claim.words,
         claim.place,

@@ -21,7 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mcurl.run.eta import Evaluations, Speed, TimeLeft
+from mcurl.run.eta import EvaluationSchedule, Speed, TimeLeft
 from mcurl.run.status import IgnoreBrokenPipe, Ticker, format_duration
 
 RECENT_EPISODES = 10
@@ -55,7 +55,7 @@ class Display:
         *,
         console: Console | None = None,
         every: float = 30.0,
-        evaluations: Evaluations | None = None,
+        evaluations: EvaluationSchedule | None = None,
         tick: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -42,7 +42,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Evaluations:
+class EvaluationSchedule:
     """The evaluations of a run, as :class:`mcurl.config.sections.EvaluationSettings` schedule them."""
 
     every: int = 0
@@ -75,7 +75,7 @@ class TimeLeft:
     """Estimates the time until the end of a run.
 
     Env steps count from the moment when updates run, at their rate in the last :data:`WINDOW` seconds of training.
-    Evaluations count by the duration of an episode in the latest evaluation of this process.
+    EvaluationSchedule count by the duration of an episode in the latest evaluation of this process.
 
     Args:
         total: budget in simulator steps.
@@ -84,9 +84,9 @@ class TimeLeft:
     """
 
     def __init__(
-        self, total: int, evaluations: Evaluations | None = None, clock: Callable[[], float] = time.monotonic
+        self, total: int, evaluations: EvaluationSchedule | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.total, self.evaluations, self.clock = total, evaluations or Evaluations(), clock
+        self.total, self.evaluations, self.clock = total, evaluations or EvaluationSchedule(), clock
         self.env_steps = 0
         self.seconds_per_episode: float | None = None
         self._trained = 0.0
@@ -129,7 +129,7 @@ class TimeLeft:
     def seconds(self) -> float | None:
         """Seconds until the end; None if unknown, because no or too few updates have run.
 
-        Evaluations count as 0 as long as none has been timed, see :attr:`complete`.
+        EvaluationSchedule count as 0 as long as none has been timed, see :attr:`complete`.
         """
         steps = max(self.total - self.env_steps, 0)
         rate = self._rate.rate if self._enough() else None

@@ -70,7 +70,7 @@ class Ticker:
             self.tick()
 
 
-class Status:
+class StatusLine:
     """Says on standard error what a command does, with a clock. Use it as a context manager.
 
     On a terminal it is a line that disappears at the end; else a new line appears now and then.

@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 
 from mcurl.run.eta import Speed
 from mcurl.runtime.parallel import ProcessPool
-from mcurl.suites.status import State, Status, read_status
+from mcurl.suites.status import RunStatus, State, read_status
 from mcurl.suites.suite import SuiteRun
 
 RETRIES = 2
@@ -36,7 +36,7 @@ class Entry:
     """A run in the pool."""
 
     run: SuiteRun
-    status: Status
+    status: RunStatus
     """What its folder says."""
     own: bool = False
     """Whether a process of this pool trains it."""
@@ -88,7 +88,7 @@ class Entry:
             self._speed.update(self.status.env_steps)
 
 
-class Display(Protocol):
+class RunsDisplay(Protocol):
     """Shows a pool."""
 
     def update(self, entries: Sequence[Entry]) -> None:
@@ -149,7 +149,7 @@ class Pool:
         out: Path,
         *,
         jobs: int,
-        display: Display,
+        display: RunsDisplay,
         processes: Processes | None = None,
         overrides: Sequence[str] = (),
         retries: int = RETRIES,
@@ -251,7 +251,7 @@ class Pool:
                     self.display.event(entry, f"finished by another process{_score(entry.status)}")
 
 
-def _score(status: Status) -> str:
+def _score(status: RunStatus) -> str:
     return "" if status.evaluation is None else f", mean return {status.evaluation:,.1f}"
 
 

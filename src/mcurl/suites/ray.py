@@ -47,7 +47,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
-class Task:
+class RayTask:
     """What a machine must know to train a run."""
 
     start: list[str]
@@ -144,7 +144,7 @@ class RayProcesses:
             arguments: of ``mcurl``, as long as the run has no folder.
             on_line: receives the last lines of the output when the run ends.
         """
-        task = Task(
+        task = RayTask(
             start=arguments,
             resume=run.resume_arguments(self.out),
             folder=run.folder(self.out),
@@ -205,7 +205,7 @@ class RayProcesses:
         return int(status), list(lines)
 
 
-def train(task: Task) -> tuple[int, list[str]]:
+def train(task: RayTask) -> tuple[int, list[str]]:
     """Train a run in a process of its own, on the machine of the cluster where this is called.
 
     Cancelling the Ray task stops the process, which saves its run.
@@ -230,7 +230,7 @@ def train(task: Task) -> tuple[int, list[str]]:
     return status, list(lines)
 
 
-def _problem(task: Task) -> str:
+def _problem(task: RayTask) -> str:
     """Why this machine cannot train the run, on one line; empty if it can."""
     node = platform.node()
     if task.version != mcurl.__version__:
@@ -246,7 +246,7 @@ def _problem(task: Task) -> str:
 
 
 @contextmanager
-def _process(task: Task) -> Iterator[subprocess.Popen[str]]:
+def _process(task: RayTask) -> Iterator[subprocess.Popen[str]]:
     """The process of the run. It is stopped, and saves, if this worker dies."""
     arguments = task.resume if task.folder.exists() else task.start
     process = subprocess.Popen(

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mcurl.suites import hours
-from mcurl.suites.status import State, Status, read_status
+from mcurl.suites.status import RunStatus, State, read_status
 from mcurl.suites.suite import Arm, Suite, SuiteRun, suite_names
 
 
@@ -26,7 +26,7 @@ class Overview:
     """Folder of all runs."""
     jobs: int
     """Number of runs at a time."""
-    statuses: Mapping[SuiteRun, Status]
+    statuses: Mapping[SuiteRun, RunStatus]
     """What the run folders say."""
     seconds: Mapping[str, float]
     """Kind of run -> seconds per simulator step, see :func:`mcurl.suites.hours.speeds`."""

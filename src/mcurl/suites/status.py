@@ -42,7 +42,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Status:
+class RunStatus:
     """What a run folder says."""
 
     state: State
@@ -58,20 +58,20 @@ class Status:
     """Why the state is FAILED."""
 
 
-def read_status(run: SuiteRun, out: Path) -> Status:
+def read_status(run: SuiteRun, out: Path) -> RunStatus:
     """Read the state of a run below ``out``. Nothing is changed."""
     folder = run.folder(out)
     if not folder.exists():
-        return Status(State.WAITING)
+        return RunStatus(State.WAITING)
     try:
         opened = Run.open(folder)
         if difference := settings_difference(opened.settings, run):
-            return Status(State.FAILED, reason=f"{folder} is another run: {difference}; use another --out")
+            return RunStatus(State.FAILED, reason=f"{folder} is another run: {difference}; use another --out")
         return _status(opened, run.env_steps)
     except UserError as error:
-        return Status(State.FAILED, reason=str(error))
+        return RunStatus(State.FAILED, reason=str(error))
     except (OSError, ValueError, TypeError) as error:  # a damaged folder must not stop the other runs
-        return Status(State.FAILED, reason=f"{folder} is damaged: {type(error).__name__} {error}")
+        return RunStatus(State.FAILED, reason=f"{folder} is damaged: {type(error).__name__} {error}")
 
 
 def settings_difference(values: Mapping[str, Any], run: SuiteRun) -> str:
@@ -98,7 +98,7 @@ def settings_difference(values: Mapping[str, Any], run: SuiteRun) -> str:
     return ""
 
 
-def _status(run: Run, budget: int) -> Status:
+def _status(run: Run, budget: int) -> RunStatus:
     checkpoints = run.checkpoints()
     latest = checkpoints[-1].env_steps if checkpoints else None
     evaluations = run.evaluations()
@@ -107,11 +107,11 @@ def _status(run: Run, budget: int) -> Status:
         ends = list(evaluations)
     if reached := [end for end in ends if end >= budget]:
         score = evaluations.get(min(reached))
-        return Status(State.FINISHED, min(reached), latest, fmean(score) if score else None)
+        return RunStatus(State.FINISHED, min(reached), latest, fmean(score) if score else None)
     env_steps, episode = _progress(run.folder / "metrics.jsonl")
     mean = fmean(evaluations[max(evaluations)]) if evaluations else None
     state = State.RUNNING if run.locked else State.STOPPED
-    return Status(state, max(env_steps, latest or 0), latest, mean, episode)
+    return RunStatus(state, max(env_steps, latest or 0), latest, mean, episode)
 
 
 def _progress(path: Path) -> tuple[int, float | None]:

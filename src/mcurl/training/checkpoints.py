@@ -11,7 +11,7 @@ from mcurl.run.logger import Logger, SpeedMeter
 from mcurl.runtime.device import Compute, compute_metadata
 
 
-class Checkpoints:
+class CheckpointSchedule:
     """Saves the state of a run together with its replay, whose files only grow.
 
     Args:

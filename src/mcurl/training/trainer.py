@@ -16,7 +16,7 @@ from mcurl.build import build_agent, build_env, build_replay, newest_frame
 from mcurl.config.settings import TrainSettings
 from mcurl.envs import release
 from mcurl.envs.foreign import EnvironmentFailure
-from mcurl.envs.threaded import Outcome, ThreadedEnv
+from mcurl.envs.threaded import StepOutcome, ThreadedEnv
 from mcurl.run.folder import Run
 from mcurl.run.logger import Logger, NotFinite
 from mcurl.runtime import seeding
@@ -24,7 +24,7 @@ from mcurl.runtime.cuda_graphs import use_cuda_graphs
 from mcurl.runtime.device import arithmetic, arithmetic_changes, prepare, restore_torch_state, torch_state
 from mcurl.runtime.signals import Interrupted, Stop, stop_on_signal
 from mcurl.runtime.waiting import AdaptiveWaiting
-from mcurl.training.checkpoints import Checkpoints
+from mcurl.training.checkpoints import CheckpointSchedule
 from mcurl.training.checks import Checks
 from mcurl.training.environment import EnvironmentState
 from mcurl.training.evaluations import Evaluations
@@ -69,7 +69,7 @@ class Trainer:
         self._stop = stop
         self._waiting = AdaptiveWaiting(torch.get_num_threads())
         self.checks = Checks(settings.task, self.agent, run)
-        self.checkpoints = Checkpoints(run, self.replay, self.compute, logger)
+        self.checkpoints = CheckpointSchedule(run, self.replay, self.compute, logger)
         self.evaluations = Evaluations(settings, run, self.agent, logger, self.checks, self._stop)
         self.env_state = EnvironmentState(self.env, settings.task, logger.message)
 
@@ -178,7 +178,7 @@ class Trainer:
             return rng.integers(space.n)
         return rng.uniform(-1, 1, space.shape or ()).astype(np.float32)
 
-    def _store(self, action: Any, outcome: Outcome) -> bool:
+    def _store(self, action: Any, outcome: StepOutcome) -> bool:
         """Add the transition to the replay; return whether the episode ended.
 
         A step in which the simulator diverged is counted, but there is nothing to store.

@@ -11,9 +11,9 @@ from mcurl.errors import UserError, printable
 from mcurl.pictures import pyav
 from mcurl.recording import Recording
 from mcurl.verify import scores
-from mcurl.verify.pool import Task, import_modules, play_all
+from mcurl.verify.pool import ReplayTask, import_modules, play_all
 from mcurl.verify.replay import Mismatch, env_settings
-from mcurl.verify.scores import Score
+from mcurl.verify.scores import RecordedScore
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Show:
     video: Path | None = None
     """Folder of videos; None: none."""
 
-    def files(self, score: Score, recording: Recording) -> dict[int, list[Path]]:
+    def files(self, score: RecordedScore, recording: Recording) -> dict[int, list[Path]]:
         """Episode -> the files that show it."""
         files: dict[int, list[Path]] = {}
         for label, episode in recording.best_and_median().items():
@@ -91,14 +91,14 @@ def verify(
 
 
 def _check_files(
-    recorded: Sequence[Score], modules: Sequence[str], show: Show, keep_going: bool
-) -> tuple[list[Task], int]:
+    recorded: Sequence[RecordedScore], modules: Sequence[str], show: Show, keep_going: bool
+) -> tuple[list[ReplayTask], int]:
     """Read all recordings, and check what needs no simulator.
 
     Returns:
         What is to be played, and the number of failures.
     """
-    tasks: list[Task] = []
+    tasks: list[ReplayTask] = []
     failures = 0
     for score in recorded:
         try:
@@ -110,7 +110,7 @@ def _check_files(
                 break
         else:
             env_settings(recording, modules)
-            tasks.append(Task(score, recording, show.files(score, recording)))
+            tasks.append(ReplayTask(score, recording, show.files(score, recording)))
     for path in (path for task in tasks for paths in task.shown.values() for path in paths):
         if path.exists():
             raise UserError(f"{path} exists already: use another folder")
@@ -118,11 +118,11 @@ def _check_files(
     return tasks, failures
 
 
-def _print_failure(score: Score, mismatch: Mismatch) -> None:
+def _print_failure(score: RecordedScore, mismatch: Mismatch) -> None:
     print(f"mcurl: {printable(score.title)} does not come out: {printable(str(mismatch))}", file=sys.stderr, flush=True)
 
 
-def _print_success(task: Task, deviation: float) -> None:
+def _print_success(task: ReplayTask, deviation: float) -> None:
     title, accuracy = printable(task.score.title), "exactly" if deviation == 0 else f"within {deviation:.0e}"
     recording, expected = task.recording, task.score.expected
     unknown = "; the settings of the environment are not beside it" if expected and expected.env is None else ""

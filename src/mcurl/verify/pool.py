@@ -21,8 +21,8 @@ from mcurl.errors import UserError
 from mcurl.pictures import ContactSheet, Video
 from mcurl.recording import Recording, read
 from mcurl.registry import import_user_module
-from mcurl.verify.replay import Camera, Mismatch, Outcome, play
-from mcurl.verify.scores import Score
+from mcurl.verify.replay import Mismatch, ReplayCamera, ReplayOutcome, play
+from mcurl.verify.scores import RecordedScore
 
 TICK = 100
 """Steps between two reports of a process to the progress bar."""
@@ -31,16 +31,18 @@ LINE_SECONDS = 30
 
 
 @dataclass(frozen=True)
-class Task:
+class ReplayTask:
     """A score whose episodes are played."""
 
-    score: Score
+    score: RecordedScore
     recording: Recording
     shown: Mapping[int, Sequence[Path]]
     """Episode -> the files that show it."""
 
 
-def play_all(tasks: Sequence[Task], jobs: int, modules: Sequence[str]) -> Iterator[tuple[Task, float | Mismatch]]:
+def play_all(
+    tasks: Sequence[ReplayTask], jobs: int, modules: Sequence[str]
+) -> Iterator[tuple[ReplayTask, float | Mismatch]]:
     """Play the episodes of all tasks.
 
     Args:
@@ -85,8 +87,13 @@ class _Stopped(Exception):  # noqa: N818 - not an error
 
 
 def _play_in_processes(
-    tasks: Sequence[Task], jobs: int, modules: Sequence[str], context: Any, shared: Shared, show: Callable[[], None]
-) -> Iterator[tuple[Task, float | Mismatch]]:
+    tasks: Sequence[ReplayTask],
+    jobs: int,
+    modules: Sequence[str],
+    context: Any,
+    shared: Shared,
+    show: Callable[[], None],
+) -> Iterator[tuple[ReplayTask, float | Mismatch]]:
     pool = ProcessPoolExecutor(jobs, context, _start, (shared, modules))
     try:
         futures = [[pool.submit(_play_unit, _without_arrays(task), i, modules) for i in _units(task)] for task in tasks]
@@ -101,17 +108,17 @@ def _play_in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _ready(futures: Sequence[Future[Outcome]]) -> bool:
+def _ready(futures: Sequence[Future[ReplayOutcome]]) -> bool:
     """Wait a moment; whether all environments are done, or one has failed."""
     done, pending = wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION)
     return not pending or any(future.exception() for future in done)
 
 
-def _units(task: Task) -> range:
+def _units(task: ReplayTask) -> range:
     return range(task.recording.environments)
 
 
-def _deviation(outcomes: Iterable[Outcome]) -> float | Mismatch:
+def _deviation(outcomes: Iterable[ReplayOutcome]) -> float | Mismatch:
     """The largest deviation of some environments, or the first mismatch."""
     try:
         return max(outcome.deviation for outcome in outcomes)
@@ -131,7 +138,7 @@ class _File(NamedTuple):
     shown: Mapping[int, Sequence[Path]]
 
 
-def _without_arrays(task: Task) -> _File:
+def _without_arrays(task: ReplayTask) -> _File:
     assert task.score.recording is not None
     return _File(task.score.recording, task.shown)
 
@@ -147,18 +154,18 @@ def _start(shared: Shared, modules: Sequence[str]) -> None:
 _read = lru_cache(maxsize=2)(read)
 
 
-def _play_unit(file: _File, environment: int, modules: Sequence[str]) -> Outcome:
+def _play_unit(file: _File, environment: int, modules: Sequence[str]) -> ReplayOutcome:
     return _play(_shared, file, environment, modules)
 
 
 def _play(
     shared: Shared,
-    task: Task | _File,
+    task: ReplayTask | _File,
     environment: int,
     modules: Sequence[str],
     show: Callable[[], None] = lambda: None,
-) -> Outcome:
-    recording = task.recording if isinstance(task, Task) else _read(task.path)
+) -> ReplayOutcome:
+    recording = task.recording if isinstance(task, ReplayTask) else _read(task.path)
     own = range(environment, recording.episodes, recording.parallel)
     cameras = {
         episode: partial(_Cameras, paths, recording.lengths[episode])
@@ -190,7 +197,7 @@ class _Cameras:
     """The files that show one episode."""
 
     def __init__(self, paths: Sequence[Path], length: int) -> None:
-        self.cameras: list[Camera] = [
+        self.cameras: list[ReplayCamera] = [
             Video(path) if path.suffix == ".mp4" else ContactSheet(path, length) for path in paths
         ]
 

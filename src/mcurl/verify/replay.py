@@ -32,7 +32,7 @@ class Mismatch(Exception):  # noqa: N818 - a result, not an error
     """The episodes do not come out as recorded."""
 
 
-class Outcome(NamedTuple):
+class ReplayOutcome(NamedTuple):
     """How the episodes of one environment came out."""
 
     returns: dict[int, float]
@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
     """Largest relative difference of a state or a return; 0: exact."""
 
 
-class Camera(Protocol):
+class ReplayCamera(Protocol):
     """Receives each step of an episode that is shown."""
 
     def step(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -51,7 +51,7 @@ class Camera(Protocol):
         """The episode has ended."""
 
 
-Cameras = Mapping[int, Callable[[], Camera]]
+Cameras = Mapping[int, Callable[[], ReplayCamera]]
 """Episode -> makes its camera."""
 
 
@@ -100,7 +100,7 @@ def play(
     *,
     cameras: Cameras | None = None,
     tick: Callable[[], None] = lambda: None,
-) -> Outcome:
+) -> ReplayOutcome:
     """Play the episodes of one environment again: exactly or, on another build of the simulator, within a tolerance.
 
     Args:
@@ -148,7 +148,7 @@ class _Replay:
             raise Mismatch(f"the episodes were cut off after {cut:,} agent steps; an evaluation plays up to {limit:,}")
         self.deviation = 0.0
 
-    def play(self) -> Outcome:
+    def play(self) -> ReplayOutcome:
         recording = self.recording
         returns = {}
         with closing(make_env(self.settings, recording.seeds[self.number], pixels=False)) as env:
@@ -160,7 +160,7 @@ class _Replay:
                 finally:
                     if camera is not None:
                         camera.close()
-        return Outcome(returns, self.deviation)
+        return ReplayOutcome(returns, self.deviation)
 
     def _check_actions(self, env: gymnasium.Env[Any, Any]) -> None:
         actions, space = self.recording.actions, env.action_space
@@ -173,7 +173,7 @@ class _Replay:
         if not np.isfinite(actions).all():
             raise Mismatch("a recorded action is not finite")
 
-    def _episode(self, env: gymnasium.Env[Any, Any], episode: int, camera: Camera | None) -> float:
+    def _episode(self, env: gymnasium.Env[Any, Any], episode: int, camera: ReplayCamera | None) -> float:
         recording = self.recording
         actions, states = recording.episode_actions(episode), recording.episode_states(episode)
         env.reset(seed=recording.seeds[episode])

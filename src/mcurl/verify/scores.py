@@ -23,7 +23,7 @@ from mcurl.verify.replay import Mismatch
 
 
 @dataclass(frozen=True)
-class Score:
+class RecordedScore:
     """A score that is to be verified, or whose episodes were not recorded."""
 
     title: str
@@ -65,13 +65,13 @@ class Expected:
     """The folder of the run's checkpoints."""
 
 
-def find(paths: Iterable[Path]) -> list[Score]:
+def find(paths: Iterable[Path]) -> list[RecordedScore]:
     """All scores in results folders, run folders, folders that contain them, and files.
 
     Raises:
         UserError: a path does not exist, or contains no scores.
     """
-    scores: list[Score] = []
+    scores: list[RecordedScore] = []
     for path in paths:
         found = list(_find(path))
         if not found:
@@ -80,7 +80,7 @@ def find(paths: Iterable[Path]) -> list[Score]:
     return scores
 
 
-def _find(path: Path) -> Iterator[Score]:
+def _find(path: Path) -> Iterator[RecordedScore]:
     if path.is_file():
         yield from _file(path)
         return
@@ -100,7 +100,7 @@ def _find(path: Path) -> Iterator[Score]:
             yield _alone(file)
 
 
-def _file(path: Path) -> Iterator[Score]:
+def _file(path: Path) -> Iterator[RecordedScore]:
     """The score of one file: of its table or its run folder, if it lies in one."""
     if path.parent.name == "episodes" and (path.parents[1] / "run.json").is_file():
         yield from (score for score in _run(path.parents[1]) if score.recording == path or score.damage)
@@ -112,17 +112,17 @@ def _file(path: Path) -> Iterator[Score]:
     yield _alone(path)
 
 
-def _alone(recording: Path) -> Score:
+def _alone(recording: Path) -> RecordedScore:
     """A recording without a table."""
     if table := _lost_table(recording):
-        return Score(str(recording), recording, damage=f"{table} with its score is missing")
-    return Score(str(recording), recording)
+        return RecordedScore(str(recording), recording, damage=f"{table} with its score is missing")
+    return RecordedScore(str(recording), recording)
 
 
 # Run folders
 
 
-def _run(folder: Path) -> Iterator[Score]:
+def _run(folder: Path) -> Iterator[RecordedScore]:
     try:
         settings = files.read_object(folder / "settings.json")
         check_run(folder, metadata := files.read_object(folder / "run.json"))
@@ -135,20 +135,20 @@ def _run(folder: Path) -> Iterator[Score]:
             raise UserError("env is not a table of settings")
     except UserError as error:
         reason = str(error) if isinstance(error, NewerError) else f"the run folder is damaged: {error}"
-        yield Score(str(folder), folder, damage=reason)
+        yield RecordedScore(str(folder), folder, damage=reason)
         return
     recordings = find_recordings(folder)
     for env_steps, path in recordings.items():
         episodes = {steps: len(values) for steps, values in returns.items()}
         source, checkpoints = folder / "evaluations.csv", folder / "checkpoints"
         expected = Expected(source, task, seed, env_steps, returns, episodes, env, method, checkpoints)
-        yield Score(f"{folder} at {env_steps:,} env steps", path, expected)
+        yield RecordedScore(f"{folder} at {env_steps:,} env steps", path, expected)
     if not recordings:
-        yield Score(str(folder), None)
+        yield RecordedScore(str(folder), None)
         return
     for env_steps in returns:
         if env_steps not in recordings and is_score(task, env_steps, action_repeat(env), budget):
-            yield Score(f"{folder} at {env_steps:,} env steps", None)
+            yield RecordedScore(f"{folder} at {env_steps:,} env steps", None)
 
 
 # Results
@@ -183,12 +183,12 @@ def _is_table(path: Path) -> bool:
     return columns in (COLUMNS, MEAN_COLUMNS) or path.with_suffix(".json").exists() or bool(_recordings_beside(path))
 
 
-def _table(table: Path) -> Iterator[Score]:
+def _table(table: Path) -> Iterator[RecordedScore]:
     """The scores of one ``<benchmark>/<name>/<task>.csv``: its seeds, in ascending order."""
     try:
         runs = {run.seed: run for run in load_cell(table.resolve())}
     except UserError as error:
-        yield Score(str(table), table, damage=str(error))
+        yield RecordedScore(str(table), table, damage=str(error))
         return
     recordings = _recordings_beside(table)
     for seed in sorted({*runs, *recordings.values()}):
@@ -197,20 +197,20 @@ def _table(table: Path) -> Iterator[Score]:
             yield from _seed(runs[seed], table, title)
         else:
             for path in (path for path, number in recordings.items() if number == seed):
-                yield Score(title, path, Expected(table, f"*/{table.stem}", seed, None, {}, {}))
+                yield RecordedScore(title, path, Expected(table, f"*/{table.stem}", seed, None, {}, {}))
 
 
-def _seed(run: RunScores, table: Path, title: str) -> Iterator[Score]:
+def _seed(run: RunScores, table: Path, title: str) -> Iterator[RecordedScore]:
     """The scores of one seed of a table. Each evaluation that tables show as a score needs a recording of its own."""
     if not run.recordings:
-        yield Score(title, None)
+        yield RecordedScore(title, None)
         return
     for env_steps, path in run.recordings.items():
         beside = table.with_name(path.name)  # as the user wrote the path of the table
-        yield Score(f"{title} at {env_steps:,} env steps", beside, _expected(run, table, env_steps))
+        yield RecordedScore(f"{title} at {env_steps:,} env steps", beside, _expected(run, table, env_steps))
     for env_steps in run.scored:
         if env_steps not in run.recordings:
-            yield Score(f"{title} at {env_steps:,} env steps", None)
+            yield RecordedScore(f"{title} at {env_steps:,} env steps", None)
 
 
 def _expected(run: RunScores, table: Path, env_steps: int) -> Expected:
@@ -223,7 +223,7 @@ def _expected(run: RunScores, table: Path, env_steps: int) -> Expected:
 # Checks without the simulator
 
 
-def load(score: Score) -> Recording:
+def load(score: RecordedScore) -> Recording:
     """Read the recording of a score, and check it against the results or the run.
 
     Raises:
