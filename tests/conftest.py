@@ -17,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 limit_openmp_spinning()
 # As in an activated environment: printed commands begin with `mcurl`.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+# pytest-xdist sets it in its workers; commands print no wider than it says.
+os.environ.pop("COLUMNS", None)
 # Under nohup SIGHUP is ignored, in background jobs SIGINT, and would be by the commands whose answer to it is tested.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_filled_leaves_nothing_behind(tmp_path: Path, mo
 
     (tmp_path / "mine").mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr("mcurl.run.folder.run.write_file", full_disk)
+        patch.setattr("mcurl.run.folder.create.write_file", full_disk)
         with pytest.raises(UserError, match=r"cannot create .*: No space left"):
             make(tmp_path / "mine" / "runs")
     assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
