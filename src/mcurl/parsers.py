@@ -17,22 +17,22 @@ from mcurl.run.names import MAX_SEED, check_name
 
 DESCRIPTION = "M-CURL: masked contrastive representation learning for reinforcement learning from pixels."
 EXAMPLES = """\
-examples:
-  mcurl train dmc/cartpole-swingup                      M-CURL with SAC for 100k env steps, saved in runs/
-  mcurl train atari/RoadRunner --method curl --seed 2   CURL with Rainbow on Atari 100k
+examples (RUN is a run folder, such as runs/dmc-cartpole-swingup/mcurl-seed1):
+  mcurl train dmc/cartpole-swingup         M-CURL with SAC, 100k env steps
+  mcurl train atari/Krull --method curl    CURL with Rainbow on Atari 100k
   mcurl train dmc/walker-walk --set mcurl.mask_rate=0.5 sac.batch_size=512
-  mcurl resume runs/dmc-cartpole-swingup/mcurl-seed1    continue a stopped run
-  mcurl evaluate runs/dmc-cartpole-swingup/mcurl-seed1 --episodes 100
-  mcurl watch runs/dmc-cartpole-swingup/mcurl-seed1     a video of what the agent sees, beside what a person sees
-  mcurl export runs/dmc-cartpole-swingup/mcurl-seed1 --to my-policy     its policy with a model card
-  mcurl report runs --plot plots                        print scores, plot learning curves in plots/
-  mcurl report runs --suite table1 --out report         tables, figures and a page of a suite
-  mcurl collect runs                                    keep the scores in scores/
-  mcurl verify results                                  play recorded episodes again, and check the scores
-  mcurl bench update --plain                            time an update and its textbook version
-  mcurl settings dmc/cartpole-swingup                   list all settings with values and descriptions
-  mcurl doctor                                          what works on this machine, and how to get the rest
-  mcurl suite run mini-dmc                              train all runs of an experiment, see `mcurl suite list`
+  mcurl resume RUN                         continue a stopped run
+  mcurl evaluate RUN --episodes 100        play episodes with its policy
+  mcurl watch RUN                          a video of what the agent sees
+  mcurl export RUN --to my-policy          its policy with a model card
+  mcurl report runs --plot plots           print scores, plot learning curves
+  mcurl suite run mini-dmc                 all runs of an experiment
+  mcurl report runs --suite mini-dmc --out report    its tables and figures
+  mcurl collect runs                       keep the scores in scores/
+  mcurl verify scores                      play the episodes again
+  mcurl bench update --plain               time an update, and a textbook one
+  mcurl settings dmc/cartpole-swingup      all settings, and what they do
+  mcurl doctor                             what works on this machine
 """
 DEBUG_OPTION = "--debug"
 TASK_HELP = (
