@@ -233,6 +233,18 @@ def test_a_run_with_default_settings_keeps_its_name_beside_one_with_others(tmp_p
         assert [run.name for run in read(order)] == ["mcurl", "mcurl", "mcurl-batch_size=64"]
     (run,) = [run for run in read(folders) if run.seed == 3]
     assert (run.label, run.first_name) == ("mcurl, batch_size=64", "mcurl")
+    other = make_run(tmp_path / "4")
+    settings = resolve("dmc/cartpole-swingup", seed=4, env_steps="1000", overrides=["mcurl.mask_rate=0.3"]).to_json()
+    (other / "settings.json").write_text(json.dumps(settings))
+    assert {run.name for run in read([*folders, other])} == {"mcurl", "mcurl-batch_size=64", "mcurl-mask_rate=0.3"}
+
+
+def test_a_method_that_is_not_known_is_the_name(tmp_path: Path) -> None:
+    assert store(tmp_path, make_run(tmp_path / "a")) == ["added"]
+    about = tmp_path / "scores/dmc/mcurl/cartpole-swingup.json"
+    about.write_text(about.read_text().replace('"method": "mcurl"', '"method": null'))
+    (run,) = read([tmp_path / "scores"])
+    assert (run.method, run.name) == ("mcurl", "mcurl")
 
 
 def test_scores_under_the_name_of_another_method_are_refused(tmp_path: Path) -> None:

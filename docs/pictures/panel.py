@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mcurl.run.display import Display
-from mcurl.run.eta import Evaluations
+from mcurl.run.eta import EvaluationSchedule
 from mcurl.run.folder import Run
 
 TARGET = Path(__file__).with_name("training-panel.svg")
@@ -55,7 +55,7 @@ def panel(folder: Path, until: int) -> str:
             f"{run.name} · {settings['task']} · seed {settings['seed']}",
             f"runs/{folder.parent.name}/{folder.name}",
             console=Console(file=io.StringIO(), width=WIDTH + 3),
-            evaluations=Evaluations.of(settings["evaluation"]),
+            evaluations=EvaluationSchedule.of(settings["evaluation"]),
             tick=0,
             clock=lambda: now,
         )

@@ -66,13 +66,16 @@ SETTINGS = {
     "method": "mcurl",
     "agent": "sac",
     "mcurl": {"mask_rate": 0.3, "projection": True},
-    "sac": {"batch_size": 64},
+    "sac": {"batch": 64, "capacity": 1000},
 }
 
 
 @pytest.mark.parametrize(
     "name",
-    ["mcurl", "mcurl-mask_rate=0.3", "mcurl-mcurl.mask_rate=0.30-projection=true", "mcurl-try=2", "curl-50k", "mine"],
+    [
+        *("mcurl", "mcurl-mask_rate=0.3", "mcurl-mcurl.mask_rate=0.30-projection=True", "mcurl-try=2", "curl-50k"),
+        *("mcurl-mask_rate=0.3-v2", "mcurl-mask_rate=0.30-50k-batch=64", "mcurl-capacity=1k", "mine-mask_rate=0.1"),
+    ],
 )
 def test_a_name_says_what_the_settings_say_or_nothing(name: str) -> None:
     check_meaning(name, SETTINGS, ["mcurl", "curl"])
@@ -84,6 +87,9 @@ def test_a_name_says_what_the_settings_say_or_nothing(name: str) -> None:
         ("curl", "the name 'curl' is that of the method curl, but this run is of mcurl"),
         ("curl-mask_rate=0.3", "that of the method curl, but this run is of mcurl"),
         ("mcurl-mask_rate=0.1", "says mask_rate=0.1, but this run has mask_rate=0.3"),
+        ("mcurl-mask_rate=0.35", "says mask_rate=0.35, but this run has mask_rate=0.3"),
+        ("drqv2-mcurl", "that of the method drqv2-mcurl, but this run is of mcurl"),
+        ("mcurl-method=curl", "says method=curl, but this run has method=mcurl"),
         ("mcurl-mask_rate=0.3-projection=false", "says projection=false, but this run has projection=true"),
     ],
 )
@@ -98,9 +104,12 @@ def test_a_method_of_another_agent_has_another_name() -> None:
 
 
 def test_default_names_say_what_the_settings_say() -> None:
-    many = [f"{key}={value}" for key, value in (("hidden", 40), ("filters", 2), ("batch_size", 4), ("feature_dim", 8))]
-    overrides = [f"sac.{text}" for text in (*many, "learning_starts=30")] + ["env.image_size=28", "sac.crop=24"]
-    for settings in (resolve("toy/reach", overrides=overrides), resolve("toy/reach", "rl-only", agent="drqv2")):
+    many = ("hidden=40", "filters=2", "batch_size=4", "feature_dim=8", "learning_starts=30", "crop=26")
+    overrides = [*(f"sac.{text}" for text in many), "env.image_size=32", "replay.capacity=300"]
+    overrides += ["mcurl.mask=block", "mcurl.block_length=3"]
+    cut = resolve("toy/reach", overrides=overrides)
+    assert "=" not in cut.name[-9:]  # a hash
+    for settings in (cut, resolve("toy/reach", "rl-only", agent="drqv2")):
         check_meaning(settings.name, settings.to_json(), ["mcurl", "curl", "rl-only"])
-        if len(settings.name) > 80:
-            assert len(settings.name) == MAX_LENGTH  # cut, with a hash
+    with pytest.raises(UserError, match="says image_size=33"):
+        check_meaning(cut.name.replace("image_size=32", "image_size=33"), cut.to_json(), ["mcurl"])

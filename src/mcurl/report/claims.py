@@ -163,13 +163,14 @@ class Alike:
     def __call__(self, evidence: Evidence) -> Finding:
         names = {pair: f"{label(pair[0])} and {label(pair[1])}" for pair in self.pairs}
         known = [pair for pair in self.pairs if evidence.common(pair, self.tasks) == list(self.tasks)]
-        differ = []
+        details, alike = [], 0
         for pair in known:
             better = estimate(probability_of_improvement, *(evidence.matrix(name, self.tasks) for name in pair))
-            if better.interval is not None and not better.interval[0] <= 0.5 <= better.interval[1]:
-                differ.append(f"{names[pair]} differ: probability of improvement {better}")
+            same = better.interval is None or better.interval[0] <= 0.5 <= better.interval[1]
+            alike += same
+            details.append(f"{names[pair]}{'' if same else ' differ'}: probability of improvement {better}")
         asked = list(names.values())
-        return _count(evidence, len(known) - len(differ), len(asked), [names[p] for p in known], asked, differ)
+        return _count(evidence, alike, len(asked), [names[p] for p in known], asked, details)
 
 
 @dataclass(frozen=True)

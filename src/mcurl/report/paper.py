@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from mcurl.config.tasks import task_names
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 CHOSEN = re.compile(r"\bchosen\b", re.IGNORECASE)
 """A word in the note of a run that was selected for its results: it is no fair sample of the seeds."""
 OURS = "our scores"
+LENGTHS = ((16, 34), (32, 18), (64, 10), (128, 6), (256, 4))
+"""T and B of the arms of Figure 5a."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,7 @@ def _ablation_claims() -> list[Claim]:
 
     rates = [f"mcurl-mask_rate={rate}" for rate in (0.1, 0.3, 0.7, 0.9)]
     layers = [f"mcurl-layers={count}" for count in (1, 3, 4)]
-    lengths = [f"mcurl-length={length}-batch={batch}" for length, batch in ((16, 34), (32, 18), (128, 6), (256, 4))]
+    lengths = [f"mcurl-length={length}-batch={batch}" for length, batch in LENGTHS]
     return [
         claim(
             "better than CURL with every masking probability",
@@ -236,14 +239,14 @@ def _ablation_claims() -> list[Claim]:
             "the length of sequences matters little",
             "there is no much difference between the scores achieved by different sequence lengths",
             "appendix B.1, Figure 5a",
-            *(("mcurl-length=64-batch=10", name) for name in lengths),
+            *combinations(lengths, 2),
             kind=Alike,
         ),
         claim(
             "one to three layers are alike",
             "when the layer numbers are set as {1, 2, 3}, there is not significant difference",
             "appendix B.2, Figure 5b",
-            *(("mcurl", name) for name in layers[:2]),
+            *combinations((layers[0], "mcurl", layers[1]), 2),
             kind=Alike,
         ),
         claim(

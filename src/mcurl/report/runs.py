@@ -58,7 +58,7 @@ def read_run(folder: Path, name: str | None = None, label: str | None = None, no
     try:
         check_meaning(name or own_name, settings, methods())
     except UserError as error:
-        raise UserError(f"{folder}: {error}") from error
+        raise UserError(f"{folder}: {error}; `mcurl collect --name NAME` gives it another") from error
     episodes = read_evaluations(folder)
     if not episodes:
         raise UserError(f"{folder} has no evaluation yet")

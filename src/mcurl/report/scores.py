@@ -19,7 +19,7 @@ from typing import Any
 from mcurl.config.tasks import flatten, methods
 from mcurl.errors import UserError, printable
 from mcurl.published.scores import is_score
-from mcurl.run.names import SAME_LEARNING, action_repeat, append_changes, run_name
+from mcurl.run.names import SAME_LEARNING, action_repeat, append_changes, changed_settings, run_name
 
 SIMULATORS = {"dmc": ("mujoco", "dm_control"), "atari": ("ale-py",)}
 """Suite -> packages whose versions decide what its environments do; other suites: gymnasium."""
@@ -98,7 +98,7 @@ class RunScores:
     @property
     def method(self) -> str:
         """The method, such as ``"mcurl"``, after an agent as in ``run_name``; the name if the settings are unknown."""
-        return run_name(self.settings) if "method" in self.settings else self.name
+        return run_name(self.settings) if self.settings.get("method") else self.name
 
     @property
     def action_repeat(self) -> int:
@@ -262,6 +262,9 @@ def _rename(runs: Sequence[RunScores]) -> list[RunScores]:
         settings = dict(flatten(_with_defaults(group[0].settings)))
         names = {key: name if short[name := key.rpartition(".")[2]] == 1 else key for key in keys}
         changes = {names[key]: settings[key] for key in keys if key in settings}
+        if unchanged:  # as the default name of the other settings says them
+            others = (_with_defaults(runs[0].settings) for runs in (group, unchanged))
+            changes = changed_settings(*others) or changes
         text = printable(", ".join(f"{key}={str(value).lower()}" for key, value in changes.items()))[:MAX_LABEL]
         name = append_changes(runs[0].name, changes)
         renamed += [replace(run, name=name, label=f"{run.label}, {text}", merged_from=run.first_name) for run in group]
@@ -270,7 +273,7 @@ def _rename(runs: Sequence[RunScores]) -> list[RunScores]:
 
 def _has_default_name(run: RunScores) -> bool:
     """Whether a run's name is the default one for its settings; False if this version cannot tell."""
-    if ":" in str(run.settings.get("method")) + str(run.settings.get("agent")) or "method" not in run.settings:
+    if ":" in str(run.settings.get("method")) + str(run.settings.get("agent")) or not run.settings.get("method"):
         return False  # as in _with_defaults
     from mcurl.config.settings import TrainSettings
 

@@ -175,7 +175,7 @@ def _run(
         raise UserError(f"{about} says that seed {seed} is of {first}, but its folder is {name}: was it renamed?")
     if settings.get("seed", seed) != seed:
         raise UserError(f"{about} does not belong to {path.name}: its seed {seed} has the settings of another seed")
-    if "method" in settings:
+    if settings.get("method"):
         try:
             check_meaning(name, settings, methods())
         except UserError as error:

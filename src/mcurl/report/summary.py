@@ -11,7 +11,7 @@ from mcurl.published import atari_random_and_human
 from mcurl.published.catalogue import PublishedColumn
 from mcurl.report import paper
 from mcurl.report.claims import Above, Alike, Best, Check, Finding, Median, Superhuman, Wins
-from mcurl.report.claims import Verdict as Found
+from mcurl.report.claims import Verdict as ClaimVerdict
 from mcurl.report.model import Block, Cell, CheckedClaim, Claims, Column, Figure, Panel, Series, Table, Verdict, count
 from mcurl.report.scores import RunScores
 from mcurl.report.statistics import (
@@ -27,7 +27,7 @@ from mcurl.report.statistics import (
     score_matrix,
 )
 
-VERDICTS: dict[Found, Verdict] = {"holds": "agrees", "differs": "disagrees", "not enough data": "unknown"}
+VERDICTS: dict[ClaimVerdict, Verdict] = {"holds": "agrees", "differs": "disagrees", "not enough data": "unknown"}
 MOST_DMC = 1000.0
 """The highest return of a task of DMControl."""
 FEWEST_TASKS = 2

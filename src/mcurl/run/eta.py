@@ -75,7 +75,7 @@ class TimeLeft:
     """Estimates the time until the end of a run.
 
     Env steps count from the moment when updates run, at their rate in the last :data:`WINDOW` seconds of training.
-    EvaluationSchedule count by the duration of an episode in the latest evaluation of this process.
+    Evaluations count by the duration of an episode in the latest evaluation of this process.
 
     Args:
         total: budget in simulator steps.
@@ -129,7 +129,7 @@ class TimeLeft:
     def seconds(self) -> float | None:
         """Seconds until the end; None if unknown, because no or too few updates have run.
 
-        EvaluationSchedule count as 0 as long as none has been timed, see :attr:`complete`.
+        Evaluations count as 0 as long as none has been timed, see :attr:`complete`.
         """
         steps = max(self.total - self.env_steps, 0)
         rate = self._rate.rate if self._enough() else None

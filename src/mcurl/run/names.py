@@ -16,6 +16,8 @@ from mcurl.errors import UserError
 
 UNNAMED_AGENTS = ("", "sac", "rainbow")
 """Agents without a place in a name: a task has one of them by default."""
+NAMED_AGENTS = ("drqv2",)
+"""The other agents of this package, which names begin with."""
 SAME_LEARNING = ("compute.device", "compute.threads", "compute.overlap", "compute.graphs", "compute.native")
 """Settings that do not change what is learned (``compute.native`` and ``compute.device``: up to rounding)."""
 NOT_IN_NAMES = (
@@ -181,15 +183,17 @@ def check_meaning(name: str, settings: Mapping[str, Any], methods: Collection[st
     Args:
         name: of a run, of unknown origin.
         settings: of the run, as JSON values.
-        methods: the built-in methods. A name that begins with none of them is the user's own, and says nothing.
+        methods: the built-in methods. A name that begins with none of them, also after an agent, is the user's own, and
+            says nothing.
 
     Raises:
         UserError: the name says another method, or another value of a setting.
     """
     method, changes = _split(name)
-    if method not in methods:
+    own, agents = run_name(settings), ("", *(f"{agent}-" for agent in NAMED_AGENTS))
+    if method != own and method not in {f"{agent}{known}" for agent in agents for known in methods}:
         return
-    if method != (own := run_name(settings)):
+    if method != own:
         raise UserError(f"the name {name!r} is that of the method {method}, but this run is of {own}")
     values = _values(settings)
     for key, text in changes.items():
@@ -207,21 +211,23 @@ def _split(name: str) -> tuple[str, dict[str, str]]:
 
 
 def _values(settings: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Short and full names of the settings that names may say -> their values."""
+    """Short and full names of the settings -> their values."""
     values: dict[str, list[Any]] = {}
     for key, value in _leaves(settings):
-        if not {key, key.rpartition(".")[0]} & set(NOT_IN_NAMES):
-            for name in {key, key.rpartition(".")[2]}:
-                values.setdefault(name, []).append(value)
+        for name in {key, key.rpartition(".")[2]}:
+            values.setdefault(name, []).append(value)
     return values
 
 
 def _says(text: str, value: Any) -> bool:
-    """Whether a text in a name is this value, as the package writes it or as another number with the same value."""
-    if type(value) in (int, float):
-        with contextlib.suppress(ValueError):
-            return bool(float(text) == value)
-    return text == _text(value)
+    """Whether a text in a name is this value, in any spelling of it, and perhaps followed by a word of the user's."""
+    text, own = text.lower(), _text(value).lower()
+    if text == own or text.startswith(f"{own}-"):
+        return True
+    number = re.match(r"(\d+\.?\d*(?:e[-+]?\d+)?)([km]?)(?=-|$)", text)
+    if number is None or type(value) not in (int, float):
+        return False
+    return bool(float(number[1]) * {"": 1, "k": 1e3, "m": 1e6}[number[2]] == value)
 
 
 def _text(value: Any) -> str:

@@ -8,6 +8,7 @@ import queue
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -78,7 +79,6 @@ class ProcessPool:
             errors="replace",
         )
         self._processes[key] = process
-        pass_on_nice(process.pid)
         threading.Thread(target=self._read, args=(key, process, on_line), daemon=True).start()
         if self.signal_number and key not in self._signalled:  # the signal arrived while the process was started
             self._send(self.signal_number, [key])
@@ -105,6 +105,7 @@ class ProcessPool:
 
     def _read(self, key: Hashable, process: subprocess.Popen[str], on_line: Callable[[str], None]) -> None:
         assert process.stdout is not None
+        pass_on_nice(process)
         with process.stdout:
             for line in process.stdout:
                 on_line(line)
@@ -120,15 +121,20 @@ class ProcessPool:
             self._processes[key].send_signal(number)
 
 
-def pass_on_nice(pid: int) -> None:
-    """Make ``nice`` count for a process with a session of its own.
+def pass_on_nice(process: subprocess.Popen[str]) -> None:
+    """Make ``nice`` count for a process with a session of its own. It may take some tenths of a second.
 
     Linux shares the cores between sessions, and a nice value between those of one session alone, unless the session has
     one, too (``man 7 sched``, "The autogroup feature"). So ``nice -n 19 mcurl suite run`` took half of a busy machine.
     """
-    if (level := os.nice(0)) > 0:
-        with contextlib.suppress(OSError):  # another system, or a kernel without this feature
-            Path(f"/proc/{pid}/autogroup").write_text(str(level))
+    if (level := os.nice(0)) <= 0:
+        return
+    for _ in range(100):
+        with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(FileNotFoundError, PermissionError, ProcessLookupError):  # or without this feature
+                Path(f"/proc/{process.pid}/autogroup").write_text(str(level))
+            return
+        time.sleep(0.1)  # without privileges, one session in a tenth of a second
 
 
 def run_parallel(commands: Mapping[str, Sequence[str]], max_parallel: int) -> int:

@@ -28,7 +28,7 @@ from typing import Any, Self
 
 import mcurl
 from mcurl.errors import UserError
-from mcurl.runtime.parallel import ENVIRONMENT
+from mcurl.runtime.parallel import ENVIRONMENT, pass_on_nice
 from mcurl.runtime.program import module_command
 from mcurl.runtime.signals import stop_signals
 from mcurl.runtime.threads import available_cores
@@ -263,6 +263,7 @@ def _process(task: RayTask) -> Iterator[subprocess.Popen[str]]:
     )
     with process:
         try:
+            pass_on_nice(process)
             yield process
         finally:
             if process.poll() is None:

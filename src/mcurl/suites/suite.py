@@ -16,7 +16,7 @@ from mcurl import envs
 from mcurl.config.fields import read_value
 from mcurl.config.tasks import flatten, methods, read_toml, task_names
 from mcurl.errors import UserError, suggest
-from mcurl.run.names import check_name, user_modules
+from mcurl.run.names import check_meaning, check_name, user_modules
 
 if TYPE_CHECKING:
     from mcurl.config.settings import TrainSettings
@@ -239,9 +239,9 @@ def check_runs(runs: Iterable[SuiteRun]) -> None:
         if run.arm.name in methods() and run.arm.name != default:
             raise UserError(f"{run.name}: the arm changes settings, so it needs another name, such as {default}")
         try:
-            run.settings.named(run.arm.name)
+            check_meaning(run.arm.name, run.settings.to_json(), methods())
         except UserError as error:
-            raise UserError(f"{run.name}: {error}") from error
+            raise UserError(f"{run.name}: {error}; the arm needs another name, such as {default}") from error
         every = run.settings.evaluation.every
         for step in run.suite.score_at[:-1]:
             if not every or step % every:
