@@ -12,6 +12,7 @@ from helpers import layers_run
 from mcurl.native import convolutions, dense, frames
 
 needs_layers = pytest.mark.skipif(not layers_run(), reason="neither AMX nor AVX-512 for them, or no compiler")
+needs_winograd = pytest.mark.skipif(not convolutions.available("winograd"), reason="no AVX2, or no compiler")
 AT_THE_END = """
 import ctypes, mmap
 import numpy as np
@@ -248,8 +249,8 @@ print("inside")
         pytest.param(ENCODE, id="encode", marks=needs_layers),
         pytest.param(LAYERS, id="layers", marks=needs_layers),
         *(
-            pytest.param(f"OPERATION = {name!r}{CONVOLUTIONS}", id=name, marks=needs_layers)
-            for name in convolutions.DTYPES
+            pytest.param(f"OPERATION = {name!r}{CONVOLUTIONS}", id=name, marks=mark)
+            for name, mark in (("amx.convolutions", needs_layers), ("winograd", needs_winograd))
         ),
         pytest.param(FEATURES, id="features", marks=needs_layers),
     ],

@@ -73,7 +73,7 @@ def test_every_source_has_a_name() -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
-@pytest.mark.parametrize("more", [[], ["-fopenmp"], ["-fopenmp", "-DVECTOR_TILES"]])
+@pytest.mark.parametrize("more", [[], ["-fopenmp"], ["-fopenmp", "-DVECTOR_TILES"], ["-fopenmp", "-DLANES_8"]])
 def test_compiles_without_a_warning(source: Path, more: list[str], tmp_path: Path) -> None:
     flags = ["-O3", "-fno-math-errno", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", *more]
     subprocess.run([COMPILER, *flags, "-c", str(source), "-o", str(tmp_path / "object.o")], check=True, timeout=60)
@@ -90,16 +90,18 @@ def test_what_compiles_is_used() -> None:
     units, vectors = processor_has(*AVX512, *AMX), processor_has(*AVX512, "avx512_vnni", "GenuineIntel")
     here = native.ALL - native.ONEDNN
     here -= frozenset() if units or vectors else native.AMX
-    here -= frozenset() if processor_has(*AVX512[1:]) else {"winograd"}
+    here -= frozenset() if processor_has("avx2", "fma") else {"winograd"}
     assert {name for name, available in COMPILED.items() if available()} == here
     status = native.status()
     assert status.keys() == native.ALL
     for name in COMPILED:
-        needs = "AMX" if name in native.AMX else "AVX-512"
+        needs = "AMX" if name in native.AMX else "AVX2"
         assert status[name].startswith("built") if name in here else status[name] == f"processor without {needs}"
         assert status[name].endswith(", for AVX-512") == (name in native.AMX and vectors and not units)
+        narrow = name == "winograd" and name in here and not processor_has(*AVX512[1:])
+        assert status[name].endswith(", for AVX2") == narrow
     for name in native.ONEDNN:
-        assert status[name] == ("built" if onednn.available(name) else "PyTorch without oneDNN")
+        assert status[name] == ("built" if onednn.available(name) else "no bfloat16 in oneDNN here")
 
 
 @needs_compiler
@@ -225,7 +227,7 @@ def test_a_processor_without_amx_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(native, "_build", lambda name: native.Build(library, "built"))
     status = native.status()
     assert {status[name] for name in native.AMX} == {"processor without AMX"}
-    assert status["winograd"] == "processor without AVX-512"
+    assert status["winograd"] == "processor without AVX2"
     monkeypatch.setattr(Unsupported, "supported", lambda self: 1)
     for units, expected in ((True, "built"), (False, "built, for AVX-512")):
         monkeypatch.setattr(native, "has_matrix_units", lambda units=units: units)
@@ -233,7 +235,10 @@ def test_a_processor_without_amx_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
         status = native.status()
         assert status["amx.features"] == expected
         assert status["amx.mlp"] == ("built" if units else "processor without AMX")
-    assert status["adam"] == status["frames"] == status["winograd"] == "built"
+    assert status["adam"] == status["frames"] == "built"
+    for flags, expected in ((["avx512f", "avx2"], "built"), (["avx2"], "built, for AVX2")):
+        monkeypatch.setattr(native, "processor_flags", lambda flags=flags: flags)
+        assert native.status()["winograd"] == expected
     assert not isinstance(library, ctypes.CDLL)
 
 

@@ -15,7 +15,7 @@ from mcurl.networks.heads import DeterministicActor, GaussianActor
 ACTIONS, CROP = 3, 64
 compiled = pytest.mark.skipif(
     not (convolutions.operation(torch.bfloat16) and dense.available() and frames.available()),
-    reason="no AVX-512, or no compiler",
+    reason="no AVX2, or no compiler",
 )
 
 

@@ -110,9 +110,10 @@ def status() -> dict[str, str]:
     """The state of each operation. Operations that have not been compiled yet are compiled (some seconds).
 
     Returns:
-        Name -> ``"built"``, with ``", without OpenMP"`` and ``", for AVX-512"`` where that is so; or
-        ``"disabled: ..."``, ``"no C compiler"``, ``"processor without AMX"`` (or ``AVX-512``),
-        ``"build failed: ..."`` with the compiler's first error, ``"PyTorch without oneDNN"``.
+        Name -> ``"built"``, with ``", without OpenMP"`` and ``", for AVX-512"`` (or ``AVX2``) where that is so; or
+        ``"disabled: ..."``, ``"no C compiler"``, ``"processor without AMX"`` (or ``AVX2``),
+        ``"build failed: ..."`` with the compiler's first error, ``"PyTorch without oneDNN"``, ``"no bfloat16 in
+        oneDNN here"``.
     """
     off = disabled()
     return {name: f"disabled: {off[name]}" if name in off else _status(name) for name in sorted(ALL)}
@@ -128,13 +129,32 @@ def _status(name: str) -> str:
     if name in ONEDNN:
         from mcurl.native import onednn  # it imports this module
 
-        return "built" if onednn.available(name) else "PyTorch without oneDNN"
+        missing = "PyTorch without oneDNN" if name == "onednn.conv_relu" else "no bfloat16 in oneDNN here"
+        return "built" if onednn.available(name) else missing
     library, message = _build(name)
     if library is None or name not in AMX | {"winograd"}:
         return message
     if not (gains(name) and library.supported()):
-        return f"processor without {'AMX' if name in AMX else 'AVX-512'}"
-    return f"{message}, for AVX-512" if name in AMX and not has_matrix_units() else message
+        return f"processor without {'AMX' if name in AMX else 'AVX2'}"
+    variant = _variant(name)
+    return message if variant is None else f"{message}, for {variant.instructions}"
+
+
+class Variant(NamedTuple):
+    """How a source is compiled for processors that lack the instructions it was written for first."""
+
+    flag: str
+    suffix: str
+    """Of the library's file name."""
+    instructions: str
+
+
+def _variant(name: str) -> Variant | None:
+    if name in AMX and not has_matrix_units():
+        return Variant("-DVECTOR_TILES", "-vectors", "AVX-512")
+    if name == "winograd" and "avx512f" not in processor_flags():
+        return Variant("-DLANES_8", "-avx2", "AVX2")
+    return None
 
 
 @cache
@@ -170,9 +190,9 @@ def _build(name: str) -> Build:
     except OSError as error:
         return Build(None, f"build failed: {error}")
     text = b"".join(file.read_bytes() for file in [source, *sorted(Path(__file__).parent.rglob("*.h"))])
-    vectors = name in AMX and not has_matrix_units()
-    flags = ["-DVECTOR_TILES"] if vectors else []
-    stem = f"{name}-{hashlib.sha256(text).hexdigest()[:16]}-{platform.machine()}{'-vectors' * vectors}"
+    variant = _variant(name)
+    flags, suffix = ([variant.flag], variant.suffix) if variant else ([], "")
+    stem = f"{name}-{hashlib.sha256(text).hexdigest()[:16]}-{platform.machine()}{suffix}"
     threaded = _load(source, folder / f"{stem}-openmp.so", "-fopenmp", *flags)
     if threaded.library is not None:
         return threaded

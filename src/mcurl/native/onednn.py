@@ -18,15 +18,26 @@ from mcurl import native
 
 @cache
 def available(name: str) -> bool:
-    """Whether the installed PyTorch has an operation of :data:`mcurl.native.ONEDNN`."""
+    """Whether the installed PyTorch has an operation of :data:`mcurl.native.ONEDNN`, and it serves on this CPU."""
+    if name == "onednn.linear_relu" and not multiplies_bf16():
+        return False
     function = {"onednn.conv_relu": "_convolution_pointwise", "onednn.linear_relu": "_linear_pointwise"}[name]
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, function)  # type: ignore[no-untyped-call]
 
 
+def multiplies_bf16() -> bool:
+    """Whether oneDNN's products take bfloat16 on this CPU, fast or slow: not on x86 with AVX2 alone. False for builds
+    of PyTorch without oneDNN."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False
+
+
 def supports_conv_relu(x: Tensor) -> bool:
-    """Whether :func:`conv_relu` is enabled and supports the input: on the CPU, and not ``float64``."""
-    name = "onednn.conv_relu"
-    return x.device.type == "cpu" and x.dtype != torch.float64 and name not in native.disabled() and available(name)
+    """Whether :func:`conv_relu` is enabled and supports the input: on the CPU, ``float32`` or what oneDNN multiplies of
+    ``bfloat16``."""
+    return _supports("onednn.conv_relu", x) and x.dtype != torch.float64
 
 
 def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
@@ -47,9 +58,8 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
 
 
 def supports_linear_relu(x: Tensor) -> bool:
-    """Whether :func:`linear_relu` is enabled and supports the input: ``bfloat16`` on the CPU."""
-    name = "onednn.linear_relu"
-    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and name not in native.disabled() and available(name)
+    """Whether :func:`linear_relu` is enabled and supports the input: ``bfloat16``, multiplied by oneDNN, on the CPU."""
+    return _supports("onednn.linear_relu", x) and x.dtype == torch.bfloat16
 
 
 def linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -63,6 +73,11 @@ def linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     native.record_use("onednn.linear_relu")
     return _LinearReLU.apply(x, weight, bias)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _supports(name: str, x: Tensor) -> bool:
+    dtype_serves = x.dtype != torch.bfloat16 or multiplies_bf16()
+    return x.device.type == "cpu" and dtype_serves and name not in native.disabled() and available(name)
 
 
 def _conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:

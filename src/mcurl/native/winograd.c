@@ -1,12 +1,10 @@
-/* DMControl's encoder for AVX-512: convolutions of 3 x 3 with ReLU and 32 filters, the first with stride 2, the others
-   with stride 1 (winograd.h); and the gradients of their parameters. Products are in float32, maps in bfloat16 or
-   float32. An image passes all layers before the next, so that its maps stay in the cache. The plain twin is
-   networks.encoders.Convolutions._layers; for matrix units there is amx/convolutions.c. */
+/* DMControl's encoder for AVX-512 and AVX2: convolutions of 3 x 3 with ReLU and 32 filters, the first with stride 2,
+   the others with stride 1 (winograd.h); and the gradients of their parameters. Products are in float32, maps in
+   bfloat16 or float32. An image passes all layers before the next, so that its maps stay in the cache. The plain twin
+   is networks.encoders.Convolutions._layers; for matrix units there is amx/convolutions.c. */
 #include <stdint.h>
 
 #if defined(__x86_64__) && defined(__linux__)
-#include <cpuid.h>
-#include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -15,12 +13,7 @@
 #include "maps.h"
 #include "winograd.h"
 
-int supported(void) {
-    unsigned eax, ebx, ecx, edx;
-    const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
-    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & avx512) == avx512 &&
-           __builtin_cpu_supports("avx512f"); /* the kernel's part */
-}
+int supported(void) { return has_lanes(); }
 
 /* Denormal numbers are zeros. Returns what the thread had set before. */
 static inline unsigned flush_denormals(void) {
@@ -47,7 +40,6 @@ static inline Map map_at(const Shape *s, int64_t layer, char *at) {
        +-----+-----+-----+-----+-----+-----+--
 
    Then the layer is a product [windows, 9 channels] by [9 channels, 32], and the gradient of its weight is one, too. */
-#define WINDOWS 14 /* windows, or numbers of them, that are multiplied together */
 
 static inline int64_t window_numbers(const Shape *s) { return TAPS * s->channels; }
 static inline int64_t window_step(const Shape *s) { return 2 * TAP * s->channels; }
@@ -56,27 +48,13 @@ static inline int64_t strip_numbers(const Shape *s) { /* with what whole units r
     return window_step(s) * round_up(columns(s, 0), WINDOWS) + round_up(window_numbers(s), WINDOWS) + LANES;
 }
 
-/* Up to sixteen numbers of pixels, as float32. */
-TARGET static inline __m512 load_pixels(const char *from, __mmask16 valid, int64_t pixel_bytes) {
-    if (pixel_bytes == sizeof(float))
-        return _mm512_maskz_loadu_ps(valid, from);
-    if (pixel_bytes == 2)
-        return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(valid, from)), 16);
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(valid, from)));
-}
-
 /* image: [height, width, channels]; y: row of windows. */
 TARGET static void copy_strip(const Shape *s, const char *image, int64_t y, float *strip) {
     const int64_t channels = s->channels, pixels = 2 * columns(s, 0) + 1, row = s->width * channels;
-    for (int64_t c = 0; c < channels; c += LANES) {
-        const __mmask16 valid = channels - c < LANES ? (__mmask16)((1u << (channels - c)) - 1) : 0xffff;
-        for (int64_t x = 0; x < pixels; x++)
-            for (int64_t i = 0; i < TAP; i++) {
-                const char *from = image + ((2 * y + i) * row + x * channels + c) * s->pixel_bytes;
-                _mm512_mask_storeu_ps(strip + (x * TAP + i) * channels + c, valid,
-                                      load_pixels(from, valid, s->pixel_bytes));
-            }
-    }
+    for (int64_t x = 0; x < pixels; x++)
+        for (int64_t i = 0; i < TAP; i++)
+            widen(image + ((2 * y + i) * row + x * channels) * s->pixel_bytes, channels, s->pixel_bytes,
+                  strip + (x * TAP + i) * channels);
 }
 
 /* A thread's memory: a strip, sums or gradients of a row of windows, and transformed patches. */
@@ -101,7 +79,7 @@ TARGET static void first_layer(const Shape *s, const char *image, const float *w
             multiply(WINDOWS, scratch->strip + x * step, step, 1, weight, window_numbers(s), 0,
                      scratch->line + x * FILTERS);
         for (int64_t i = 0; i < n * FILTERS; i += LANES) {
-            const __m512 sum = plus(_mm512_load_ps(scratch->line + i), _mm512_loadu_ps(bias + i % FILTERS));
+            const Vector sum = plus(load(scratch->line + i), load(bias + i % FILTERS));
             store_numbers(relu(sum), out->bytes, pixel_at(out, y, 0, i));
         }
     }
@@ -114,9 +92,9 @@ TARGET static void first_layer_sums(const Shape *s, const char *image, const Map
     for (int64_t y = 0; y < gradient->rows; y++) {
         copy_strip(s, image, y, scratch->strip);
         for (int64_t i = 0; i < n * FILTERS; i += LANES) {
-            const __m512 numbers = load_numbers(pixel_at(gradient, y, 0, i), gradient->bytes);
-            _mm512_store_ps(scratch->line + i, numbers);
-            _mm512_storeu_ps(total + i % FILTERS, plus(_mm512_loadu_ps(total + i % FILTERS), numbers));
+            const Vector numbers = load_numbers(pixel_at(gradient, y, 0, i), gradient->bytes);
+            store(scratch->line + i, numbers);
+            store(total + i % FILTERS, plus(load(total + i % FILTERS), numbers));
         }
         for (int64_t k = 0; k < window_numbers(s); k += WINDOWS)
             multiply(WINDOWS, scratch->strip + k, 1, window_step(s), scratch->line, n, 1, sums + k * FILTERS);
@@ -137,9 +115,9 @@ TARGET static void pack_first(const Shape *s, const float *weight, float *to) {
         for (int64_t k = 0; k < window_numbers(s); k++) {
             const int64_t j = k / (TAP * s->channels), i = k / s->channels % TAP;
             char numbers[LANES * sizeof(float)];
-            store_numbers(_mm512_set1_ps(weight[weight_at(f, i, j, s->channels) + k % s->channels] / 255), s->map_bytes,
+            store_numbers(fill(weight[weight_at(f, i, j, s->channels) + k % s->channels] / 255), s->map_bytes,
                           numbers);
-            to[k * FILTERS + f] = _mm512_cvtss_f32(load_numbers(numbers, s->map_bytes));
+            to[k * FILTERS + f] = first_of(load_numbers(numbers, s->map_bytes));
         }
 }
 
@@ -157,9 +135,9 @@ TARGET static void pack_next(const float *weight, int turned, float *u) {
                     taps[tap * SQUARE + c * FILTERS + f] = number;
             }
     for (int64_t i = 0; i < SQUARE; i += LANES) {
-        __m512 w[TAPS];
+        Vector w[TAPS];
         for (int64_t tap = 0; tap < TAPS; tap++)
-            w[tap] = _mm512_load_ps(taps + tap * SQUARE + i);
+            w[tap] = load(taps + tap * SQUARE + i);
         transform_patch(WEIGHT, TAP, IN, w, u + i, SQUARE);
     }
 }
@@ -340,9 +318,9 @@ TARGET static void image_sums(const Shape *s, const char *image, char *hidden, c
 TARGET static void finish_group(const Shape *s, const Returning *own, float *sums) {
     for (int64_t layer = s->lowest > 1 ? s->lowest : 1; layer < s->layers; layer++)
         for (int64_t i = 0; i < SQUARE; i += LANES) {
-            __m512 points[POINTS];
+            Vector points[POINTS];
             for (int64_t p = 0; p < POINTS; p++)
-                points[p] = _mm512_load_ps(own->sums[layer] + p * SQUARE + i);
+                points[p] = load(own->sums[layer] + p * SQUARE + i);
             transform_patch(WEIGHT_GRADIENT, IN, TAP, points, sums + sums_before(s, layer) + i, SQUARE);
         }
 }

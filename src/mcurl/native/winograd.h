@@ -11,20 +11,17 @@
 
    All of it is float32. Rounding errors are some 1e-6 of a result. A number that is not finite reaches all outputs of
    its patches, not only those of its windows. */
-#include <immintrin.h>
+#include "lanes.h"
 
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
 #define ALIGNED __attribute__((aligned(64)))
-#define INLINE static inline __attribute__((always_inline))
 
-#define LANES 16 /* of a vector */
 #define IN 6     /* rows and columns of a patch's inputs, */
 #define OUT 4    /* of its outputs, */
 #define TAP 3    /* and of the weight */
 #define POINTS (IN * IN)
 #define SQUARE (FILTERS * FILTERS)
 
-/* One-dimensional transforms of vectors of sixteen channels, of which there are: */
+/* One-dimensional transforms of vectors of channels, of which there are: */
 enum transform {
     INPUTS,          /* B^T:  6 -> 6 */
     SUMS,            /* A^T:  6 -> 4 */
@@ -33,19 +30,17 @@ enum transform {
     WEIGHT_GRADIENT, /* G^T:  6 -> 3 */
 };
 
-#define plus(a, b) _mm512_add_ps(a, b)
-#define minus(a, b) _mm512_sub_ps(a, b)
-#define times(factor, a) _mm512_mul_ps(_mm512_set1_ps(factor), a)
-#define more(factor, a, b) _mm512_fmadd_ps(_mm512_set1_ps(factor), a, b)  /* factor a + b */
-#define less(factor, a, b) _mm512_fnmadd_ps(_mm512_set1_ps(factor), a, b) /* b - factor a */
+#define times(factor, a) product(fill(factor), a)
+#define more(factor, a, b) fused(fill(factor), a, b)       /* factor a + b */
+#define less(factor, a, b) fused_minus(fill(factor), a, b) /* b - factor a */
 
 /* x: vectors, `step` apart. Points are 0, 1, -1, 2, -2 and infinity: even and odd powers are summed apart. */
-TARGET INLINE void transform(enum transform t, const __m512 *x, int step, __m512 *y) {
-    const __m512 x0 = x[0], x1 = x[step], x2 = x[2 * step];
-    const __m512 x3 = t == WEIGHT ? x0 : x[3 * step], x4 = t == WEIGHT || t == GRADIENT ? x0 : x[4 * step],
+TARGET INLINE void transform(enum transform t, const Vector *x, int step, Vector *y) {
+    const Vector x0 = x[0], x1 = x[step], x2 = x[2 * step];
+    const Vector x3 = t == WEIGHT ? x0 : x[3 * step], x4 = t == WEIGHT || t == GRADIENT ? x0 : x[4 * step],
                  x5 = t == WEIGHT || t == GRADIENT ? x0 : x[5 * step];
     if (t == INPUTS) {
-        const __m512 even1 = less(4, x2, x4), odd1 = less(4, x1, x3), even2 = minus(x4, x2), odd2 = minus(x3, x1);
+        const Vector even1 = less(4, x2, x4), odd1 = less(4, x1, x3), even2 = minus(x4, x2), odd2 = minus(x3, x1);
         y[0] = more(4, x0, less(5, x2, x4));
         y[1] = plus(even1, odd1);
         y[2] = minus(even1, odd1);
@@ -53,13 +48,13 @@ TARGET INLINE void transform(enum transform t, const __m512 *x, int step, __m512
         y[4] = less(2, odd2, even2);
         y[5] = more(4, x1, less(5, x3, x5));
     } else if (t == SUMS) {
-        const __m512 even1 = plus(x1, x2), odd1 = minus(x1, x2), even2 = plus(x3, x4), odd2 = minus(x3, x4);
+        const Vector even1 = plus(x1, x2), odd1 = minus(x1, x2), even2 = plus(x3, x4), odd2 = minus(x3, x4);
         y[0] = plus(plus(x0, even1), even2);
         y[1] = more(2, odd2, odd1);
         y[2] = more(4, even2, even1);
         y[3] = plus(more(8, odd2, odd1), x5);
     } else if (t == GRADIENT) {
-        const __m512 even1 = plus(x0, x2), odd1 = plus(x1, x3), even2 = more(4, x2, x0), odd2 = more(4, x3, x1);
+        const Vector even1 = plus(x0, x2), odd1 = plus(x1, x3), even2 = more(4, x2, x0), odd2 = more(4, x3, x1);
         y[0] = x0;
         y[1] = plus(even1, odd1);
         y[2] = minus(even1, odd1);
@@ -67,7 +62,7 @@ TARGET INLINE void transform(enum transform t, const __m512 *x, int step, __m512
         y[4] = less(2, odd2, even2);
         y[5] = x3;
     } else if (t == WEIGHT) {
-        const __m512 even1 = times(-1.0f / 6, plus(x0, x2)), even2 = more(1.0f / 24, x0, times(1.0f / 6, x2));
+        const Vector even1 = times(-1.0f / 6, plus(x0, x2)), even2 = more(1.0f / 24, x0, times(1.0f / 6, x2));
         y[0] = times(1.0f / 4, x0);
         y[1] = less(1.0f / 6, x1, even1);
         y[2] = more(1.0f / 6, x1, even1);
@@ -75,7 +70,7 @@ TARGET INLINE void transform(enum transform t, const __m512 *x, int step, __m512
         y[4] = less(1.0f / 12, x1, even2);
         y[5] = x2;
     } else {
-        const __m512 even1 = times(-1.0f / 6, plus(x1, x2)), even2 = plus(x3, x4);
+        const Vector even1 = times(-1.0f / 6, plus(x1, x2)), even2 = plus(x3, x4);
         y[0] = more(1.0f / 24, even2, more(1.0f / 4, x0, even1));
         y[1] = more(1.0f / 12, minus(x3, x4), times(1.0f / 6, minus(x2, x1)));
         y[2] = plus(more(1.0f / 6, even2, even1), x5);
@@ -83,8 +78,8 @@ TARGET INLINE void transform(enum transform t, const __m512 *x, int step, __m512
 }
 
 /* Transforms columns, then rows: x [from][from] -> [to][to], `place` numbers apart. */
-TARGET INLINE void transform_patch(enum transform t, int from, int to, const __m512 *x, float *y, int64_t place) {
-    __m512 columns[IN * IN], line[IN];
+TARGET INLINE void transform_patch(enum transform t, int from, int to, const Vector *x, float *y, int64_t place) {
+    Vector columns[IN * IN], line[IN];
 #pragma GCC unroll 6
     for (int j = 0; j < from; j++) {
         transform(t, x + j, from, line);
@@ -97,32 +92,35 @@ TARGET INLINE void transform_patch(enum transform t, int from, int to, const __m
         transform(t, columns + i * from, 1, line);
 #pragma GCC unroll 6
         for (int j = 0; j < to; j++)
-            _mm512_storeu_ps(y + (i * to + j) * place, line[j]);
+            store(y + (i * to + j) * place, line[j]);
     }
 }
 
-/* sums [unit][32] = a b, or += : a has `unit` rows, `row` numbers apart, of n numbers, `step` apart; b [n][32]. */
+/* sums [unit][32] = a b, or += : a has `unit` rows, `row` numbers apart, of n numbers, `step` apart; b [n][32]. Two
+   vectors of columns at a time. */
 TARGET INLINE void multiply(int unit, const float *a, int64_t row, int64_t step, const float *b, int64_t n, int add,
                             float *sums) {
-    __m512 left[14], right[14]; /* the largest unit */
-#pragma GCC unroll 14
-    for (int r = 0; r < unit; r++) {
-        left[r] = add ? _mm512_loadu_ps(sums + r * FILTERS) : _mm512_setzero_ps();
-        right[r] = add ? _mm512_loadu_ps(sums + r * FILTERS + LANES) : _mm512_setzero_ps();
-    }
-    for (int64_t k = 0; k < n; k++, a += step, b += FILTERS) {
-        const __m512 b_left = _mm512_loadu_ps(b), b_right = _mm512_loadu_ps(b + LANES);
+    for (int column = 0; column < FILTERS; column += 2 * LANES) {
+        Vector left[WINDOWS], right[WINDOWS];
 #pragma GCC unroll 14
         for (int r = 0; r < unit; r++) {
-            const __m512 number = _mm512_set1_ps(a[r * row]);
-            left[r] = _mm512_fmadd_ps(number, b_left, left[r]);
-            right[r] = _mm512_fmadd_ps(number, b_right, right[r]);
+            left[r] = add ? load(sums + r * FILTERS + column) : fill(0);
+            right[r] = add ? load(sums + r * FILTERS + column + LANES) : fill(0);
         }
-    }
+        for (int64_t k = 0; k < n; k++) {
+            const Vector b_left = load(b + k * FILTERS + column), b_right = load(b + k * FILTERS + column + LANES);
 #pragma GCC unroll 14
-    for (int r = 0; r < unit; r++) {
-        _mm512_storeu_ps(sums + r * FILTERS, left[r]);
-        _mm512_storeu_ps(sums + r * FILTERS + LANES, right[r]);
+            for (int r = 0; r < unit; r++) {
+                const Vector number = fill(a[k * step + r * row]);
+                left[r] = fused(number, b_left, left[r]);
+                right[r] = fused(number, b_right, right[r]);
+            }
+        }
+#pragma GCC unroll 14
+        for (int r = 0; r < unit; r++) {
+            store(sums + r * FILTERS + column, left[r]);
+            store(sums + r * FILTERS + column + LANES, right[r]);
+        }
     }
 }
 
@@ -138,50 +136,28 @@ static inline char *pixel_at(const Map *map, int64_t y, int64_t x, int64_t chann
     return map->at + ((y * map->columns + x) * FILTERS + channel) * map->bytes;
 }
 
-/* Sixteen numbers, as float32. */
-TARGET static inline __m512 load_numbers(const void *from, int64_t bytes) {
-    if (bytes == sizeof(float))
-        return _mm512_loadu_ps(from);
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from)), 16);
+/* A vector's numbers, as float32. */
+TARGET INLINE Vector load_numbers(const void *from, int64_t bytes) {
+    return bytes == sizeof(float) ? load((const float *)from) : load_bfloat16(from);
 }
 
-/* Rounds to the nearest bfloat16, to even where two are as near. NaN stays NaN. */
-TARGET static inline __m256i round_numbers(__m512 x) {
-    const __m512i bits = (__m512i)x, last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1)),
-                  up = _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
-    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-    return _mm512_cvtepi32_epi16(
-        _mm512_srli_epi32(_mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(1 << 22)), 16));
-}
-
-TARGET static inline void store_numbers(__m512 x, int64_t bytes, void *to) {
+TARGET INLINE void store_numbers(Vector x, int64_t bytes, void *to) {
     if (bytes == sizeof(float))
-        _mm512_storeu_ps(to, x);
+        store((float *)to, x);
     else
-        _mm256_storeu_si256(to, round_numbers(x));
-}
-
-/* ReLU. NaN stays NaN. */
-TARGET static inline __m512 relu(__m512 x) {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NLE_UQ), x);
-}
-
-/* A gradient where the map is not 0. */
-TARGET static inline __m512 masked(__m512 gradient, __m512 map) {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(map, _mm512_setzero_ps(), _CMP_NEQ_UQ), gradient);
+        store_bfloat16(to, x);
 }
 
 /* Patches */
 
 /* Patches that are transformed before they are multiplied: as many as the second-level cache holds. */
 #define PATCHES 40
-#define UNIT 8 /* patches, or filters, that are multiplied together; PATCHES is a multiple */
 /* From one point to the next: an odd number of lines of the cache, so that points do not share its places. */
-#define POINT (PATCHES * FILTERS + LANES)
+#define POINT (PATCHES * FILTERS + 16)
 
 static inline int64_t patches_across(int64_t pixels) { return (pixels + OUT - 1) / OUT; }
 
-/* Transforms `count` patches of sixteen channels of a map, from number `first` on, of `across` in a row. offset: where
+/* Transforms `count` patches of a map, from number `first` on, of `across` in a row. offset: where
    the first patch begins, in rows and columns. Around a map are zeros. */
 TARGET INLINE void transform_map(enum transform t, int side, const Map *map, int64_t offset, int64_t across,
                                  int64_t first, int64_t count, float *to) {
@@ -189,13 +165,13 @@ TARGET INLINE void transform_map(enum transform t, int side, const Map *map, int
         const int64_t top = (first + i) / across * OUT + offset, left = (first + i) % across * OUT + offset;
         const int inside = top >= 0 && left >= 0 && top + side <= map->rows && left + side <= map->columns;
         for (int64_t channel = 0; channel < FILTERS; channel += LANES) {
-            __m512 patch[POINTS];
+            Vector patch[POINTS];
             for (int64_t y = top; y < top + side; y++)
                 for (int64_t x = left; x < left + side; x++)
                     patch[(y - top) * side + x - left] =
                         inside || (y >= 0 && x >= 0 && y < map->rows && x < map->columns)
                             ? load_numbers(pixel_at(map, y, x, channel), map->bytes)
-                            : _mm512_setzero_ps();
+                            : fill(0);
             transform_patch(t, side, IN, patch, to + i * FILTERS + channel, POINT);
         }
     }
@@ -205,15 +181,15 @@ TARGET INLINE void transform_map(enum transform t, int side, const Map *map, int
 TARGET static inline void finish_patch(const float *sums, const float *bias, int64_t top, int64_t left,
                                        const Map *positive, const Map *out) {
     for (int64_t channel = 0; channel < FILTERS; channel += LANES) {
-        const __m512 start = _mm512_loadu_ps(bias + channel);
+        const Vector start = load(bias + channel);
         float outputs[OUT * OUT * LANES] ALIGNED;
-        __m512 points[POINTS];
+        Vector points[POINTS];
         for (int p = 0; p < POINTS; p++)
-            points[p] = _mm512_loadu_ps(sums + p * POINT + channel);
+            points[p] = load(sums + p * POINT + channel);
         transform_patch(SUMS, IN, OUT, points, outputs, LANES);
         for (int64_t y = top; y < top + OUT && y < out->rows; y++)
             for (int64_t x = left; x < left + OUT && x < out->columns; x++) {
-                const __m512 sum = plus(_mm512_load_ps(outputs + ((y - top) * OUT + x - left) * LANES), start);
+                const Vector sum = plus(load(outputs + ((y - top) * OUT + x - left) * LANES), start);
                 store_numbers(positive ? masked(sum, load_numbers(pixel_at(positive, y, x, channel), positive->bytes))
                                        : relu(sum),
                               out->bytes, pixel_at(out, y, x, channel));

@@ -18,6 +18,7 @@ import torch
 from mcurl import native
 from mcurl.config.fields import setting
 from mcurl.errors import UserError
+from mcurl.native import onednn
 from mcurl.native.processor import processor_flags
 from mcurl.runtime.threads import TRAINING, available_cores
 
@@ -149,15 +150,7 @@ def bf16_instructions() -> list[str]:
     """
     if platform.machine().lower() in ("x86_64", "amd64"):
         return [flag for flag in processor_flags() if flag in ("amx_bf16", "avx512_bf16")]
-    return ["bf16"] if _onednn_supports_bf16() else []
-
-
-def _onednn_supports_bf16() -> bool:
-    """What PyTorch says of this CPU. False for builds of PyTorch without oneDNN."""
-    try:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    except (AttributeError, RuntimeError):
-        return False
+    return ["bf16"] if onednn.multiplies_bf16() else []
 
 
 def compute_metadata(compute: Compute) -> dict[str, Any]:
