@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mcurl import native
-from mcurl.bench import command
+from mcurl.bench import command, timing
 from mcurl.bench.parts import time_act
 from mcurl.bench.profile import GROUPS
 from mcurl.bench.timing import Timing, measure
@@ -38,6 +38,16 @@ for name in metrics[0]:
     torch.testing.assert_close(metrics[0][name], metrics[1][name], rtol=2e-3, atol=1e-4, msg=lambda m: name + m)
 print("the same")
 """
+
+
+@pytest.mark.parametrize(("fast", "products"), [(True, ["fp32", "bf16"]), (False, ["fp32"])])
+def test_bfloat16_is_multiplied_where_that_is_fast(
+    monkeypatch: pytest.MonkeyPatch, fast: bool, products: list[str]
+) -> None:
+    monkeypatch.setattr(timing, "has_fast_bf16", lambda device: fast)
+    monkeypatch.setattr(timing, "measure", lambda name, function, **_: Timing(name, 1.0, 1.0, 1.0, 1))
+    names = [measured.name for measured in timing.time_peak_throughput(torch.device("cpu"))]
+    assert names == [*(f"matrix product 2048, {dtype}" for dtype in products), "copy of 256 MB"]
 
 
 @pytest.mark.parametrize(("suite", "method"), [("dmc", "curl"), ("atari", "curl")])

@@ -242,6 +242,18 @@ def test_a_processor_without_amx_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not isinstance(library, ctypes.CDLL)
 
 
+def test_bfloat16_that_onednn_does_not_multiply_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch 2.13's private operations raise then, on x86 with AVX2 alone."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    for x in (torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3).bfloat16()):
+        assert onednn.supports_conv_relu(x) == (x.dtype == torch.float32 and onednn.available("onednn.conv_relu"))
+    assert not onednn.supports_linear_relu(torch.zeros(1, 1).bfloat16())
+    native.disable(native.ALL - native.ONEDNN, "oneDNN is tested")
+    maps = Convolutions(6, 32, 2, dtype=torch.bfloat16)(torch.zeros(1, 6, 20, 20, dtype=torch.uint8))
+    assert maps.dtype == torch.bfloat16
+    assert native.operations_used() == []
+
+
 def run_everything() -> dict[str, list[Tensor]]:
     """Every network forward and backward, and a step of Adam: name -> output and gradients."""
     torch.manual_seed(0)
