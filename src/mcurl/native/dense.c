@@ -6,7 +6,7 @@
 
 /* Compiled for several vector widths; the processor chooses at load time. */
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define VECTORIZED __attribute__((target_clones("avx512f", "avx2", "default")))
+#define VECTORIZED __attribute__((target_clones("avx512f", "fma", "default")))
 #else
 #define VECTORIZED
 #endif
