@@ -68,6 +68,7 @@ def _sentences(text: str, details: str) -> str:
 
 
 def build_parsers() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of ``mcurl``, and those of its commands by name, in the order of the help text."""
     layout: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = Parser("mcurl", description=DESCRIPTION, epilog=EXAMPLES, **layout)
     parser.add_argument("--version", action="version", version=f"mcurl {__version__}")

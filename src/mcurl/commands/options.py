@@ -58,6 +58,11 @@ def import_modules(modules: Sequence[str]) -> None:
 
 
 def resolve_settings(options: argparse.Namespace, seed: int = 1) -> TrainSettings:
+    """The settings of a run from the options of ``train``, or of another command that takes them.
+
+    Raises:
+        UserError: an option or a setting is wrong, see :func:`mcurl.config.resolve.resolve`.
+    """
     from mcurl.config.resolve import resolve
 
     import_from_current_folder()

@@ -51,6 +51,8 @@ class ThreadedEnv:
         return isinstance(self._worker, _MainThread)
 
     def reset(self, seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """As of the environment. One that says, at its first reset, that it works in the main thread only is made
+        again there."""
         try:
             return self._submit(lambda: self.env.reset(seed=seed)).result()
         except Exception as error:
@@ -72,6 +74,7 @@ class ThreadedEnv:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As of the environment: continue from a state of :meth:`state_dict`."""
         load = self.env.get_wrapper_attr("load_state_dict")
         self._worker.submit(lambda: load(state)).result()
         self._used = True

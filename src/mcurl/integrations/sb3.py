@@ -159,10 +159,12 @@ class CurlSACPolicy(SACPolicy):  # type: ignore[misc]
         self.critic.optimizer = self.optimizer_class(self.critic.parameters(), lr=rate, **self.optimizer_kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
+        """As of the base class; the actor's loss has no gradient in the encoder."""
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         return _DetachedActor(**kwargs).to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
+        """As of the base class; the critic's loss trains the encoder."""
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
         return _EncodingCritic(**kwargs).to(self.device)
 
