@@ -134,10 +134,10 @@ def test_eight_lanes_give_the_bits_of_sixteen(
     shape: tuple[int, int, int, int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     c, results = case(*shape), []
-    for flags, state in ((processor_flags(), "built"), (["avx2"], "built, for AVX2")):
+    for flags, narrow in ((processor_flags(), False), (["avx2"], True)):
         monkeypatch.setattr(native, "processor_flags", lambda flags=flags: flags)
         native._build.cache_clear()
-        assert native.status()["winograd"] == state
+        assert native.status()["winograd"].endswith(", for AVX2") == narrow
         maps = compiled.apply(c.pixels, c.parameters, dtype)
         upstream = torch.randn(maps.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
         results.append([maps, *torch.autograd.grad(maps, c.parameters, upstream)])

@@ -129,8 +129,9 @@ def _status(name: str) -> str:
     if name in ONEDNN:
         from mcurl.native import onednn  # it imports this module
 
-        missing = "PyTorch without oneDNN" if name == "onednn.conv_relu" else "no bfloat16 in oneDNN here"
-        return "built" if onednn.available(name) else missing
+        if onednn.available(name):
+            return "built"
+        return "no bfloat16 in oneDNN here" if onednn.available("onednn.conv_relu") else "PyTorch without oneDNN"
     library, message = _build(name)
     if library is None or name not in AMX | {"winograd"}:
         return message

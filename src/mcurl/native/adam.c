@@ -9,9 +9,9 @@
 #define _mm_setcsr(flags) ((void)(flags))
 #endif
 
-/* Compiled for several vector widths; the processor chooses at load time. "fma" brings vectors of AVX, and products
-   that are not rounded before they are added: alone, those of the smallest moments would become zero and take nothing
-   from them any more. */
+/* Compiled for several vector widths; the processor chooses at load time. "fma" has vectors of eight numbers, and
+   does not round a product before it is added. Rounded alone, a tenth of a moment near 1e-37 is denormal, so zero, and
+   the moment would never become smaller. */
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define VECTORIZED __attribute__((target_clones("avx512f", "fma", "default")))
 #else

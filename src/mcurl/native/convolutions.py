@@ -1,5 +1,5 @@
 """DMControl's convolutions and the gradients of their parameters, compiled: ``amx/convolutions.c`` for matrix units, or
-``winograd.c`` for AVX-512.
+``winograd.c`` for AVX-512 and AVX2.
 
 The plain twin is ``Convolutions._layers``.
 """

@@ -157,8 +157,8 @@ TARGET INLINE void store_numbers(Vector x, int64_t bytes, void *to) {
 
 static inline int64_t patches_across(int64_t pixels) { return (pixels + OUT - 1) / OUT; }
 
-/* Transforms `count` patches of a map, from number `first` on, of `across` in a row. offset: where
-   the first patch begins, in rows and columns. Around a map are zeros. */
+/* Transforms `count` patches of a map, from number `first` on, of `across` in a row. offset: where the first patch
+   begins, in rows and columns. Around a map are zeros. */
 TARGET INLINE void transform_map(enum transform t, int side, const Map *map, int64_t offset, int64_t across,
                                  int64_t first, int64_t count, float *to) {
     for (int64_t i = 0; i < count; i++) {
